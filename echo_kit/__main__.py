@@ -1,0 +1,171 @@
+"""The command line: `python -m echo_kit server|server-thread|client [HOST PORT]`. It needs only the standard library."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from typing import NoReturn
+
+from .client import Client, EchoError, NoReply, Refused, Reset, ServerClosed
+from .events import visible
+from .servers import serve_single, serve_threaded
+
+COMMANDS = {
+    "server": "the server of Part 1: one client at a time",
+    "server-thread": "the server of Part 2: a thread for each client",
+    "client": "a client: type a line, see its echo",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command and return its exit code: 0, or 2 with one line on standard error that says what to do."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError):  # a terminal that cannot show é gets an escape, not a crash
+            stream.reconfigure(errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    host, port = _address(parser, given.command, given.address)
+    try:
+        if given.command == "client":
+            return _talk(host, port)
+        serve = serve_single if given.command == "server" else serve_threaded
+        if not given.address:
+            print(f"To use another address: python -m echo_kit {given.command} HOST PORT")
+        return _serve(serve, host, port)
+    except KeyboardInterrupt:
+        print()
+        return 0
+    except BrokenPipeError:  # whoever read our output (head, less) has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    epilog = "\n".join(f"  {name:<14} {purpose}" for name, purpose in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m echo_kit",
+        description="The course's echo servers and a client for them. Ctrl+C ends each.",
+        epilog=f"commands:\n{epilog}\n\nHOST PORT: where to listen or connect to; 127.0.0.1 8000 unless given.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", choices=COMMANDS, metavar="command", help=", ".join(COMMANDS))
+    parser.add_argument("address", nargs="*", metavar="HOST PORT", help="both or neither")
+    return parser
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"echo_kit: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _address(parser: argparse.ArgumentParser, command: str, given: list[str]) -> tuple[str, int]:
+    if not given:
+        return "127.0.0.1", 8000
+    if len(given) != 2:
+        _fail(
+            f"{' '.join(given)!r} is not HOST PORT: give both, like 127.0.0.1 8000, or neither "
+            f"(python -m echo_kit {command} --help)"
+        )
+    host, text = given
+    if not (text.isascii() and text.isdigit() and int(text) <= 65535):
+        _fail(f"{text!r} is not a port: give a whole number from 0 to 65535, like 8000")
+    if command == "client" and int(text) == 0:
+        _fail("'0' is not a port to connect to: give the one that the server printed, like 8000")
+    return host, int(text)
+
+
+# -- the servers -----------------------------------------------------------------------------------------------------
+
+
+def _serve(serve: Callable[[str, int], None], host: str, port: int) -> int:
+    try:
+        if sys.platform == "win32":
+            _serve_in_a_thread(serve, host, port)
+        else:
+            serve(host, port)
+    except socket.gaierror as error:
+        _fail(f"{host!r} is not a host that this machine knows ({error.strerror}): try 127.0.0.1 or 0.0.0.0")
+    except (UnicodeError, ValueError) as error:
+        _fail(f"{host!r} is not a host name ({error}): try 127.0.0.1 or 0.0.0.0")
+    except OSError as error:
+        _fail(_why_not(error, host, port))
+    return 0
+
+
+def _why_not(error: OSError, host: str, port: int) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} on {host} is in use: stop the program that uses it, or give another port"
+    if error.errno == errno.EACCES:
+        return f"port {port} on {host} is not allowed: ports below 1024 need special rights; give one from 1024 up"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"{host} is not an address of this machine: try 127.0.0.1, or 0.0.0.0 for all of its addresses"
+    return f"cannot serve at {host}:{port}: {error.strerror or error}"
+
+
+def _serve_in_a_thread(serve: Callable[[str, int], None], host: str, port: int) -> None:
+    """On Windows Ctrl+C does not reach a thread that is blocked in accept or recv: keep the main thread free."""
+    failure: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            serve(host, port)
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(0.2)
+    except KeyboardInterrupt:
+        print("Stopped")  # the process ends, and the system closes its sockets
+    if failure:
+        raise failure[0]
+
+
+# -- the client ------------------------------------------------------------------------------------------------------
+
+
+def _talk(host: str, port: int) -> int:
+    try:
+        client = Client((host, port), name="client", timeout=10)
+    except Refused:
+        _fail(f"nobody listens at {host}:{port}: start a server there first (python -m echo_kit server {host} {port})")
+    except (EchoError, UnicodeError) as error:
+        _fail(str(error) if isinstance(error, EchoError) else f"{host!r} is not a host name: try 127.0.0.1")
+    with client:
+        print(f"Connected to {host}:{port}, use Ctrl+C to exit")
+        try:
+            while True:
+                line = input("> ")
+                if line:
+                    client.send(line.encode("utf-8", "surrogateescape"), timeout=3600)
+                    print(f"Received  :  {visible(_answer(client).decode('utf-8', 'backslashreplace'))}")
+                else:
+                    print("(an empty line sends nothing: there is nothing to wait for)")
+        except EOFError:
+            print()
+            return 0
+        except (ServerClosed, Reset) as error:
+            print(f"The server has left: {error}")
+            return 0
+        except EchoError as error:
+            _fail(str(error))
+
+
+def _answer(client: Client) -> bytes:
+    while True:  # a busy server answers when it is this client's turn; Ctrl+C ends the waiting
+        with contextlib.suppress(NoReply):
+            answer = client.receive(timeout=0.2)
+            assert isinstance(answer, bytes)
+            return answer
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

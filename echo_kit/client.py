@@ -1,0 +1,235 @@
+"""`Client`: a named client that blocks, with a bound on every wait and an error for every way to get no answer."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import selectors
+import socket
+import struct
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from .events import PREVIEW, Address, Connection, EventLog
+
+if TYPE_CHECKING:
+    from .observe import Observation
+    from .runner import Server
+
+__all__ = ["Client", "EchoError", "NoReply", "Refused", "Reset", "ServerClosed"]
+
+_Selector: type[selectors.BaseSelector] = getattr(selectors, "PollSelector", selectors.SelectSelector)
+_numbers = itertools.count(1)
+
+
+class EchoError(OSError):
+    """No answer; each subclass is one reason why."""
+
+
+class NoReply(EchoError, TimeoutError):
+    """The server is there, and no (or not the whole) answer came in time."""
+
+
+class Refused(EchoError, ConnectionRefusedError):
+    """Nobody listens at that address."""
+
+
+class Reset(EchoError, ConnectionResetError):
+    """The other side broke the connection off: bytes may be lost."""
+
+
+class ServerClosed(EchoError, ConnectionAbortedError):
+    """The server closed the connection in good order, or this client did."""
+
+
+class Client:
+    """A TCP client that remembers what it has sent, so that `receive` knows what to wait for.
+
+    server   what `start` returned, or an address (host, port)
+    name     how every view calls this client, on the server's side too
+    timeout  seconds that connecting may take
+
+    Raises `Refused` and `NoReply` when the connection cannot be made. Use it in a `with`, or call `close`.
+    """
+
+    def __init__(self, server: Server | Address, name: str | None = None, timeout: float = 5.0) -> None:
+        address = getattr(server, "address", server)
+        if not (isinstance(address, tuple) and len(address) >= 2 and isinstance(address[1], int)):
+            raise TypeError(
+                f"Client needs a server that start() returned or an address like ('127.0.0.1', 8000), not {server!r}"
+            )
+        self.name = f"client {next(_numbers)}" if name is None else str(name)
+        self.address: Address = address[:2]
+        self._observation = _observation_at(server)
+        self._log = self._observation.log if self._observation else EventLog(capacity=1)
+        self._text_only = True  # all that is unanswered was sent as str
+        self._kept = b""  # came back, and receive() has not returned it
+        self._ended: EchoError | None = None
+        began = self._log.clock()
+        where = f"{address[0]}:{address[1]}"
+        try:
+            self._sock = socket.create_connection(self.address, timeout=timeout)
+        except ConnectionRefusedError:
+            raise Refused(f"nobody listens at {where}. Is the server running there?") from None
+        except TimeoutError:
+            raise NoReply(
+                f"{where} did not answer within {timeout:g} s. Is the address right, its backlog full?"
+            ) from None
+        except OSError as error:
+            raise EchoError(f"cannot connect to {where}: {error.strerror or error}") from None
+        except OverflowError:
+            raise EchoError(f"cannot connect to {where}: a port is a number from 0 to 65535") from None
+        self._sock.setblocking(False)
+        self._connection = Connection(self._sock.getsockname()[:2], name=self.name)
+        if self._observation:
+            self._observation.clients.append(self._connection)
+        self._log.add("connect", began, self._connection)
+
+    # -- talking -----------------------------------------------------------------------------------------------------
+
+    @property
+    def unanswered(self) -> int:
+        """Bytes that were sent and have not come back."""
+        return max(0, self._connection.sent - self._connection.received)
+
+    def send(self, message: str | bytes, timeout: float = 5.0) -> None:
+        """Send `message`, text as UTF-8; the echo of earlier bytes is taken in meanwhile, so that none waits for ever.
+
+        Raises `NoReply` when the server does not take all of it within `timeout` seconds.
+        """
+        data = message.encode("utf-8", "surrogateescape") if isinstance(message, str) else bytes(message)
+        if self._connection.closed:
+            raise ServerClosed(f"{self.name} has closed its connection; make a new Client")
+        if not self.unanswered and not self._kept:
+            self._text_only = True
+        self._text_only = self._text_only and isinstance(message, str)
+        deadline = time.monotonic() + timeout
+        began = self._log.clock()
+        left = memoryview(data)
+        while left:
+            if self._ended:
+                raise self._ended.with_traceback(None)
+            if not self._wait(deadline, to_write=True):
+                raise NoReply(
+                    f"the server at {self._where()} took {len(data) - len(left)} of the {len(data)} bytes "
+                    f"that {self.name} sends, and no more within {timeout:g} s"
+                )
+            try:
+                count = self._sock.send(left)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise self._end(error) from None
+            left = left[count:]
+            self._connection.sent += count
+        self._connection.messages += bool(data)
+        self._log.add("client send", began, self._connection, size=len(data), data=data[:PREVIEW])
+
+    def receive(self, timeout: float = 5.0, size: int | None = None) -> str | bytes:
+        """Wait until all that was sent has come back, and return it: text, or bytes if bytes were sent.
+
+        size  wait for that many bytes instead (for a server that answers with more or less than it gets)
+
+        Raises `NoReply` after `timeout` seconds; what came until then is kept for the next call. `Reset` and
+        `ServerClosed` when the connection ended first. With nothing sent, it waits for whatever comes.
+        """
+        deadline = time.monotonic() + timeout
+        wanted = size if size is not None else max(1, len(self._kept) + self.unanswered)
+        while len(self._kept) < wanted:
+            came = f"{len(self._kept)} of {wanted} bytes" if self._kept else "nothing"
+            if self._ended:
+                raise type(self._ended)(f"{self._ended}; {came} came back" if self.unanswered else str(self._ended))
+            if not self._wait(deadline, to_write=False):
+                owed = "" if self.unanswered or size else ": all that it has sent is answered"
+                raise NoReply(f"{self.name} waited {timeout:g} s for an answer, and {came} came back{owed}")
+        take = len(self._kept) if size is None else size
+        data, self._kept = self._kept[:take], self._kept[take:]
+        return data.decode("utf-8", "backslashreplace") if self._text_only else data
+
+    def pending(self) -> bytes:
+        """Take what has come without waiting for more. Raises as `receive` does when the connection has ended."""
+        self._take_in()
+        data, self._kept = self._kept, b""
+        if not data and self._ended:
+            raise self._ended.with_traceback(None)
+        return data
+
+    def fileno(self) -> int:
+        """For `selectors`: readable when `pending` has something to say."""
+        return self._sock.fileno()
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Hang up in good order. Calling it again does nothing."""
+        if not self._connection.closed:
+            began = self._log.clock()
+            self._connection.closed = True
+            self._sock.close()
+            self._ended = self._ended or ServerClosed(f"{self.name} has closed its connection")
+            self._log.add("client close", began, self._connection)
+
+    def vanish(self) -> None:
+        """Break the connection off as a crash would: the server gets a reset, not an end of file."""
+        if not self._connection.closed:
+            linger = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
+            with contextlib.suppress(OSError):
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            self.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Client {self.name} {'closed' if self._connection.closed else 'connected'} to {self._where()}>"
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _where(self) -> str:
+        return f"{self.address[0]}:{self.address[1]}"
+
+    def _wait(self, deadline: float, to_write: bool) -> bool:
+        """Wait until bytes came (they are taken in) or, if asked, can be sent. False: the time is over."""
+        with _Selector() as selector:
+            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if to_write else 0)
+            selector.register(self._sock, events)
+            ready = selector.select(max(0.0, deadline - time.monotonic()))
+        for _, mask in ready:
+            if mask & selectors.EVENT_READ:
+                self._take_in()
+        return bool(ready)
+
+    def _take_in(self) -> None:
+        if self._ended:
+            return
+        began = self._log.clock()
+        try:
+            data = self._sock.recv(65536)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._end(error)
+            return
+        if not data:
+            self._ended = ServerClosed(f"the server at {self._where()} closed the connection")
+        self._kept += data
+        self._connection.received += len(data)
+        self._log.add("client recv", began, self._connection, size=len(data), data=data[:PREVIEW])
+
+    def _end(self, error: OSError) -> EchoError:
+        self._ended = self._ended or Reset(f"the connection to {self._where()} was reset by the server")
+        self._log.add("client recv", self._log.clock(), self._connection, error=type(error).__name__)
+        return self._ended
+
+
+def _observation_at(server: Server | Address) -> Observation | None:
+    """What observes the server that is meant, if it runs in this process."""
+    if "echo_kit.runner" not in sys.modules:  # the command line: nothing is observed there
+        return None
+    from .runner import observation_of
+
+    return observation_of(server)

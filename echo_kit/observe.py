@@ -1,0 +1,607 @@
+"""Watches socket code that knows nothing of it; the only file that touches the standard library while it runs.
+
+`begin(observation)` puts the patches in when the first server starts, `end(observation)` takes them out with the last:
+
+* The methods of `socket.socket` (`accept`, `recv`, `sendall`, …) get a twin that calls the real method and adds one
+  record. Patching the methods and not the name also reaches `from socket import socket`, sockets made earlier, and
+  everything built on them: `makefile`, `socketserver`, pools. A socket that no server owns pays one dictionary look-up.
+* `Thread.start` hands ownership on: what an owned thread starts is owned by the same server.
+* `sys.stdout` and `sys.stderr` get a stand-in that sends what an owned thread prints to that server's log, and
+  `threading.excepthook` sends its last words there. (ipykernel 7 would show them below whichever cell ran last.)
+
+A broken observer must not break the observed: the real call always comes first and its result is always returned.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import re
+import selectors
+import socket
+import struct
+import sys
+import sysconfig
+import threading
+import traceback
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+from .events import PREVIEW, Address, Connection, EventLog
+
+# shutdown() wakes a thread that is blocked in recv on Linux and macOS. On Windows the twin of recv first waits for
+# data or for the server's wake-up socket.
+WAIT_BEFORE_RECV = sys.platform == "win32"
+LOG_LINES = 10_000  # printed lines that a server keeps
+LINE_LENGTH = 2_000  # characters of a printed line that are kept
+
+# select.select cannot take descriptors from 1024 up; poll can, and needs no descriptor of its own as epoll does.
+_Selector: type[selectors.BaseSelector] = getattr(selectors, "PollSelector", selectors.SelectSelector)
+_NOT_WORTH_A_RECORD = (BlockingIOError, TimeoutError, InterruptedError)
+_GIVEN_BY_PYTHON = re.compile(r"Thread-\d+( \(.*\))?|.*ThreadPoolExecutor-\d+_\d+")
+_HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_SERVERS = _HERE + "servers.py"  # the notebooks' finished servers: student code that happens to live here
+_STDLIB = tuple(sysconfig.get_paths()[key] + os.sep for key in ("stdlib", "platstdlib", "purelib", "platlib"))
+
+
+class ServerStopped(KeyboardInterrupt):
+    """What `accept` raises in a server that is being stopped.
+
+    To the code it looks like Ctrl+C: `except OSError` and `except Exception` do not swallow it, and the clean-up that
+    was written for Ctrl+C runs.
+    """
+
+
+@dataclass(eq=False)
+class Task:
+    """A thread that belongs to a server."""
+
+    observation: Observation
+    label: str  # "server thread", "thread 1", …: the same in every run
+    thread: threading.Thread | None  # None for one started by _thread.start_new_thread
+    ident: int | None = None
+    connection: Connection | None = None  # the one it is serving
+    partial: str = ""  # printed, and the line is not finished yet
+
+    def identity(self) -> int | None:
+        return self.thread.ident if self.thread else self.ident
+
+    def alive(self) -> bool:
+        return self.thread.is_alive() if self.thread else self.ident in sys._current_frames()
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line that a server's thread printed."""
+
+    thread: str
+    connection: Connection | None
+    text: str
+
+
+@dataclass(eq=False, slots=True)
+class Observed:
+    """An observed socket: a listening one, or the server's end of a connection."""
+
+    observation: Observation
+    ref: weakref.ref[socket.socket]
+    connection: Connection
+    listening: bool = False
+    turn: threading.Lock = field(default_factory=threading.Lock)  # one thread at a time waits for a client
+
+
+class Observation:
+    """All that is seen of one server: its threads, its sockets, its events, what it printed."""
+
+    def __init__(self, name: str, log: EventLog | None = None) -> None:
+        self.name = name
+        self.log = log or EventLog()
+        self.lines: deque[Line] = deque(maxlen=LOG_LINES)
+        self.tasks: list[Task] = []
+        self.clients: list[Connection] = []  # our own clients' ends, in the order in which they connected
+        self.accepted: dict[Address, Connection] = {}  # client's address -> the newest connection from there
+        self.address: Address | None = None
+        self.backlog: int | None = None
+        self.listening = threading.Event()
+        self.stopping = False
+        self.abort = False  # end connections by a reset: the port must be free again at once
+        self.error: BaseException | None = None
+        self.trouble: BaseException | None = None  # the observer's own last error
+        self._numbers = itertools.count(1)
+        self._wake_reader, self._wake_writer = socket.socketpair()
+
+    # -- threads ---------------------------------------------------------------------------------------------------
+
+    def adopt(self, thread: threading.Thread | None, label: str = "", parent: Task | None = None) -> Task:
+        """Make `thread` (None: the calling thread, unknown to `threading`) one of this server's."""
+        if not label:
+            given = thread.name if thread else ""
+            number = next(self._numbers)
+            label = f"thread {number}" if not given or _GIVEN_BY_PYTHON.fullmatch(given) else given[:40]
+        task = Task(self, label, thread, None if thread else threading.get_ident())
+        if parent is not None:
+            task.connection = parent.connection
+        # The list holds live threads only: one server may start a thread for each of a million clients.
+        self.tasks = [each for each in self.tasks if each.thread is None or each.thread.ident is None or each.alive()]
+        self.tasks.append(task)
+        if thread is None:
+            _unknown_threads[threading.get_ident()] = task
+        else:
+            thread._echo_kit_task = task  # type: ignore[attr-defined]
+        return task
+
+    def alive(self) -> list[Task]:
+        """Its threads that have not ended, without the calling one."""
+        here = threading.get_ident()
+        return [task for task in self.tasks if task.identity() != here and task.alive()]
+
+    # -- sockets ---------------------------------------------------------------------------------------------------
+
+    def watch_listener(self, sock: socket.socket, backlog: int | None = None) -> Observed:
+        address = sock.getsockname()
+        seen = self._watch(sock, Connection(address, name="listener"), listening=True)
+        if self.address is None:
+            self.address, self.backlog = address, backlog
+        # Without SO_REUSEADDR a port stays taken for a minute after the server closed a connection first.
+        if sys.platform != "win32" and not sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR):
+            self.abort = True
+        self.listening.set()
+        return seen
+
+    def watch_connection(self, sock: socket.socket, address: Address) -> Observed:
+        connection = Connection(address[:2])
+        self.accepted[connection.client] = connection
+        return self._watch(sock, connection)
+
+    def _watch(self, sock: socket.socket, connection: Connection, listening: bool = False) -> Observed:
+        key = id(sock)
+
+        def forget(_: object, log: EventLog = self.log) -> None:  # the last reference went, and with it the socket
+            if _observed.pop(key, None) is not None:
+                connection.closed = True
+                log.add("close", log.clock(), connection)
+
+        seen = _observed[key] = Observed(self, weakref.ref(sock, forget), connection, listening)
+        return seen
+
+    def sockets(self, listening: bool) -> Iterator[tuple[socket.socket, Observed]]:
+        for seen in list(_observed.values()):
+            sock = seen.ref()
+            if seen.observation is self and seen.listening is listening and sock is not None:
+                yield sock, seen
+
+    # -- the end ---------------------------------------------------------------------------------------------------
+
+    def ask_to_stop(self) -> None:
+        """Wake every thread that is blocked in a socket call: to the server it looks as if all clients hung up."""
+        self.stopping = True
+        self._wake_writer.send(b"!")  # never read: it goes on waking whoever waits in accept
+        for sock, _ in self.sockets(listening=True):
+            _quietly(_plain_shutdown, sock, socket.SHUT_RDWR)  # on Linux this wakes select() on it, too
+        for sock, seen in self.sockets(listening=False):
+            seen.connection.cut_off = True
+            _quietly(_plain_shutdown, sock, socket.SHUT_RD if self.abort else socket.SHUT_RDWR)
+
+    def insist(self) -> None:
+        """Wake also who waits in sendall for a client that does not read, or in select() where shutdown wakes none."""
+        for sock, _ in self.sockets(listening=False):
+            _quietly(_plain_shutdown, sock, socket.SHUT_RDWR)
+        for sock, _ in self.sockets(listening=True):
+            address = reachable(sock.getsockname())
+            _quietly(lambda address=address: socket.create_connection(address[:2], timeout=0.1).close())
+
+    def close_all(self) -> None:
+        """Close what the server's own code left open."""
+        for listening in (False, True):
+            for sock, _ in self.sockets(listening):
+                _quietly(sock.close)
+        self._wake_writer.close()
+        self._wake_reader.close()
+
+    # -- what it printed -------------------------------------------------------------------------------------------
+
+    def write(self, task: Task, text: str) -> None:
+        *whole, task.partial = (task.partial + text).split("\n")
+        connection = (task.connection or _connection_in_the_frames()) if whole else None
+        for line in whole:
+            self.lines.append(Line(task.label, connection, line[:LINE_LENGTH]))
+        task.partial = task.partial[:LINE_LENGTH]
+
+    def report(self, task: Task, error: BaseException) -> None:
+        """A thread died of `error`: remember the first one, and log its traceback without our own frames."""
+        if isinstance(error, (SystemExit, ServerStopped)) or self.stopping:
+            return
+        if self.error is None:
+            self.error = error
+        self.write(task, "".join(student_traceback(error)))
+
+
+def reachable(address: Address) -> Address:
+    """Where a client on this machine connects to: 0.0.0.0 and :: are no places to go to."""
+    return ({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address[0], address[0]), *address[1:])
+
+
+def is_student_code(frame: FrameType) -> bool:
+    """Whether the frame runs neither this package, nor the standard library, nor an installed package."""
+    filename = frame.f_code.co_filename
+    return filename == _SERVERS or not filename.startswith((_HERE, "<frozen", *_STDLIB))
+
+
+def student_traceback(error: BaseException) -> list[str]:
+    """The lines of the traceback, without the frames of this package."""
+    report = traceback.TracebackException.from_exception(error)
+    seen: set[int] = set()
+    link: traceback.TracebackException | None = report
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        link.stack = traceback.StackSummary.from_list(
+            traceback.FrameSummary(
+                "your cell" if "ipykernel_" in each.filename else each.filename, each.lineno, each.name, line=each.line
+            )
+            for each in link.stack
+            if each.filename == _SERVERS or not each.filename.startswith(_HERE)
+        )
+        link = link.__cause__ or link.__context__
+    return list(report.format())
+
+
+# -- whose thread is this? -------------------------------------------------------------------------------------------
+
+_observed: dict[int, Observed] = {}  # id(socket) -> what we know; an entry goes before its id can be used again
+_unknown_threads: dict[int, Task] = {}  # threads that `threading` does not know, by ident
+# Read directly: current_thread() would make, and keep, a dummy for a thread that `threading` does not know.
+_active: dict[int, threading.Thread] = threading._active  # type: ignore[attr-defined]
+
+
+def current_task() -> Task | None:
+    """The task of the calling thread, or None where it belongs to no server."""
+    ident = threading.get_ident()
+    thread = _active.get(ident)
+    return _unknown_threads.get(ident) if thread is None else getattr(thread, "_echo_kit_task", None)
+
+
+def _task_for(observation: Observation) -> Task:
+    """The task of a thread that makes a call on one of `observation`'s sockets; "" if it is not the server's thread."""
+    task = current_task()
+    if task is not None and task.observation is observation:
+        return task
+    thread = _active.get(threading.get_ident())
+    if thread is None or task is not None:
+        # Started behind the back of `threading`, or a worker of a pool that has served another server before.
+        return observation.adopt(thread)
+    return Task(observation, thread.name, thread)  # a cell that uses the server's socket: seen, not owned
+
+
+def _connection_in_the_frames() -> Connection | None:
+    """The connection that the calling code holds in a local variable: pool workers serve many, one at a time."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        if is_student_code(frame):
+            for value in frame.f_locals.values():
+                seen = _observed.get(id(value))
+                if seen is not None and not seen.listening:
+                    return seen.connection
+        frame = frame.f_back
+    return None
+
+
+def _quietly(call: Callable[..., object], *args: object) -> None:
+    with contextlib.suppress(OSError):  # closed already, or the peer is gone: nothing is left to be done
+        call(*args)
+
+
+# -- the twins of socket.socket's methods ----------------------------------------------------------------------------
+
+_plain_accept = socket.socket.accept
+_plain_close = socket.socket.close
+_plain_listen = socket.socket.listen
+_plain_shutdown = socket.socket.shutdown
+_plain_recv = socket.socket.recv
+_plain_recv_into = socket.socket.recv_into
+_LINGER_NOT = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)  # close sends a reset
+
+
+def _record(
+    seen: Observed, kind: str, began: float, size: int = 0, data: bytes = b"", error: BaseException | None = None
+) -> None:
+    observation, connection = seen.observation, seen.connection
+    try:
+        task = _task_for(observation)
+        if not seen.listening:
+            task.connection = connection
+        if size and kind == "recv":
+            connection.received += size
+            connection.messages += 1
+        elif size:
+            connection.sent += size
+        observation.log.add(
+            kind, began, connection, task.label, size, data, type(error).__name__ if error is not None else ""
+        )
+    except Exception as trouble:  # never the observed program's problem
+        observation.trouble = trouble
+
+
+def _wait(seen: Observed, sock: socket.socket) -> None:
+    """Wait as a blocking read of `sock` would, and also for the server's stop. TimeoutError as `sock` has it set."""
+    timeout = sock.gettimeout()
+    if timeout == 0 or sock.fileno() == -1 or seen.observation.stopping:
+        return  # the real call says at once what it has to say
+    with _Selector() as selector:
+        selector.register(sock, selectors.EVENT_READ)
+        selector.register(seen.observation._wake_reader, selectors.EVENT_READ)
+        if not selector.select(timeout):
+            raise TimeoutError("timed out")
+
+
+def _accept(self: socket.socket) -> tuple[socket.socket, Address]:
+    seen = _observed.get(id(self))
+    if seen is None:
+        task = current_task()
+        if task is None:
+            return _plain_accept(self)
+        seen = task.observation.watch_listener(self)  # it was listening before the server was started
+    observation = seen.observation
+    task = _task_for(observation)
+    task.connection = None
+    began = observation.log.clock()
+    try:
+        # One thread at a time: between select and accept another could take the client, and this one would then
+        # sleep in accept, where a stop does not wake it.
+        with seen.turn:
+            _wait(seen, self)
+            if observation.stopping:
+                raise ServerStopped
+            conn, address = _plain_accept(self)
+    except OSError as error:
+        if observation.stopping:
+            raise ServerStopped from None
+        if not isinstance(error, _NOT_WORTH_A_RECORD):
+            _record(seen, "accept", began, error=error)
+        raise
+    _record(observation.watch_connection(conn, address), "accept", began)
+    if observation.stopping:
+        conn.close()
+        raise ServerStopped
+    return conn, address
+
+
+def _listen(self: socket.socket, *backlog: int) -> None:
+    _plain_listen(self, *backlog)
+    task = current_task()
+    if task is not None and self.family in (socket.AF_INET, socket.AF_INET6):
+        seen = task.observation.watch_listener(self, backlog[0] if backlog else None)
+        _record(seen, "listen", task.observation.log.clock())
+
+
+def _recv(self: socket.socket, *args: Any) -> bytes:
+    seen = _observed.get(id(self))
+    if seen is None:
+        return _plain_recv(self, *args)
+    observation = seen.observation
+    began = observation.log.clock()
+    try:
+        if WAIT_BEFORE_RECV:
+            _wait(seen, self)
+        data = b"" if observation.stopping else _plain_recv(self, *args)
+    except OSError as error:
+        if observation.stopping:
+            return b""
+        if not isinstance(error, _NOT_WORTH_A_RECORD):
+            _record(seen, "recv", began, error=error)
+        raise
+    if observation.stopping:
+        return b""
+    if len(args) < 2 or not args[1] & socket.MSG_PEEK:
+        _record(seen, "recv", began, len(data), data[:PREVIEW])
+    return data
+
+
+def _recv_into(self: socket.socket, buffer: Any, *args: Any, **named: int) -> int:
+    seen = _observed.get(id(self))
+    if seen is None:
+        return _plain_recv_into(self, buffer, *args, **named)
+    observation = seen.observation
+    began = observation.log.clock()
+    try:
+        if WAIT_BEFORE_RECV:
+            _wait(seen, self)
+        size = 0 if observation.stopping else _plain_recv_into(self, buffer, *args, **named)
+    except OSError as error:
+        if observation.stopping:
+            return 0
+        if not isinstance(error, _NOT_WORTH_A_RECORD):
+            _record(seen, "recv", began, error=error)
+        raise
+    if observation.stopping:
+        return 0
+    if not (args[1] if len(args) > 1 else named.get("flags", 0)) & socket.MSG_PEEK:
+        _record(seen, "recv", began, size, bytes(memoryview(buffer).cast("B")[: min(size, PREVIEW)]))
+    return size
+
+
+def _sender(plain: Callable[..., int | None]) -> Callable[..., int | None]:
+    """The twin of send or sendall. Its stamp "began" is from before the call: the peer may be faster than we."""
+
+    def send(self: socket.socket, data: Any, *args: Any) -> int | None:
+        seen = _observed.get(id(self))
+        if seen is None:
+            return plain(self, data, *args)
+        began = seen.observation.log.clock()
+        try:
+            result = plain(self, data, *args)
+        except OSError as error:
+            if not isinstance(error, _NOT_WORTH_A_RECORD):
+                _record(seen, "send", began, error=error)
+            raise
+        view = memoryview(data)
+        size = view.nbytes if result is None else result
+        preview = data[:PREVIEW] if type(data) is bytes else bytes(view.cast("B")[:PREVIEW])
+        _record(seen, "send", began, size, preview[:size])
+        return result
+
+    return send
+
+
+def _shutdown(self: socket.socket, how: int) -> None:
+    seen = _observed.get(id(self))
+    if seen is None:
+        return _plain_shutdown(self, how)
+    began = seen.observation.log.clock()
+    _plain_shutdown(self, how)
+    _record(seen, "shutdown", began)
+
+
+def _close(self: socket.socket) -> None:
+    key = id(self)
+    seen = _observed.get(key)
+    if seen is None:
+        return _plain_close(self)
+    observation = seen.observation
+    began = observation.log.clock()
+    if observation.stopping and observation.abort and not seen.listening:
+        _quietly(self.setsockopt, socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
+    _plain_close(self)
+    if self.fileno() == -1 and _observed.pop(key, None) is not None:  # else a file of makefile() keeps it open
+        _record(seen, "close", began)
+        seen.connection.closed = True
+        task = current_task()
+        if task is not None and task.connection is seen.connection:
+            task.connection = None
+
+
+_TWINS: dict[str, Callable[..., Any]] = {
+    "accept": _accept,
+    "listen": _listen,
+    "recv": _recv,
+    "recv_into": _recv_into,
+    "send": _sender(socket.socket.send),
+    "sendall": _sender(socket.socket.sendall),
+    "shutdown": _shutdown,
+    "close": _close,
+}
+_CALLS = {twin.__code__: name for name, twin in _TWINS.items()}  # both senders share a code: "sendall" for either
+
+
+def blocked_in(frame: FrameType | None) -> tuple[str, socket.socket] | None:
+    """The observed call in which a thread stands whose innermost frame is `frame`: its name and its socket."""
+    while frame is not None and not is_student_code(frame):
+        name = _CALLS.get(frame.f_code)
+        if name is not None:
+            return name, frame.f_locals["self"]
+        frame = frame.f_back
+    return None
+
+
+# -- threads, streams, last words ------------------------------------------------------------------------------------
+
+
+def _start(self: threading.Thread) -> None:
+    task = current_task()
+    if task is None or task.observation.stopping or self.ident is not None:
+        return _plain_start(self)
+    child = task.observation.adopt(self, parent=task)
+    # A thread that is blocked in recv would hold up the end of the kernel, which waits for all but daemons.
+    self.daemon = True
+    try:
+        _plain_start(self)
+    except BaseException:
+        task.observation.tasks.remove(child)
+        raise
+
+
+class _Routed:
+    """Stands in for sys.stdout or sys.stderr: an owned thread's text goes to its server's log, all else through."""
+
+    def __init__(self, plain: Any) -> None:
+        self._plain = plain
+
+    def write(self, text: str) -> int:
+        task = current_task()
+        if task is None:
+            return self._plain.write(text)
+        task.observation.write(task, text)
+        return len(text)
+
+    def writelines(self, lines: Any) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        if current_task() is None:
+            self._plain.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._plain, name)
+
+
+def _excepthook(args: threading.ExceptHookArgs) -> None:
+    task = getattr(args.thread, "_echo_kit_task", None)
+    if task is None or args.exc_value is None:
+        _plain_excepthook(args)
+    else:
+        task.observation.report(task, args.exc_value)
+
+
+_plain_start = threading.Thread.start
+_plain_excepthook = threading.excepthook
+_lock = threading.RLock()
+_running: list[Observation] = []
+
+
+def begin(observation: Observation) -> None:
+    """Start to observe; the first observation puts the patches in."""
+    global _plain_start, _plain_excepthook
+    with _lock:
+        if not _running:
+            _plain_start, _plain_excepthook = threading.Thread.start, threading.excepthook
+            for name, twin in _TWINS.items():
+                setattr(socket.socket, name, twin)
+            threading.Thread.start = _start  # type: ignore[method-assign]
+            threading.excepthook = _excepthook
+        _running.append(observation)
+        route_streams()
+
+
+def end(observation: Observation) -> None:
+    """Stop to observe; with the last observation the patches go. Calling it again does nothing."""
+    with _lock:
+        if observation not in _running:
+            return
+        _running.remove(observation)
+        for task in observation.tasks:
+            if task.thread is not None and not task.alive():
+                del task.thread._echo_kit_task  # type: ignore[attr-defined]
+        for ident, task in list(_unknown_threads.items()):
+            if task.observation is observation:
+                del _unknown_threads[ident]
+        if _running:
+            return
+        for name, twin in _TWINS.items():
+            if socket.socket.__dict__.get(name) is twin:
+                if name in _OWN_METHODS:
+                    setattr(socket.socket, name, _OWN_METHODS[name])
+                else:
+                    delattr(socket.socket, name)  # it was inherited from _socket.socket, and is again
+        if threading.Thread.start is _start:
+            threading.Thread.start = _plain_start  # type: ignore[method-assign]
+        if threading.excepthook is _excepthook:
+            threading.excepthook = _plain_excepthook
+        for stream in ("stdout", "stderr"):
+            if isinstance(getattr(sys, stream), _Routed):
+                setattr(sys, stream, getattr(sys, stream)._plain)
+
+
+_OWN_METHODS = {name: socket.socket.__dict__[name] for name in _TWINS if name in socket.socket.__dict__}
+
+
+def route_streams() -> None:
+    """Put the stand-ins for sys.stdout and sys.stderr in place, also again after something replaced them."""
+    with _lock:
+        for stream in ("stdout", "stderr"):
+            if _running and getattr(sys, stream) is not None and not isinstance(getattr(sys, stream), _Routed):
+                setattr(sys, stream, _Routed(getattr(sys, stream)))

@@ -1,0 +1,407 @@
+"""`start(serve)`: runs a blocking server in a background thread, watched, and `Server` ends it whatever it does.
+
+Starting a server again under the same name stops the earlier one first: a cell that is run twice leaves one server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import inspect
+import select
+import socket
+import socketserver
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from itertools import groupby
+from typing import Any
+
+from . import codeview, observe
+from .events import Address, Connection, visible
+from .timeline import Timeline, lanes_of
+
+__all__ = ["Log", "Server", "ServerStuck", "start"]
+
+GRACE = 0.25  # seconds that a stopping server has until stronger means are used
+SETTLE = 1.0  # seconds at most that a view waits for the server to come to rest
+
+_servers: dict[str, Server] = {}  # the running ones, by name
+_lock = threading.RLock()
+
+
+class ServerStuck(TimeoutError):
+    """A thread of the server did not end, or did not come to listen; the message says on which line it stands."""
+
+
+class Log:
+    """What the server's threads printed: grouped by connection, because the order between connections is no fact."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    def lines(self, client: str | None = None) -> list[str]:
+        """The printed lines, oldest first; with `client`, those about that client's connections."""
+        lines = list(self._server._observation.lines.copy())
+        if client is None:
+            return [line.text for line in lines]
+        names = self._server.client_names()
+        return [line.text for line in lines if line.connection and names.get(line.connection) == client]
+
+    def __str__(self) -> str:
+        self._server.settle()
+        names = self._server.client_names()
+        order = {connection: number for number, connection in enumerate(names, 1)}
+        lines = sorted(
+            self._server._observation.lines.copy(),
+            key=lambda each: order.get(each.connection, 0) if each.connection else 0,
+        )
+        text = []
+        for (connection, thread), group in groupby(lines, key=lambda each: (each.connection, each.thread)):
+            who = f"{names[connection]} ({thread})" if connection in names else thread
+            text += [who, *(f"    {visible(line.text)}" for line in group)]
+        return "\n".join(text) or "(nothing printed)"
+
+    __repr__ = __str__
+
+
+class Server:
+    """A server that `start` runs. `address` is where clients connect, `error` what it died of, if it did."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.log = Log(self)
+        self._observation = observe.Observation(name)
+        self._stopped = False
+
+    @property
+    def address(self) -> Address:
+        """(host, port) for a client on this machine."""
+        assert self._observation.address is not None  # start() returns no server that does not listen
+        return observe.reachable(self._observation.address)[:2]
+
+    @property
+    def error(self) -> BaseException | None:
+        """The first exception that ended one of its threads; None if there was none."""
+        return self._observation.error
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not been stopped and a thread of it is alive."""
+        return not self._stopped and bool(self._observation.alive())
+
+    @property
+    def threads(self) -> list[str]:
+        """The labels of its threads that are alive now."""
+        return [task.label for task in self._observation.alive()]
+
+    def timeline(self) -> Timeline:
+        """What happened so far, one lane a client. Waits for the server to come to rest, a second at most."""
+        self.settle()
+        return Timeline.of(self._observation)
+
+    def client_names(self) -> dict[Connection, str]:
+        """The server's connections in the order in which they were accepted, each with its client's name."""
+        return {lane.server: lane.name for lane in lanes_of(self._observation) if lane.server is not None}
+
+    def stop(self, timeout: float = 2.0) -> None:
+        """End all its threads and close all its sockets. Calling it again does nothing.
+
+        To the server's code it looks as if every client hung up and somebody pressed Ctrl+C. A thread that goes on
+        all the same gets the exception thrown into it. `ServerStuck` names one that is still there after `timeout`
+        seconds (it sleeps, or waits for something that only it knows).
+        """
+        with _lock:
+            if self._stopped:
+                return
+            self._stopped = True
+            if _servers.get(self.name) is self:
+                del _servers[self.name]
+        observation = self._observation
+        deadline = time.monotonic() + timeout
+        observation.ask_to_stop()
+        left = _join(observation, min(deadline, time.monotonic() + GRACE))
+        while left and time.monotonic() < deadline:
+            observation.insist()
+            for task in left:
+                _throw_into(task)
+            left = _join(observation, min(deadline, time.monotonic() + GRACE))
+        observation.close_all()
+        observe.end(observation)
+        if left:
+            stands = "; ".join(f"{task.label} stands at {codeview.where(task)}" for task in left)
+            raise ServerStuck(
+                f"{self.name} did not end within {timeout:g} s: {stands}. Its sockets are closed. "
+                "To be rid of the thread, restart the kernel."
+            )
+
+    def settle(self, timeout: float = SETTLE) -> bool:
+        """Wait until every thread of the server waits for somebody else. False: it was still busy after `timeout` s."""
+        observe.route_streams()
+        deadline = time.monotonic() + timeout
+        quiet_since: float | None = None
+        before: object = None
+        while not self._stopped:
+            at_rest, now = _state(self._observation)
+            if at_rest:
+                return True
+            # Threads that wait in ways we cannot see into (join, a queue, sleep) count as resting when none moves.
+            if now != before or now is None:
+                before, quiet_since = now, time.monotonic()
+            elif quiet_since is not None and time.monotonic() - quiet_since > 0.05:
+                return True
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.001)
+        return True
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        state = "stopped" if self._stopped else "running" if self.running else "ended"
+        host, port = self.address
+        return f"<Server {self.name} at {host}:{port}, {state}>"
+
+
+def start(
+    serve: Callable[..., object] | socketserver.BaseServer,
+    *,
+    name: str | None = None,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    timeout: float = 5.0,
+) -> Server:
+    """Run `serve` in a background thread and return once it listens.
+
+    serve    a function (host, port) that gets `host` and `port` (a free one unless given), or one without
+             arguments that binds its own address, or a server of the `socketserver` module
+    name     what the views call the server; starting another under that name stops the first. Default: serve's name
+    timeout  seconds it has until it listens
+
+    Raises what `serve` raises before it listens, and `ServerStuck` when it does neither in time.
+    """
+    if isinstance(serve, socketserver.BaseServer):
+        serve = serve.serve_forever
+    if not callable(serve):
+        raise TypeError(f"start() needs the function that serves, like start(serve), not {serve!r}")
+    name = name or str(getattr(serve, "__name__", type(serve).__name__))
+    earlier = _servers.get(name)
+    if earlier is not None:
+        try:
+            earlier.stop()
+        except ServerStuck as stuck:
+            warnings.warn(f"the earlier server was left behind: {stuck}", RuntimeWarning, stacklevel=2)
+    _stop_all_before_exit()
+    for attempt in range(3):
+        chosen = port if port is not None else _free_port(host)
+        try:
+            return _start_once(serve, name, host, chosen, timeout)
+        except OSError as error:
+            # Somebody may have taken the free port in the meantime.
+            if error.errno != errno.EADDRINUSE or port is not None or not _wants_port(serve) or attempt == 2:
+                raise
+    raise AssertionError("not reached")
+
+
+def observation_of(server: object) -> observe.Observation | None:
+    """What observes `server`: a `Server`, or the address of one that runs in this process."""
+    if isinstance(server, Server):
+        return server._observation
+    for each in list(_servers.values()):
+        if isinstance(server, tuple) and each.address == server[:2]:
+            return each._observation
+    return None
+
+
+def newest(name: str) -> Server | None:
+    """The server that runs under that name now."""
+    return _servers.get(name)
+
+
+# -- starting --------------------------------------------------------------------------------------------------------
+
+
+def _start_once(serve: Callable[..., object], name: str, host: str, port: int, timeout: float) -> Server:
+    arguments = _arguments(serve, host, port)
+    server = Server(name)
+    observation = server._observation
+    failure: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            serve(*arguments)
+        except BaseException as error:
+            failure.append(error)
+            if observation.listening.is_set():
+                observation.report(task, error)
+        finally:
+            ended.set()
+            observation.listening.set()
+
+    ended = threading.Event()
+    thread = threading.Thread(target=run, name=f"echo_kit {name}", daemon=True)
+    task = observation.adopt(thread, "server thread")
+    observe.begin(observation)
+    owner = getattr(serve, "__self__", None)
+    if isinstance(owner, socketserver.TCPServer):
+        observation.watch_listener(owner.socket)  # it listens since it was made
+    with _no_program_arguments():
+        thread.start()
+        came = observation.listening.wait(timeout)
+    if came and observation.address is not None:
+        with _lock:
+            _servers[name] = server
+        return server
+    place = codeview.where(task)
+    with contextlib.suppress(ServerStuck):
+        server.stop(timeout=1.0)
+    if failure and not isinstance(failure[0], observe.ServerStopped):
+        raise failure[0]
+    if ended.is_set() and came:
+        raise RuntimeError(f"{name}() returned before it listened. Does it call listen() and then loop over accept()?")
+    raise ServerStuck(
+        f"{name}() did not listen within {timeout:g} s; it stood at {place}. A server calls bind(), then listen(), "
+        "then accept()."
+    )
+
+
+def _arguments(serve: Callable[..., object], host: str, port: int) -> tuple[Any, ...]:
+    """What to call `serve` with: (host, port), (port) or nothing, by the names and the number of its parameters."""
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = [each for each in inspect.signature(serve).parameters.values() if each.kind in positional]
+    names = [each.name.lower() for each in parameters]
+    required = sum(each.default is inspect.Parameter.empty for each in parameters)
+    if names[:2] == ["host", "port"] or required == 2:
+        return (host, port)
+    if names[:1] == ["port"]:
+        return (port,)
+    if required == 0:
+        return ()
+    raise TypeError(
+        f"start() can call serve(host, port), serve(port) or main(), but {getattr(serve, '__name__', serve)} "
+        f"needs {required} arguments: {', '.join(names)}"
+    )
+
+
+def _wants_port(serve: Callable[..., object]) -> bool:
+    return bool(_arguments(serve, "", 0))
+
+
+def _free_port(host: str) -> int:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def _no_program_arguments() -> Iterator[None]:
+    """A main() that reads sys.argv must not take the kernel's own arguments for its HOST and PORT."""
+    kept = sys.argv
+    sys.argv = kept[:1]
+    try:
+        yield
+    finally:
+        sys.argv = kept
+
+
+# -- stopping --------------------------------------------------------------------------------------------------------
+
+
+def _join(observation: observe.Observation, deadline: float) -> list[observe.Task]:
+    """Wait for the server's threads to end; which of them still run student code at the deadline."""
+    for task in observation.alive():
+        if task.thread is not None:
+            while task.thread.is_alive() and time.monotonic() < deadline:
+                task.thread.join(0.01)
+                if task.label != "server thread" and codeview.where(task) is None:
+                    break  # an idle worker of a pool that the student keeps: not ours to end
+    while time.monotonic() < deadline and any(codeview.where(task) for task in observation.alive()):
+        time.sleep(0.005)
+    return [task for task in observation.alive() if codeview.where(task) is not None]
+
+
+def _throw_into(task: observe.Task) -> None:
+    """Raise ServerStopped in the thread at its next Python instruction (CPython's PyThreadState_SetAsyncExc)."""
+    set_async_exc = getattr(getattr(ctypes, "pythonapi", None), "PyThreadState_SetAsyncExc", None)
+    ident = task.identity()
+    if set_async_exc is not None and ident is not None:
+        set_async_exc(ctypes.c_ulong(ident), ctypes.py_object(observe.ServerStopped))
+
+
+def _stop_all() -> None:
+    for server in list(_servers.values()):
+        with contextlib.suppress(ServerStuck):
+            server.stop(timeout=1.0)
+
+
+_registered = False
+
+
+def _stop_all_before_exit() -> None:
+    """Before the interpreter waits for its threads, also for the pools' (their own hook is made first, so runs later)."""
+    global _registered
+    if not _registered:
+        import atexit
+        import concurrent.futures.thread  # noqa: F401
+
+        getattr(threading, "_register_atexit", atexit.register)(_stop_all)
+        _registered = True
+
+
+# -- is the server at rest? ------------------------------------------------------------------------------------------
+
+
+def _state(observation: observe.Observation) -> tuple[bool, object]:
+    """Whether each of its threads waits in a socket call that nothing will end by itself; and what they all stand at.
+
+    The second value is None while something is certain to move: bytes to be read, a client to be accepted.
+    """
+    frames = sys._current_frames()
+    at_rest, stands = True, []
+    accepting = False
+    reading: set[Connection] = set()
+    for task in observation.alive():
+        frame = frames.get(task.identity() or 0)
+        if frame is None:
+            at_rest = False
+            continue
+        call = observe.blocked_in(frame)
+        stands.append((task.identity(), id(frame), frame.f_lasti))
+        if call is None or call[0] not in ("accept", "recv", "recv_into"):
+            at_rest = False
+            continue
+        name, sock = call
+        if _readable(sock):
+            return False, None
+        accepting = accepting or name == "accept"
+        seen = observe._observed.get(id(sock))
+        if seen is not None and name != "accept":
+            reading.add(seen.connection)
+    for client in observation.clients:
+        server_side = observation.accepted.get(client.client)
+        if server_side is None:
+            if accepting and not client.closed:
+                return False, None
+        elif server_side in reading and (client.closed or client.sent > server_side.received):
+            return False, None
+    return at_rest, stands
+
+
+def _readable(sock: socket.socket) -> bool:
+    """Whether a read of `sock`, or an accept, would return at once."""
+    try:
+        if hasattr(select, "poll"):
+            poll = select.poll()
+            poll.register(sock, select.POLLIN)
+            return bool(poll.poll(0))
+        return bool(select.select([sock], [], [], 0)[0])
+    except (OSError, ValueError):
+        return False  # closed meanwhile
