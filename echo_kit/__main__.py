@@ -1,4 +1,4 @@
-"""The command line: `python -m echo_kit server|server-thread|client [HOST PORT]`. It needs only the standard library."""
+"""The command line: `python -m echo_kit server|server-thread|client [HOST PORT]`. The standard library is enough."""
 
 from __future__ import annotations
 
@@ -28,16 +28,17 @@ def main(arguments: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):  # a terminal that cannot show é gets an escape, not a crash
             stream.reconfigure(errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]
+    with contextlib.suppress(AttributeError):  # bytes that are no text are sent as they are
+        sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
     parser = _parser()
     given = parser.parse_args(arguments)
     host, port = _address(parser, given.command, given.address)
     try:
-        if given.command == "client":
-            return _talk(host, port)
-        serve = serve_single if given.command == "server" else serve_threaded
         if not given.address:
             print(f"To use another address: python -m echo_kit {given.command} HOST PORT")
-        return _serve(serve, host, port)
+        if given.command == "client":
+            return _talk(host, port)
+        return _serve(serve_single if given.command == "server" else serve_threaded, host, port)
     except KeyboardInterrupt:
         print()
         return 0
@@ -46,9 +47,14 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        _fail(f"{message} (python -m echo_kit --help says more)")
+
+
 def _parser() -> argparse.ArgumentParser:
     epilog = "\n".join(f"  {name:<14} {purpose}" for name, purpose in COMMANDS.items())
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m echo_kit",
         description="The course's echo servers and a client for them. Ctrl+C ends each.",
         epilog=f"commands:\n{epilog}\n\nHOST PORT: where to listen or connect to; 127.0.0.1 8000 unless given.",
@@ -73,7 +79,7 @@ def _address(parser: argparse.ArgumentParser, command: str, given: list[str]) ->
             f"(python -m echo_kit {command} --help)"
         )
     host, text = given
-    if not (text.isascii() and text.isdigit() and int(text) <= 65535):
+    if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text) <= 65535):
         _fail(f"{text!r} is not a port: give a whole number from 0 to 65535, like 8000")
     if command == "client" and int(text) == 0:
         _fail("'0' is not a port to connect to: give the one that the server printed, like 8000")
@@ -89,16 +95,16 @@ def _serve(serve: Callable[[str, int], None], host: str, port: int) -> int:
             _serve_in_a_thread(serve, host, port)
         else:
             serve(host, port)
-    except socket.gaierror as error:
-        _fail(f"{host!r} is not a host that this machine knows ({error.strerror}): try 127.0.0.1 or 0.0.0.0")
-    except (UnicodeError, ValueError) as error:
-        _fail(f"{host!r} is not a host name ({error}): try 127.0.0.1 or 0.0.0.0")
+    except UnicodeError:
+        _fail(f"{host!r} is not a host name: try 127.0.0.1 or 0.0.0.0")
     except OSError as error:
         _fail(_why_not(error, host, port))
     return 0
 
 
 def _why_not(error: OSError, host: str, port: int) -> str:
+    if isinstance(error.__context__, socket.gaierror):  # create_server() hides it behind a plain OSError
+        return f"{host!r} is not a host that this machine knows: try 127.0.0.1, or 0.0.0.0 for all of its addresses"
     if error.errno == errno.EADDRINUSE:
         return f"port {port} on {host} is in use: stop the program that uses it, or give another port"
     if error.errno == errno.EACCES:
@@ -137,8 +143,12 @@ def _talk(host: str, port: int) -> int:
         client = Client((host, port), name="client", timeout=10)
     except Refused:
         _fail(f"nobody listens at {host}:{port}: start a server there first (python -m echo_kit server {host} {port})")
-    except (EchoError, UnicodeError) as error:
-        _fail(str(error) if isinstance(error, EchoError) else f"{host!r} is not a host name: try 127.0.0.1")
+    except NoReply as error:
+        _fail(str(error))
+    except EchoError as error:
+        _fail(f"{error}: give the HOST and PORT where a server listens, like 127.0.0.1 8000")
+    except UnicodeError:
+        _fail(f"{host!r} is not a host name: try 127.0.0.1")
     with client:
         print(f"Connected to {host}:{port}, use Ctrl+C to exit")
         try:

@@ -195,11 +195,15 @@ class Observation:
             address = reachable(sock.getsockname())
             _quietly(lambda address=address: socket.create_connection(address[:2], timeout=0.1).close())
 
-    def close_all(self) -> None:
+    def close_sockets(self) -> None:
         """Close what the server's own code left open."""
         for listening in (False, True):
             for sock, _ in self.sockets(listening):
                 _quietly(sock.close)
+
+    def close_all(self) -> None:
+        """Close its sockets, and our own two."""
+        self.close_sockets()
         self._wake_writer.close()
         self._wake_reader.close()
 
@@ -219,6 +223,8 @@ class Observation:
         if self.error is None:
             self.error = error
         self.write(task, "".join(student_traceback(error)))
+        # The traceback would keep the dead thread's variables, and with them its sockets, open.
+        traceback.clear_frames(error.__traceback__)
 
 
 def reachable(address: Address) -> Address:

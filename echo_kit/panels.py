@@ -7,6 +7,7 @@ and one worker thread a panel connects, sends, receives and, at most 20 times a 
 from __future__ import annotations
 
 import codecs
+import contextlib
 import html
 import itertools
 import queue
@@ -113,10 +114,8 @@ class _Worker:
 
     def do(self, command: str, text: str = "") -> None:
         self._commands.put((command, text))
-        try:
+        with contextlib.suppress(OSError):  # full: it is going to wake anyway; closed: the worker has ended
             self._writer.send(b"!")
-        except OSError:
-            pass  # full: it is going to wake anyway; closed: the worker has ended
 
     def end(self) -> None:
         self.do("end")
@@ -146,7 +145,12 @@ class _Worker:
             command, text = self._commands.get()
             if command == "end":
                 return False
-            {"connect": self._connect, "disconnect": self._disconnect, "send": self._send}[command](text)
+            if command == "send":
+                self._send(text)
+            elif command == "connect":
+                self._connect()
+            else:
+                self._disconnect()
         self._receive()
         self._look()
         self._paint()
@@ -160,10 +164,8 @@ class _Worker:
 
     def _drain(self) -> None:
         self._reader.setblocking(False)
-        try:
+        with contextlib.suppress(BlockingIOError):
             self._reader.recv(4096)
-        except BlockingIOError:
-            pass
 
     def _target(self) -> Server | Address:
         server = self._server
@@ -171,7 +173,7 @@ class _Worker:
             server = newest(server.name) or server  # its cell was run again
         return server
 
-    def _connect(self, _: str = "") -> None:
+    def _connect(self) -> None:
         if self._client is not None:
             return
         target = self._target()
@@ -190,7 +192,7 @@ class _Worker:
             self._where = ":".join(str(part) for part in self._client.address)
             self._say("connected")
 
-    def _disconnect(self, _: str = "") -> None:
+    def _disconnect(self) -> None:
         if self._client is not None:
             self._hang_up()
             self._say("not connected", "disconnected")

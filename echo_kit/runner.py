@@ -242,6 +242,9 @@ def _start_once(serve: Callable[..., object], name: str, host: str, port: int, t
             if observation.listening.is_set():
                 observation.report(task, error)
         finally:
+            # In a terminal the program would end here, and the system would close its sockets.
+            if not observation.alive():
+                observation.close_sockets()
             ended.set()
             observation.listening.set()
 

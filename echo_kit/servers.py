@@ -19,15 +19,15 @@ def handle_client(conn, addr):
             while data := conn.recv(1024):
                 print(f"Received data from {addr} : {readable(data)}")
                 conn.sendall(data)
-        except ConnectionError as error:
-            print(f"Lost {addr} : {error}")
+        except OSError as error:
+            print(f"Lost {addr} : {error.strerror}")
 
 
 def listen(host, port):
     """A listening socket; its port can be bound again at once after the server has ended."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.create_server((host, port), family=family, backlog=128)
-    print(f"Listening on {host}:{port}")
+    print(f"Listening on {host}:{listener.getsockname()[1]}")  # port 0 lets the system choose one
     return listener
 
 

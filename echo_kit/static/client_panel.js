@@ -43,6 +43,14 @@ function render({ model, el }) {
     line.value = "";
     line.focus();
   });
+  // Enter in a form's only line submits it, but not inside JupyterLab, which sees the key as well: ask for it.
+  line.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && !event.isComposing) {
+      event.preventDefault();
+      event.stopPropagation();
+      form.requestSubmit();
+    }
+  });
   plug.addEventListener("click", () => model.send({ do: model.get("connected") ? "disconnect" : "connect" }));
 
   const drawn = new Map(); // entry's id -> its node

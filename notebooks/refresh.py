@@ -1,0 +1,31 @@
+"""Run the notebooks anew and save what they show: `python notebooks/refresh.py [NOTEBOOK ...]`.
+
+Use it after a change to a notebook or to what it prints; then read the difference before you commit it.
+"""
+
+import sys
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+HERE = Path(__file__).parent
+
+
+def refresh(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    # No widget state: it would hold the models of this run, which no other kernel knows.
+    NotebookClient(notebook, timeout=120, store_widget_state=False, resources={"metadata": {"path": HERE}}).execute()
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+    nbformat.write(notebook, path)
+
+
+if __name__ == "__main__":
+    for each in [Path(name) for name in sys.argv[1:]] or sorted(HERE.glob("*.ipynb")):
+        refresh(each)
+        print(f"{each.name} is fresh")
