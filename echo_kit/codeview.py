@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import linecache
-import sys
 from dataclasses import dataclass
 
-from .observe import Task, is_student_code
+from .observe import Task, student_frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +22,7 @@ class Place:
 
 def where(task: Task) -> Place | None:
     """The innermost line of student code that the thread is in; None when it is in none (an idle worker of a pool)."""
-    frame = sys._current_frames().get(task.identity() or 0)
-    while frame is not None and not is_student_code(frame):
-        frame = frame.f_back
+    frame = student_frame(task)
     if frame is None:
         return None
     text = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()

@@ -7,13 +7,15 @@
   everything built on them: `makefile`, `socketserver`, pools. A socket that no server owns pays one dictionary look-up.
 * `Thread.start` hands ownership on: what an owned thread starts is owned by the same server.
 * `sys.stdout` and `sys.stderr` get a stand-in that sends what an owned thread prints to that server's log, and
-  `threading.excepthook` sends its last words there. (ipykernel 7 would show them below whichever cell ran last.)
+  `threading.excepthook` and `sys.unraisablehook` (for threads of the `_thread` module) send its last words there.
+  (ipykernel 7 would show them below whichever cell ran last.)
 
 A broken observer must not break the observed: the real call always comes first and its result is always returned.
 """
 
 from __future__ import annotations
 
+import concurrent.futures.thread
 import contextlib
 import itertools
 import os
@@ -65,14 +67,19 @@ class Task:
     label: str  # "server thread", "thread 1", …: the same in every run
     thread: threading.Thread | None  # None for one started by _thread.start_new_thread
     ident: int | None = None
+    life: Callable[[], object | None] = lambda: None  # of such a thread: gives None when it has ended
     connection: Connection | None = None  # the one it is serving
-    partial: str = ""  # printed, and the line is not finished yet
+    partial: Line | None = None  # printed, and the line is not finished yet
 
     def identity(self) -> int | None:
         return self.thread.ident if self.thread else self.ident
 
     def alive(self) -> bool:
-        return self.thread.is_alive() if self.thread else self.ident in sys._current_frames()
+        return self.thread.is_alive() if self.thread else self.life() is not None
+
+    def idle(self) -> bool:
+        """Whether it is a pool's worker that has nothing to do: the pool may be the student's, it is not ours to end."""
+        return self.thread in _pool_workers and student_frame(self) is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,16 +130,19 @@ class Observation:
             given = thread.name if thread else ""
             number = next(self._numbers)
             label = f"thread {number}" if not given or _GIVEN_BY_PYTHON.fullmatch(given) else given[:40]
-        task = Task(self, label, thread, None if thread else threading.get_ident())
+        task = Task(self, label, thread)
         if parent is not None:
             task.connection = parent.connection
-        # The list holds live threads only: one server may start a thread for each of a million clients.
-        self.tasks = [each for each in self.tasks if each.thread is None or each.thread.ident is None or each.alive()]
-        self.tasks.append(task)
         if thread is None:
-            _unknown_threads[threading.get_ident()] = task
+            _raw.task, _raw.life = task, _Life()
+            task.ident, task.life = threading.get_ident(), weakref.ref(_raw.life)
         else:
             thread._echo_kit_task = task  # type: ignore[attr-defined]
+        with _lock:  # several threads may accept, and start a thread each
+            # The list holds live threads only: one server may start a thread for each of a million clients.
+            over = [each for each in self.tasks if not each.alive() and not (each.thread and each.thread.ident is None)]
+            self.lines.extend(each.partial for each in over if each.partial)
+            self.tasks = [*(each for each in self.tasks if each not in over), task]
         return task
 
     def alive(self) -> list[Task]:
@@ -164,7 +174,8 @@ class Observation:
         def forget(_: object, log: EventLog = self.log) -> None:  # the last reference went, and with it the socket
             if _observed.pop(key, None) is not None:
                 connection.closed = True
-                log.add("close", log.clock(), connection)
+                with contextlib.suppress(Exception):
+                    log.add("close", log.clock(), connection)
 
         seen = _observed[key] = Observed(self, weakref.ref(sock, forget), connection, listening)
         return seen
@@ -185,6 +196,8 @@ class Observation:
             _quietly(_plain_shutdown, sock, socket.SHUT_RDWR)  # on Linux this wakes select() on it, too
         for sock, seen in self.sockets(listening=False):
             seen.connection.cut_off = True
+            if self.abort:  # no end of file before the reset: a client that closed on it would keep the port busy
+                _quietly(sock.setsockopt, socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
             _quietly(_plain_shutdown, sock, socket.SHUT_RD if self.abort else socket.SHUT_RDWR)
 
     def insist(self) -> None:
@@ -192,8 +205,9 @@ class Observation:
         for sock, _ in self.sockets(listening=False):
             _quietly(_plain_shutdown, sock, socket.SHUT_RDWR)
         for sock, _ in self.sockets(listening=True):
-            address = reachable(sock.getsockname())
-            _quietly(lambda address=address: socket.create_connection(address[:2], timeout=0.1).close())
+            _quietly(
+                lambda sock=sock: socket.create_connection(reachable(sock.getsockname())[:2], timeout=0.1).close()
+            )
 
     def close_sockets(self) -> None:
         """Close what the server's own code left open."""
@@ -210,19 +224,25 @@ class Observation:
     # -- what it printed -------------------------------------------------------------------------------------------
 
     def write(self, task: Task, text: str) -> None:
-        *whole, task.partial = (task.partial + text).split("\n")
-        connection = (task.connection or _connection_in_the_frames()) if whole else None
-        for line in whole:
-            self.lines.append(Line(task.label, connection, line[:LINE_LENGTH]))
-        task.partial = task.partial[:LINE_LENGTH]
+        if task.connection is None:  # pool workers serve many, one at a time
+            seen = _socket_in_the_frames()
+            task.connection = seen.connection if seen is not None and seen.observation is self else None
+        unfinished = task.partial.text if task.partial else ""
+        *whole, rest = (unfinished + text).split("\n")
+        self.lines.extend(Line(task.label, task.connection, _cut(line)) for line in whole)
+        task.partial = Line(task.label, task.connection, _cut(rest)) if rest else None
+
+    def printed(self) -> list[Line]:
+        """All that was printed, as far as it is kept; last what has no end of line yet."""
+        return [*self.lines.copy(), *(task.partial for task in self.tasks if task.partial)]
 
     def report(self, task: Task, error: BaseException) -> None:
         """A thread died of `error`: remember the first one, and log its traceback without our own frames."""
-        if isinstance(error, (SystemExit, ServerStopped)) or self.stopping:
-            return
-        if self.error is None:
-            self.error = error
-        self.write(task, "".join(student_traceback(error)))
+        if not isinstance(error, (SystemExit, ServerStopped)) and not self.stopping:
+            if self.error is None:
+                self.error = error
+            self.write(task, "".join(student_traceback(error)))
+        forget_variables(error)
         # The traceback would keep the dead thread's variables, and with them its sockets, open.
         traceback.clear_frames(error.__traceback__)
 
@@ -234,12 +254,38 @@ def reachable(address: Address) -> Address:
 
 def is_student_code(frame: FrameType) -> bool:
     """Whether the frame runs neither this package, nor the standard library, nor an installed package."""
-    filename = frame.f_code.co_filename
+    return _is_student_file(frame.f_code.co_filename)
+
+
+def _is_student_file(filename: str) -> bool:
     return filename == _SERVERS or not filename.startswith((_HERE, "<frozen", *_STDLIB))
 
 
+def student_frame(task: Task) -> FrameType | None:
+    """The innermost frame of student code that the thread is in; None when it is in none."""
+    frame = sys._current_frames().get(task.identity() or 0)
+    while frame is not None and not is_student_code(frame):
+        frame = frame.f_back
+    return frame
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= LINE_LENGTH else line[: LINE_LENGTH - 1] + "…"
+
+
+def forget_variables(error: BaseException | None) -> None:
+    """Let go of what the dead functions' variables hold. Else a socket that the student's code did not close would
+    stay open as long as the exception is kept, where without us it would be closed now.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+
+
 def student_traceback(error: BaseException) -> list[str]:
-    """The lines of the traceback, without the frames of this package."""
+    """The lines of the traceback, without the frames of this package and those that only start a thread."""
     report = traceback.TracebackException.from_exception(error)
     seen: set[int] = set()
     link: traceback.TracebackException | None = report
@@ -249,7 +295,7 @@ def student_traceback(error: BaseException) -> list[str]:
             traceback.FrameSummary(
                 "your cell" if "ipykernel_" in each.filename else each.filename, each.lineno, each.name, line=each.line
             )
-            for each in link.stack
+            for each in itertools.dropwhile(lambda each: not _is_student_file(each.filename), link.stack)
             if each.filename == _SERVERS or not each.filename.startswith(_HERE)
         )
         link = link.__cause__ or link.__context__
@@ -259,16 +305,20 @@ def student_traceback(error: BaseException) -> list[str]:
 # -- whose thread is this? -------------------------------------------------------------------------------------------
 
 _observed: dict[int, Observed] = {}  # id(socket) -> what we know; an entry goes before its id can be used again
-_unknown_threads: dict[int, Task] = {}  # threads that `threading` does not know, by ident
+_raw = threading.local()  # .task and .life of a thread that `threading` does not know; they go when it ends
+_pool_workers: Any = getattr(concurrent.futures.thread, "_threads_queues", {})
 # Read directly: current_thread() would make, and keep, a dummy for a thread that `threading` does not know.
 _active: dict[int, threading.Thread] = threading._active  # type: ignore[attr-defined]
 
 
+class _Life:
+    """What a thread holds as long as it lives."""
+
+
 def current_task() -> Task | None:
     """The task of the calling thread, or None where it belongs to no server."""
-    ident = threading.get_ident()
-    thread = _active.get(ident)
-    return _unknown_threads.get(ident) if thread is None else getattr(thread, "_echo_kit_task", None)
+    thread = _active.get(threading.get_ident())
+    return getattr(_raw, "task", None) if thread is None else getattr(thread, "_echo_kit_task", None)
 
 
 def _task_for(observation: Observation) -> Task:
@@ -277,23 +327,32 @@ def _task_for(observation: Observation) -> Task:
     if task is not None and task.observation is observation:
         return task
     thread = _active.get(threading.get_ident())
-    if thread is None or task is not None:
-        # Started behind the back of `threading`, or a worker of a pool that has served another server before.
+    if thread is None or task is not None or thread in _pool_workers:
+        # Started behind the back of `threading`, or a worker of a pool that is older than this server.
         return observation.adopt(thread)
     return Task(observation, thread.name, thread)  # a cell that uses the server's socket: seen, not owned
 
 
-def _connection_in_the_frames() -> Connection | None:
-    """The connection that the calling code holds in a local variable: pool workers serve many, one at a time."""
+def _socket_in_the_frames() -> Observed | None:
+    """The connection that the calling code holds in a local variable."""
     frame: FrameType | None = sys._getframe(2)
     while frame is not None:
         if is_student_code(frame):
             for value in frame.f_locals.values():
                 seen = _observed.get(id(value))
                 if seen is not None and not seen.listening:
-                    return seen.connection
+                    return seen
         frame = frame.f_back
     return None
+
+
+def _printing_task() -> Task | None:
+    """The task of a thread that prints; a worker of a pool older than the server is known by the socket it holds."""
+    task = current_task()
+    if task is None and threading.current_thread() in _pool_workers:
+        seen = _socket_in_the_frames()
+        return _task_for(seen.observation) if seen is not None else None
+    return task
 
 
 def _quietly(call: Callable[..., object], *args: object) -> None:
@@ -309,6 +368,7 @@ _plain_listen = socket.socket.listen
 _plain_shutdown = socket.socket.shutdown
 _plain_recv = socket.socket.recv
 _plain_recv_into = socket.socket.recv_into
+_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 _LINGER_NOT = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)  # close sends a reset
 
 
@@ -328,6 +388,8 @@ def _record(
         observation.log.add(
             kind, began, connection, task.label, size, data, type(error).__name__ if error is not None else ""
         )
+        if type(sys.stdout) is not _Routed:
+            route_streams()  # something like redirect_stdout has replaced it, or put back what was there before
     except Exception as trouble:  # never the observed program's problem
         observation.trouble = trouble
 
@@ -348,7 +410,7 @@ def _accept(self: socket.socket) -> tuple[socket.socket, Address]:
     seen = _observed.get(id(self))
     if seen is None:
         task = current_task()
-        if task is None:
+        if task is None or self.family not in _FAMILIES:
             return _plain_accept(self)
         seen = task.observation.watch_listener(self)  # it was listening before the server was started
     observation = seen.observation
@@ -357,8 +419,8 @@ def _accept(self: socket.socket) -> tuple[socket.socket, Address]:
     began = observation.log.clock()
     try:
         # One thread at a time: between select and accept another could take the client, and this one would then
-        # sleep in accept, where a stop does not wake it.
-        with seen.turn:
+        # sleep in accept, where a stop does not wake it. (With a timeout it would not sleep long.)
+        with seen.turn if self.gettimeout() is None else contextlib.nullcontext():
             _wait(seen, self)
             if observation.stopping:
                 raise ServerStopped
@@ -370,7 +432,9 @@ def _accept(self: socket.socket) -> tuple[socket.socket, Address]:
             _record(seen, "accept", began, error=error)
         raise
     _record(observation.watch_connection(conn, address), "accept", began)
-    if observation.stopping:
+    if observation.stopping:  # and it came after all were told to hang up
+        if observation.abort:
+            _quietly(conn.setsockopt, socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
         conn.close()
         raise ServerStopped
     return conn, address
@@ -379,7 +443,7 @@ def _accept(self: socket.socket) -> tuple[socket.socket, Address]:
 def _listen(self: socket.socket, *backlog: int) -> None:
     _plain_listen(self, *backlog)
     task = current_task()
-    if task is not None and self.family in (socket.AF_INET, socket.AF_INET6):
+    if task is not None and self.family in _FAMILIES:
         seen = task.observation.watch_listener(self, backlog[0] if backlog else None)
         _record(seen, "listen", task.observation.log.clock())
 
@@ -467,10 +531,7 @@ def _close(self: socket.socket) -> None:
     seen = _observed.get(key)
     if seen is None:
         return _plain_close(self)
-    observation = seen.observation
-    began = observation.log.clock()
-    if observation.stopping and observation.abort and not seen.listening:
-        _quietly(self.setsockopt, socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
+    began = seen.observation.log.clock()
     _plain_close(self)
     if self.fileno() == -1 and _observed.pop(key, None) is not None:  # else a file of makefile() keeps it open
         _record(seen, "close", began)
@@ -508,7 +569,7 @@ def blocked_in(frame: FrameType | None) -> tuple[str, socket.socket] | None:
 
 def _start(self: threading.Thread) -> None:
     task = current_task()
-    if task is None or task.observation.stopping or self.ident is not None:
+    if task is None or self.ident is not None:
         return _plain_start(self)
     child = task.observation.adopt(self, parent=task)
     # A thread that is blocked in recv would hold up the end of the kernel, which waits for all but daemons.
@@ -516,7 +577,8 @@ def _start(self: threading.Thread) -> None:
     try:
         _plain_start(self)
     except BaseException:
-        task.observation.tasks.remove(child)
+        with _lock:
+            task.observation.tasks.remove(child)
         raise
 
 
@@ -527,7 +589,7 @@ class _Routed:
         self._plain = plain
 
     def write(self, text: str) -> int:
-        task = current_task()
+        task = _printing_task()
         if task is None:
             return self._plain.write(text)
         task.observation.write(task, text)
@@ -553,22 +615,33 @@ def _excepthook(args: threading.ExceptHookArgs) -> None:
         task.observation.report(task, args.exc_value)
 
 
+def _unraisablehook(args: Any) -> None:
+    task = getattr(_raw, "task", None)
+    if task is None or args.exc_value is None or not str(args.err_msg).startswith("Exception ignored in thread"):
+        _plain_unraisablehook(args)
+    else:
+        task.observation.report(task, args.exc_value)
+
+
 _plain_start = threading.Thread.start
 _plain_excepthook = threading.excepthook
+_plain_unraisablehook = sys.unraisablehook
 _lock = threading.RLock()
 _running: list[Observation] = []
 
 
 def begin(observation: Observation) -> None:
     """Start to observe; the first observation puts the patches in."""
-    global _plain_start, _plain_excepthook
+    global _plain_start, _plain_excepthook, _plain_unraisablehook
     with _lock:
         if not _running:
             _plain_start, _plain_excepthook = threading.Thread.start, threading.excepthook
+            _plain_unraisablehook = sys.unraisablehook
             for name, twin in _TWINS.items():
                 setattr(socket.socket, name, twin)
             threading.Thread.start = _start  # type: ignore[method-assign]
             threading.excepthook = _excepthook
+            sys.unraisablehook = _unraisablehook
         _running.append(observation)
         route_streams()
 
@@ -579,12 +652,9 @@ def end(observation: Observation) -> None:
         if observation not in _running:
             return
         _running.remove(observation)
-        for task in observation.tasks:
-            if task.thread is not None and not task.alive():
-                del task.thread._echo_kit_task  # type: ignore[attr-defined]
-        for ident, task in list(_unknown_threads.items()):
-            if task.observation is observation:
-                del _unknown_threads[ident]
+        for task in observation.tasks:  # a thread that is stuck goes on printing into this server's log
+            if getattr(task.thread, "_echo_kit_task", None) is task and (task.idle() or not task.alive()):
+                del task.thread._echo_kit_task  # type: ignore[union-attr]
         if _running:
             return
         for name, twin in _TWINS.items():
@@ -597,6 +667,8 @@ def end(observation: Observation) -> None:
             threading.Thread.start = _plain_start  # type: ignore[method-assign]
         if threading.excepthook is _excepthook:
             threading.excepthook = _plain_excepthook
+        if sys.unraisablehook is _unraisablehook:
+            sys.unraisablehook = _plain_unraisablehook
         for stream in ("stdout", "stderr"):
             if isinstance(getattr(sys, stream), _Routed):
                 setattr(sys, stream, getattr(sys, stream)._plain)

@@ -20,6 +20,7 @@ LIGHT = {"paper": "#FFFFFF", "ink": "#1A1A1A", "faint": "#D5D5D5", "mark": "#FFF
 DARK = {"paper": "#1E1E1E", "ink": "#F2F2F2", "faint": "#4A4A4A", "mark": "#FFFFFF"}
 LABEL_LANES = 24  # up to so many lanes have room for words
 INCHES_A_LANE = 0.85
+LETTERS = 60  # of a quoted message that fit side by side into an axis
 HALF, ABOVE = 0.2, 0.35  # of a lane: half a bar, and how far above or below its middle the marks are
 LARGEST = 11.0  # inches, for any number of lanes
 
@@ -44,7 +45,14 @@ def timeline_figure(timelines: Sequence[Timeline], dark: bool = False) -> Figure
         _draw(axis, timeline, scale, colours, most)
         axis.set_xlabel(f"{unit} since the first client came", fontsize=13, color=colours["ink"])
     legend = figure.legend(
-        handles=_legend(colours), loc="outside upper center", ncols=5, fontsize=13, frameon=False, handlelength=1.8
+        handles=_legend(colours),
+        loc="outside upper center",
+        ncols=5,
+        fontsize=13,
+        frameon=False,
+        handlelength=1.6,
+        handletextpad=0.5,
+        columnspacing=1.4,
     )
     for text in legend.get_texts():
         text.set_color(colours["ink"])
@@ -58,7 +66,7 @@ def _legend(colours: dict[str, str]) -> list[Any]:
         Patch(facecolor=WAITING, edgecolor=ink, hatch="///", label="waits in the backlog"),
         Patch(facecolor=SERVED, label="served"),
         Line2D([], [], marker="v", markersize=10, linestyle="", color=ink, label="client sends"),
-        Line2D([], [], marker="^", markersize=10, linestyle="", mfc="none", mew=2, color=ink, label="answer arrives"),
+        Line2D([], [], marker="^", markersize=10, linestyle="", mfc="none", mew=2, color=ink, label="server answers"),
     ]
 
 
@@ -86,7 +94,7 @@ def _draw(axis: Any, timeline: Timeline, scale: float, colours: dict[str, str], 
             )
         )
     sent = [(at(event.began), row) for row, lane in enumerate(lanes) for event in lane.to_server]
-    back = [(at(event.ended), row) for row, lane in enumerate(lanes) for event in lane.to_client]
+    back = [(at(event.began), row) for row, lane in enumerate(lanes) for event in lane.answers]
     _marks(axis, sent, "v", ABOVE, ink, ink, words)
     _marks(axis, back, "^", -ABOVE, "none", ink, words)
     if words:
@@ -147,9 +155,8 @@ def _words(axis: Any, lane: Lane, row: int, timeline: Timeline, at: Any, colours
         share = (at(end) - at(begin)) / whole
         if colour == CONNECTING or share < 0.16:
             continue
-        said = (
-            "waits in the backlog" if colour == WAITING else f"served by {' and '.join(lane.threads) or 'nobody yet'}"
-        )
+        by = " and ".join(lane.threads).replace("server thread", "the server thread") or "nobody yet"
+        said = "waits in the backlog" if colour == WAITING else f"served by {by}"
         axis.text(
             (at(begin) + at(end)) / 2,
             row,
@@ -163,24 +170,37 @@ def _words(axis: Any, lane: Lane, row: int, timeline: Timeline, at: Any, colours
             zorder=5,
             clip_on=True,
         )
-    last = float("-inf")
-    for event in lane.to_server:
-        x = at(event.began)
-        if (x - last) / whole >= 0.14:  # the others keep their mark and lose their words
-            near_the_edge = x / whole > 0.85
+    _quotes(axis, lane, row, [at(event.began) for event in lane.to_server], colours["ink"])
+
+
+def _quotes(axis: Any, lane: Lane, row: int, places: list[float], ink: str) -> None:
+    """What was sent, beside its mark, as far as it fits before the next mark."""
+    letters = LETTERS / axis.get_xlim()[1]  # how many fit into one unit of the axis
+    free_from = float("-inf")
+    for event, x, after in zip(lane.to_server, places, [*places[1:], float("inf")], strict=True):
+        text = quote(event).split('" (')[0].strip('"')
+        room = (min(after, LETTERS / letters * 1.02) - x) * letters - 3
+        side = "left"
+        if room < min(len(text), 6) and (x - free_from) * letters > len(text) + 4:
+            side = "right"  # before its mark there is more room
+            room = (x - free_from) * letters - 4
+        if room >= min(len(text), 3) and x >= free_from:
+            shown = text if len(text) <= room else text[: max(1, int(room) - 1)] + "…"
             axis.annotate(
-                quote(event).split('" (')[0].strip('"')[:14],
+                shown,
                 (x, row - ABOVE),
-                xytext=(-9 if near_the_edge else 9, 0),
+                xytext=(9 if side == "left" else -9, 0),
                 textcoords="offset points",
-                ha="right" if near_the_edge else "left",
+                ha=side,
                 va="center",
                 fontsize=13,
-                color=colours["ink"],
+                color=ink,
                 zorder=5,
                 parse_math=False,
             )
-            last = x
+            free_from = x + (len(shown) + 3) / letters if side == "left" else x
+        else:
+            free_from = max(free_from, x)
 
 
 def png(figure: Figure, dpi: int = 160) -> tuple[str, int, int]:

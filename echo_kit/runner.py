@@ -45,7 +45,7 @@ class Log:
 
     def lines(self, client: str | None = None) -> list[str]:
         """The printed lines, oldest first; with `client`, those about that client's connections."""
-        lines = list(self._server._observation.lines.copy())
+        lines = self._server._observation.printed()
         if client is None:
             return [line.text for line in lines]
         names = self._server.client_names()
@@ -56,7 +56,7 @@ class Log:
         names = self._server.client_names()
         order = {connection: number for number, connection in enumerate(names, 1)}
         lines = sorted(
-            self._server._observation.lines.copy(),
+            self._server._observation.printed(),
             key=lambda each: order.get(each.connection, 0) if each.connection else 0,
         )
         text = []
@@ -75,6 +75,7 @@ class Server:
         self.name = name
         self.log = Log(self)
         self._observation = observe.Observation(name)
+        self._ending = threading.Lock()
         self._stopped = False
 
     @property
@@ -114,23 +115,31 @@ class Server:
         all the same gets the exception thrown into it. `ServerStuck` names one that is still there after `timeout`
         seconds (it sleeps, or waits for something that only it knows).
         """
-        with _lock:
+        observation, deadline = self._observation, time.monotonic() + timeout
+        here = observe.current_task()
+        if here is not None and here.observation is observation:
+            timeout = 0  # one of its own threads: it cannot wait for another one that waits for it
+        # Whoever comes second waits until the first is done.
+        if not self._ending.acquire(timeout=timeout):
+            return
+        try:
             if self._stopped:
                 return
             self._stopped = True
-            if _servers.get(self.name) is self:
-                del _servers[self.name]
-        observation = self._observation
-        deadline = time.monotonic() + timeout
-        observation.ask_to_stop()
-        left = _join(observation, min(deadline, time.monotonic() + GRACE))
-        while left and time.monotonic() < deadline:
-            observation.insist()
-            for task in left:
-                _throw_into(task)
+            observation.ask_to_stop()
             left = _join(observation, min(deadline, time.monotonic() + GRACE))
-        observation.close_all()
-        observe.end(observation)
+            while left and time.monotonic() < deadline:
+                observation.insist()
+                for task in left:
+                    _throw_into(task)
+                left = _join(observation, min(deadline, time.monotonic() + GRACE))
+        finally:  # also on Ctrl+C
+            observation.close_all()
+            observe.end(observation)
+            with _lock:
+                if _servers.get(self.name) is self:
+                    del _servers[self.name]
+            self._ending.release()
         if left:
             stands = "; ".join(f"{task.label} stands at {codeview.where(task)}" for task in left)
             raise ServerStuck(
@@ -191,7 +200,9 @@ def start(
         serve = serve.serve_forever
     if not callable(serve):
         raise TypeError(f"start() needs the function that serves, like start(serve), not {serve!r}")
-    name = name or str(getattr(serve, "__name__", type(serve).__name__))
+    owner = getattr(serve, "__self__", None)  # "serve_forever" would be the name of all of them
+    named = type(owner) if isinstance(owner, socketserver.BaseServer) else serve
+    name = name or str(getattr(named, "__name__", type(serve).__name__))
     earlier = _servers.get(name)
     if earlier is not None:
         try:
@@ -253,11 +264,16 @@ def _start_once(serve: Callable[..., object], name: str, host: str, port: int, t
     task = observation.adopt(thread, "server thread")
     observe.begin(observation)
     owner = getattr(serve, "__self__", None)
-    if isinstance(owner, socketserver.TCPServer):
-        observation.watch_listener(owner.socket)  # it listens since it was made
-    with _no_program_arguments():
-        thread.start()
-        came = observation.listening.wait(timeout)
+    try:
+        if isinstance(owner, socketserver.TCPServer):
+            observation.watch_listener(owner.socket)  # it listens since it was made
+        with _no_program_arguments():
+            thread.start()
+            came = observation.listening.wait(timeout)
+    except BaseException:  # Ctrl+C, or no thread is to be had
+        with contextlib.suppress(ServerStuck):
+            server.stop(timeout=1.0)
+        raise
     if came and observation.address is not None:
         with _lock:
             _servers[name] = server
@@ -281,6 +297,8 @@ def _arguments(serve: Callable[..., object], host: str, port: int) -> tuple[Any,
     parameters = [each for each in inspect.signature(serve).parameters.values() if each.kind in positional]
     names = [each.name.lower() for each in parameters]
     required = sum(each.default is inspect.Parameter.empty for each in parameters)
+    if names[:2] == ["port", "host"]:
+        return (port, host)
     if names[:2] == ["host", "port"] or required == 2:
         return (host, port)
     if names[:1] == ["port"]:
@@ -289,7 +307,7 @@ def _arguments(serve: Callable[..., object], host: str, port: int) -> tuple[Any,
         return ()
     raise TypeError(
         f"start() can call serve(host, port), serve(port) or main(), but {getattr(serve, '__name__', serve)} "
-        f"needs {required} arguments: {', '.join(names)}"
+        f"needs {required} argument{'' if required == 1 else 's'}: {', '.join(names[:required])}"
     )
 
 
@@ -319,16 +337,15 @@ def _no_program_arguments() -> Iterator[None]:
 
 
 def _join(observation: observe.Observation, deadline: float) -> list[observe.Task]:
-    """Wait for the server's threads to end; which of them still run student code at the deadline."""
-    for task in observation.alive():
-        if task.thread is not None:
-            while task.thread.is_alive() and time.monotonic() < deadline:
-                task.thread.join(0.01)
-                if task.label != "server thread" and codeview.where(task) is None:
-                    break  # an idle worker of a pool that the student keeps: not ours to end
-    while time.monotonic() < deadline and any(codeview.where(task) for task in observation.alive()):
-        time.sleep(0.005)
-    return [task for task in observation.alive() if codeview.where(task) is not None]
+    """Wait for the server's threads to end, also for those that one of them has just started; who is left."""
+    while True:
+        left = [task for task in observation.alive() if not task.idle()]
+        if not left or time.monotonic() > deadline:
+            return left
+        if left[0].thread is not None:
+            left[0].thread.join(0.01)
+        else:
+            time.sleep(0.001)  # nothing tells when a thread of the _thread module ends
 
 
 def _throw_into(task: observe.Task) -> None:
@@ -349,11 +366,10 @@ _registered = False
 
 
 def _stop_all_before_exit() -> None:
-    """Before the interpreter waits for its threads, also for the pools' (their own hook is made first, so runs later)."""
+    """Before the interpreter waits for its threads, also for the pools' (their hook was made first, so it runs later)."""
     global _registered
     if not _registered:
         import atexit
-        import concurrent.futures.thread  # noqa: F401
 
         getattr(threading, "_register_atexit", atexit.register)(_stop_all)
         _registered = True

@@ -36,6 +36,7 @@ class Lane:
     closed: float | None = None  # the server closed, or shut down its side
     to_server: list[SocketEvent] = field(default_factory=list)
     to_client: list[SocketEvent] = field(default_factory=list)
+    answers: list[SocketEvent] = field(default_factory=list)  # what the server sent, whether or not it was read
 
     @property
     def arrived(self) -> float:
@@ -99,6 +100,8 @@ def _enter(lane: Lane, event: SocketEvent) -> None:
         lane.reset = lane.reset or event.error in ("ConnectionResetError", "BrokenPipeError", "ConnectionAbortedError")
         if kind == "recv" and not event.size:
             lane.seen_off = lane.seen_off or event.ended
+        if kind == "send" and event.size:
+            lane.answers.append(event)
         if lane.client is None and event.size:
             (lane.to_server if kind == "recv" else lane.to_client).append(event)
     elif kind in ("close", "shutdown") and lane.closed is None:
@@ -271,6 +274,8 @@ def _messages(lane: Lane) -> list[str]:
             state = "echoed"
         elif returned > position:
             state = f"{returned - position:,} of {event.size:,} bytes echoed"
+        elif lane.server and lane.server.sent >= end:
+            state = "answered, and the client has not read it yet"
         elif read >= end:
             state = "read, not answered"
         elif read > position:

@@ -1,0 +1,86 @@
+"""After every test: no thread, no socket, no patch and no server is left. Each complaint says what was."""
+
+import gc
+import os
+import socket
+import sys
+import threading
+from contextlib import contextmanager
+
+import pytest
+
+from echo_kit import observe, runner
+
+
+def open_sockets():
+    """The sockets of this process, as the kernel lists them; elsewhere as the garbage collector does."""
+    found = set()
+    try:
+        for number in os.listdir("/proc/self/fd"):
+            try:
+                target = os.readlink(f"/proc/self/fd/{number}")
+            except OSError:
+                continue
+            if target.startswith("socket:"):
+                found.add(f"descriptor {number} ({target})")
+    except FileNotFoundError:
+        found = {repr(each) for each in gc.get_objects() if isinstance(each, socket.socket) and each.fileno() != -1}
+    return found
+
+
+def patches():
+    """What echo_kit replaces while a server runs."""
+    return {
+        **{f"socket.socket.{name}": getattr(socket.socket, name) for name in observe._TWINS},
+        **{f"socket.socket.__dict__ has {name}": name in vars(socket.socket) for name in observe._TWINS},
+        "threading.Thread.start": threading.Thread.start,
+        "threading.excepthook": threading.excepthook,
+        "sys.stdout": isinstance(sys.stdout, observe._Routed),
+        "sys.stderr": isinstance(sys.stderr, observe._Routed),
+        "sys.argv": sys.argv,
+    }
+
+
+@pytest.fixture(autouse=True)
+def nothing_left():
+    threads, sockets, before = set(threading.enumerate()), open_sockets(), patches()
+    yield
+    left = [f"server {name}" for name in runner._servers]
+    runner._stop_all()  # so that one test that forgets a server does not fail all those after it
+    left += [f"observation of {each.name}" for each in observe._running]
+    left += [f"thread {each.name}" for each in threading.enumerate() if each not in threads]
+    after = patches()
+    left += [f"patch {name}: {after[name]!r}" for name in before if after[name] != before[name]]
+    left += [f"watched socket of {each.observation.name}" for each in observe._observed.values()]
+    if open_sockets() - sockets:
+        gc.collect()  # pytest's own exception reports may hold on to a frame
+        left += sorted(open_sockets() - sockets)
+    assert not left, "left behind: " + "; ".join(left)
+
+
+@pytest.fixture
+def busy():
+    """Two threads that compute all the time, so that every other thread has to wait for the interpreter lock."""
+    over = threading.Event()
+
+    def compute():
+        while not over.is_set():
+            sum(range(100))
+
+    @contextmanager
+    def computing():
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(0.0002)  # many more switches, at many more places
+        over.clear()
+        threads = [threading.Thread(target=compute) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            for thread in threads:
+                thread.join()
+            sys.setswitchinterval(interval)
+
+    return computing

@@ -1,0 +1,86 @@
+"""Break the product on purpose: the notebooks must notice. Each fault is one line changed in a copy of the package."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+
+FAULTS = {
+    "the threaded server handles one client at a time": (
+        "part2_multithreaded",
+        "servers.py",
+        "                thread.start()\n",
+        "                thread.run()\n",
+    ),
+    "the echo drops a byte": (
+        "part1_single_socket",
+        "servers.py",
+        "                conn.sendall(data)\n",
+        "                conn.sendall(data[1:])\n",
+    ),
+    "the last message is lost": (
+        "part1_single_socket",
+        "timeline.py",
+        "    for event in lane.to_server:\n        end =",
+        "    for event in lane.to_server[:-1]:\n        end =",
+    ),
+    "two clients' names are swapped": (
+        "part1_single_socket",
+        "client.py",
+        "name=self.name)",
+        'name={"alice": "bob", "bob": "alice"}.get(self.name, self.name))',
+    ),
+    "no waiting is recorded": (
+        "part1_single_socket",
+        "timeline.py",
+        "        if lane.connected is None:\n            return []\n",
+        "        return []\n",
+    ),
+}
+
+
+def broken_copy(folder: Path, fault: tuple[str, str, str, str]) -> None:
+    """A copy of the package, with the fault, and of a notebook, as it is."""
+    notebook, module, right, wrong = fault
+    shutil.copytree(ROOT / "echo_kit", folder / "echo_kit", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "notebooks").mkdir()
+    for each in ["conftest.py", "sanitize.cfg", f"{notebook}.ipynb"]:
+        shutil.copy(ROOT / "notebooks" / each, folder / "notebooks")
+    target = folder / "echo_kit" / module
+    text = target.read_text(encoding="utf-8")
+    assert text.count(right) == 1, f"{right!r} is not once in {module}: the fault must be written anew"
+    target.write_text(text.replace(right, wrong), encoding="utf-8")
+
+
+def run_nbval(folder: Path, notebook: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--nbval", "-x", "--color=no"]
+    return subprocess.run(
+        [*command, "--rootdir", str(folder), str(folder / "notebooks" / f"{notebook}.ipynb")],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("what", FAULTS)
+def test_the_notebooks_notice_that(what, tmp_path):
+    broken_copy(tmp_path, FAULTS[what])
+    result = run_nbval(tmp_path, FAULTS[what][0])
+    assert result.returncode == 1, result.stdout
+    assert "Notebook cell execution failed" in result.stdout
+
+
+@pytest.mark.faults
+def test_the_copy_without_a_fault_passes(tmp_path):
+    """Else the tests above would prove nothing."""
+    broken_copy(tmp_path, ("part1_single_socket", "servers.py", "import socket\n", "import socket\n\n"))
+    result = run_nbval(tmp_path, "part1_single_socket")
+    assert result.returncode == 0, result.stdout

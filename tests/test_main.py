@@ -1,0 +1,285 @@
+"""The command line as a user meets it: the client's messages, and one line that helps for every bad input."""
+
+import contextlib
+import re
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from .programs import LIMIT, ROOT, Program, ask, connect, read, reset, serving
+
+SERVERS = ["server", "server-thread"]
+COMMANDS = [*SERVERS, "client"]
+
+
+@pytest.fixture
+def stack():
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def run(stack):
+    return lambda *arguments, **options: stack.enter_context(Program(*arguments, **options))
+
+
+@pytest.fixture
+def listener(stack):
+    """A server that the test plays itself."""
+    listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+    listener.settimeout(LIMIT)
+    return listener
+
+
+@pytest.fixture
+def talk(run, listener, stack):
+    """Start a client; the program, and the test's end of its connection."""
+
+    def start(**options):
+        client = run("client", *listener.getsockname(), **options)
+        conn = stack.enter_context(listener.accept()[0])
+        conn.settimeout(LIMIT)
+        client.expect("> ")
+        return client, conn
+
+    return start
+
+
+@pytest.fixture
+def free_port(stack):
+    """A port at which nobody listens, and that nobody else can get."""
+    holder = stack.enter_context(socket.socket())
+    holder.bind(("127.0.0.1", 0))
+    return holder.getsockname()[1]
+
+
+def complains(program, *words):
+    """It ended with exit code 2 and one line that has all of the words."""
+    code, error = program.end()
+    assert code == 2, error
+    assert re.fullmatch(r"echo_kit: [^\n]+\n", error), error
+    assert [word for word in words if word not in error] == [], error
+
+
+# -- the client --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", SERVERS)
+def test_the_messages_of_the_classic_exercise(command, run, stack):
+    server = stack.enter_context(serving(command))
+    client = run("client", "127.0.0.1", server.port)
+    client.type("hello\n")
+    client.type("Grüße\n")
+    assert client.end() == (0, "")
+    connected = f"Connected to 127.0.0.1:{server.port}, use Ctrl+C to exit\n"
+    assert client.out == f"{connected}> Received  :  hello\n> Received  :  Grüße\n> \n"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_without_an_address_the_first_line_says_how_to_give_one(command, run):
+    program = run(command)
+    program.expect(f"To use another address: python -m echo_kit {command} HOST PORT\n")
+    assert program.out.count("To use another address") == 1
+    # Somebody may use port 8000 of this machine: then a client connects, and a server has to complain.
+    try:
+        program.expect("Connected to 127.0.0.1:8000, " if command == "client" else "Listening on 127.0.0.1:8000\n")
+    except AssertionError:
+        refused = ("nobody listens at 127.0.0.1:8000", "start a server")
+        complains(program, *(refused if command == "client" else ("port 8000 on 127.0.0.1 is in use", "another port")))
+    else:
+        program.interrupt()
+
+
+def test_an_empty_line_does_not_hang_it(run, talk):
+    client, conn = talk()
+    client.type("\n")
+    client.expect("(an empty line sends nothing: there is nothing to wait for)\n> ")
+    client.type("hello\n")
+    assert read(conn, 5) == b"hello"
+
+
+@pytest.mark.parametrize("text", ["x" * 5000, "é€😀" * 1000, "a"])
+@pytest.mark.parametrize("command", SERVERS)
+def test_a_reply_comes_back_whole(command, text, run, stack):
+    server = stack.enter_context(serving(command))
+    client = run("client", "127.0.0.1", server.port)
+    for line in (text, "next"):
+        client.type(f"{line}\n")
+        client.expect(f"Received  :  {line}\n> ")
+
+
+def test_a_reply_in_single_bytes(talk):
+    client, conn = talk()
+    conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    client.type("wörld\n")
+    for byte in read(conn, 6):
+        conn.sendall(bytes([byte]))
+    client.expect("Received  :  wörld\n> ")
+
+
+def test_a_reply_does_not_move_the_cursor(talk):
+    client, conn = talk()
+    client.type("1234567\n")
+    read(conn, 7)
+    conn.sendall(b"\x1b[2J\r\xff\n")
+    client.expect("Received  :  \\x1b[2J\\r\\xff\\n\n> ")
+
+
+@pytest.mark.parametrize("leave", [socket.socket.close, reset])
+@pytest.mark.parametrize("answer", [b"", b"he"])
+def test_the_server_leaves_instead_of_answering(leave, answer, talk):
+    client, conn = talk()
+    client.type("hello\n")
+    read(conn, 5)
+    conn.sendall(answer)
+    leave(conn)
+    client.expect("The server has left: ")
+    assert client.end() == (0, "")
+
+
+@pytest.mark.parametrize("leave", [socket.socket.close, reset])
+def test_the_server_leaves_while_the_client_types(leave, talk):
+    client, conn = talk()
+    leave(conn)
+    client.type("hello\n")
+    client.expect("The server has left: ")
+    assert client.end() == (0, "")
+
+
+def test_ctrl_c_at_the_prompt(talk):
+    client, conn = talk()
+    client.interrupt()
+    assert conn.recv(1) == b""
+
+
+def test_ctrl_c_while_it_waits_for_an_answer(talk):
+    client, conn = talk()
+    client.type("hello\n")
+    read(conn, 5)
+    client.interrupt()
+    assert conn.recv(1) == b""
+
+
+def test_the_end_of_the_input(talk):
+    client, conn = talk()
+    assert client.end() == (0, "")
+    assert conn.recv(1) == b""
+
+
+@pytest.mark.parametrize(
+    "env", [{}, {"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "", "LC_ALL": "C"}], ids=["utf-8", "ascii", "C"]
+)
+def test_any_bytes_typed_at_any_terminal(env, talk):
+    client, conn = talk(env=env)
+    typed = "Grüße".encode() + b"\xff\xfe\x80\xe2\x82"
+    client.type(typed + b"\n")
+    assert read(conn, len(typed)) == typed
+    conn.sendall(typed)
+    shown = r"Gr\xfc\xdfe" if env.get("PYTHONIOENCODING") == "ascii" else "Grüße"
+    client.expect(f"Received  :  {shown}" + r"\xff\xfe\x80\xe2\x82" + "\n> ")
+    assert client.end() == (0, "")
+
+
+# -- bad input ---------------------------------------------------------------------------------------------------------
+
+BAD = {
+    "no port": (["127.0.0.1", "abc"], ["'abc'", "is not a port", "like 8000"]),
+    "too big": (["127.0.0.1", "70000"], ["'70000'", "is not a port", "like 8000"]),
+    "negative": (["127.0.0.1", "-1"], ["'-1'", "is not a port", "like 8000"]),
+    "endless": (["127.0.0.1", "9" * 5000], ["'999", "is not a port", "like 8000"]),
+    "empty": (["127.0.0.1", ""], ["''", "is not a port", "like 8000"]),
+    "Arabic digits": (["127.0.0.1", "٨٠٠٠"], ["'٨٠٠٠'", "is not a port", "like 8000"]),
+    "one argument": (["8000"], ["'8000'", "give both, like 127.0.0.1 8000"]),
+    "three arguments": (["127.0.0.1", "8000", "x"], ["'127.0.0.1 8000 x'", "give both, like 127.0.0.1 8000"]),
+    "unknown option": (["--loud", "127.0.0.1", "8000"], ["--loud", "--help"]),
+    "unknown host": (["nobody.invalid", "8000"], ["nobody.invalid", "127.0.0.1"]),
+    "no host name": (["x" * 70, "8000"], ["x" * 70, "127.0.0.1"]),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(("arguments", "words"), BAD.values(), ids=BAD)
+def test_bad_input_gets_one_line_that_helps(command, arguments, words, run):
+    complains(run(command, *arguments), *words)
+
+
+@pytest.mark.parametrize(("arguments", "words"), [([], ["command", "--help"]), (["sever"], ["'sever'", "'server'"])])
+def test_no_such_command(arguments, words, run):
+    complains(run(*arguments), *words)
+
+
+@pytest.mark.parametrize("command", SERVERS)
+def test_a_port_in_use(command, run, listener):
+    port = listener.getsockname()[1]
+    complains(run(command, "127.0.0.1", port), f"port {port} on 127.0.0.1 is in use", "another port")
+
+
+@pytest.mark.parametrize("command", SERVERS)
+def test_an_address_of_another_machine(command, run):
+    complains(run(command, "192.0.2.1", 8000), "192.0.2.1 is not an address of this machine", "try 127.0.0.1")
+
+
+# Drop CAP_NET_BIND_SERVICE (10) by PR_CAPBSET_DROP (24): root then has no more right to low ports than anybody else.
+WITHOUT_RIGHTS = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(24, 10, 0, 0, 0)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a program give away its right to a low port")
+@pytest.mark.parametrize("command", SERVERS)
+def test_a_port_below_1024(command, run):
+    if int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text()) <= 1:
+        pytest.skip("this machine lets every user have port 1")
+    program = run("-m", "echo_kit", command, "127.0.0.1", 1, python=("-c", WITHOUT_RIGHTS))
+    complains(program, "port 1 on 127.0.0.1 is not allowed", "from 1024 up")
+
+
+def test_a_refused_connection(run, free_port):
+    complains(run("client", "127.0.0.1", free_port), f"nobody listens at 127.0.0.1:{free_port}", "start a server")
+
+
+def test_port_0_is_for_servers(run):
+    complains(run("client", "127.0.0.1", 0), "'0'", "like 8000")
+
+
+def test_help(run):
+    program = run("--help")
+    assert program.end() == (0, "")
+    for word in (*COMMANDS, "HOST PORT", "127.0.0.1 8000", "Ctrl+C"):
+        assert word in program.out
+
+
+# -- what it needs -----------------------------------------------------------------------------------------------------
+
+BARE = f"""
+import runpy, sys
+sys.path.insert(0, {str(ROOT)!r})
+try:
+    runpy.run_module("echo_kit", run_name="__main__", alter_sys=True)
+finally:
+    foreign = {{name.split(".")[0] for name in sys.modules}} - {{*sys.stdlib_module_names, "echo_kit", "__main__"}}
+    assert not foreign, foreign
+"""
+
+
+@pytest.mark.parametrize("command", SERVERS)
+def test_the_standard_library_is_enough(command, run, stack):
+    server = stack.enter_context(serving(command, python=("-I", "-S", "-c", BARE)))
+    with connect(server) as sock:
+        assert ask(sock, b"hi") == b"hi"
+    client = run("client", "127.0.0.1", server.port, python=("-I", "-S", "-c", BARE))
+    client.type("hi\n")
+    client.expect("Received  :  hi\n> ")
+    assert client.end() == (0, "")
+    server.interrupt()
+
+
+def test_nothing_of_jupyter_is_loaded(run):
+    code = "import sys, echo_kit, echo_kit.__main__; print(*sys.modules)"
+    program = run(python=("-c", code))
+    assert program.end() == (0, "")
+    assert {"matplotlib", "ipywidgets", "anywidget", "IPython", "numpy"}.isdisjoint(program.out.split())

@@ -1,0 +1,126 @@
+"""The notebooks: complete, honest with nbval, readable without a kernel, and the same servers as the package."""
+
+import ast
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbconvert import HTMLExporter
+
+ROOT = Path(__file__).parent.parent
+PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+BOOKS = {path.stem: nbformat.read(path, as_version=4) for path in PATHS}
+every_notebook = pytest.mark.parametrize("name", BOOKS)
+
+
+def code_cells(name):
+    return [cell for cell in BOOKS[name].cells if cell.cell_type == "code"]
+
+
+def prose(name):
+    return "\n".join(cell.source for cell in BOOKS[name].cells if cell.cell_type == "markdown")
+
+
+def test_both_parts_are_here():
+    assert {"part1_single_socket", "part2_multithreaded"} <= BOOKS.keys()
+
+
+@every_notebook
+def test_every_cell_was_run_in_order(name):
+    # nbval passes a cell without an execution count unchecked.
+    assert [cell.execution_count for cell in code_cells(name)] == list(range(1, len(code_cells(name)) + 1))
+
+
+@every_notebook
+def test_nothing_is_hidden_from_the_comparison(name):
+    for cell in code_cells(name):
+        tags = {tag.lower() for tag in cell.metadata.get("tags", [])}
+        assert not {tag for tag in tags if tag.startswith("nbval")}
+        assert "NBVAL" not in cell.source
+
+
+@every_notebook
+def test_the_file_holds_no_state_of_one_machine(name):
+    book = BOOKS[name]
+    assert set(book.metadata) == {"kernelspec", "language_info"}
+    text = nbformat.writes(book)
+    assert "widget-state" not in text
+    assert "/home/" not in text
+    assert "ipykernel_" not in text
+
+
+@every_notebook
+def test_every_figure_and_widget_has_words(name):
+    for cell in code_cells(name):
+        for output in cell.outputs:
+            data = output.get("data", {})
+            if "image/png" in data:
+                assert len(data["text/plain"]) > 40
+                assert output.metadata["image/png"]["alt"] == data["text/plain"]
+            if "application/vnd.jupyter.widget-view+json" in data:
+                assert "needs a running kernel" in data["text/html"]
+
+
+@every_notebook
+def test_the_lesson_opens_and_closes_as_agreed(name):
+    text = prose(name)
+    for part in ["**You will be able to**", "**You need:**", "**Time:** about 45 minutes", "## What you have learned"]:
+        assert part in text
+    assert text.count("> **Predict.**") >= 1
+    assert "**Run.**" in text
+    assert "**Explain.**" in text
+
+
+@every_notebook
+def test_cells_are_short_and_define_one_thing(name):
+    for cell in code_cells(name):
+        assert len(cell.source.splitlines()) <= 25
+        tree = ast.parse(cell.source)
+        assert sum(isinstance(node, ast.FunctionDef | ast.ClassDef) for node in tree.body) <= 1
+
+
+@every_notebook
+def test_student_code_needs_only_the_standard_library(name):
+    for cell in code_cells(name):
+        for node in ast.walk(ast.parse(cell.source)):
+            if isinstance(node, ast.Import):
+                for alias in node.names:
+                    assert alias.name in {
+                        *("echo_kit", "socket", "threading"),
+                        *("difflib", "inspect", "signal", "subprocess", "sys"),  # in cells that show
+                    }
+
+
+@every_notebook
+def test_links_and_pictures_exist(name):
+    for target in re.findall(r"\]\(([^)#]+)\)", prose(name)):
+        assert (ROOT / "notebooks" / target).exists(), target
+
+
+@pytest.mark.parametrize(
+    ("name", "functions"),
+    [
+        ("part1_single_socket", ["readable", "handle_client", "listen", "serve_single"]),
+        ("part2_multithreaded", ["readable", "handle_client", "listen", "serve_threaded", "hang_up"]),
+    ],
+)
+def test_the_finished_servers_are_those_of_the_package(name, functions):
+    def of(tree):
+        return {node.name: ast.dump(node) for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+    package = of(ast.parse((ROOT / "echo_kit" / "servers.py").read_text(encoding="utf-8")))
+    last = {}
+    for cell in code_cells(name):
+        last.update(of(ast.parse(cell.source)))
+    assert {each: last[each] for each in functions} == {each: package[each] for each in functions}
+
+
+@every_notebook
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_without_a_kernel_the_page_still_says_what_a_panel_is(name):
+    book = nbformat.from_dict(BOOKS[name])
+    page, _ = HTMLExporter().from_notebook_node(book)
+    panels = sum("ClientPanel(" in cell.source for cell in code_cells(name))
+    assert page.count("here is a panel to type messages into") == panels > 0
+    assert page.count("<img") >= 3

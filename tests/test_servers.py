@@ -1,0 +1,289 @@
+"""The finished servers as programs of their own: every byte comes back, whoever leaves how, and Ctrl+C ends them."""
+
+import contextlib
+import errno
+import os
+import random
+import re
+import select
+import socket
+import sys
+import threading
+
+import pytest
+
+import echo_kit
+from echo_kit.servers import handle_client, readable
+
+from .programs import LIMIT, Program, ask, connect, read, read_to_end, reset, serving
+
+COMMANDS = ["server", "server-thread"]
+# What __main__ does on Windows, where Ctrl+C does not reach a thread that is blocked in a socket call.
+AS_ON_WINDOWS = """
+import sys, echo_kit.__main__ as program
+class Windows:
+    platform = "win32"
+    def __getattr__(self, name): return getattr(sys, name)
+program.sys = Windows()
+raise SystemExit(program.main())
+"""
+LINE = re.compile(r"(Connected by|Received data from|Lost) \('127\.0\.0\.1', \d+\)( : .+)?|Listening on .*|Stopped")
+
+
+@pytest.fixture
+def stack():
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture(params=COMMANDS)
+def server(request, stack):
+    return stack.enter_context(serving(request.param))
+
+
+@pytest.fixture
+def client(server, stack):
+    return stack.enter_context(connect(server))
+
+
+def still_serves(server):
+    """A new client is served, nothing is printed but the known lines, and Ctrl+C ends the server in good order."""
+    with connect(server) as sock:
+        assert ask(sock, b"still there?") == b"still there?"
+    server.interrupt()
+    assert [line for line in server.out.splitlines() if not LINE.fullmatch(line)] == []
+
+
+# -- every byte comes back ---------------------------------------------------------------------------------------------
+
+
+def test_the_messages_of_the_classic_exercise(server, client):
+    me = client.getsockname()
+    ask(client, "Grüße".encode())
+    assert server.expect(" : Grüße\n") == f"Connected by {me}\nReceived data from {me} : Grüße\n"
+
+
+def test_every_value_of_a_byte_comes_back(server, client):
+    every = bytes(range(256))
+    assert ask(client, every) == every
+    assert [ask(client, every[n : n + 1]) for n in every] == [every[n : n + 1] for n in every]
+    client.close()
+    still_serves(server)
+
+
+def test_a_megabyte_in_random_pieces_comes_back(server, client):
+    chance = random.Random(1)
+    data = chance.randbytes(1_000_000)
+
+    def feed():
+        at = 0
+        while at < len(data):
+            size = chance.randrange(1, 9000)
+            client.sendall(data[at : at + size])
+            at += size
+        client.shutdown(socket.SHUT_WR)  # a half-close: all of it still has to come back
+
+    feeder = threading.Thread(target=feed)
+    feeder.start()
+    back = read_to_end(client)
+    feeder.join(LIMIT)
+    assert back == data
+    client.close()
+    still_serves(server)
+
+
+def test_a_half_closed_client_gets_the_rest(server, client):
+    client.sendall(b"x" * 100_000)
+    client.shutdown(socket.SHUT_WR)
+    assert read_to_end(client) == b"x" * 100_000
+
+
+def test_a_character_in_two_pieces(server, client):
+    assert ask(client, b"\xe2\x82") + ask(client, b"\xac") == "€".encode()
+    server.expect(" : \\xe2\\x82\n")
+    server.expect(" : \\xac\n")
+    client.close()
+    still_serves(server)
+
+
+def test_no_control_character_reaches_the_terminal(server, client):
+    evil = "\x1b[2J\x1b]0;title\x07\r\x00\x7f\x85\x9b31m\u202e\u2028\ud83d".encode("utf-8", "surrogatepass")
+    assert ask(client, evil + b"\n\tend") == evil + b"\n\tend"
+    text = server.expect("end\n").splitlines()[-1]
+    assert text.endswith(r" : \x1b[2J\x1b]0;title\x07\r\x00\x7f\x85\x9b31m\u202e\u2028\xed\xa0\xbd\n\tend")
+    client.close()
+    still_serves(server)
+    assert re.search(r"[^\n -~]", server.out) is None
+
+
+def test_long_texts_are_cut(server, client):
+    ask(client, b"y" * 300)
+    ask(client, b"\0" * 300)
+    server.expect(" : " + "y" * 200 + "…\n")
+    server.expect(" : " + r"\x00" * 50 + "…\n")
+    assert [len(readable(b"z" * size)) for size in (0, 1, 200, 201)] == [0, 1, 200, 201]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("env", [{"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "", "LC_ALL": "C"}], ids=str)
+def test_a_terminal_without_umlauts(command, env, stack):
+    server = stack.enter_context(serving(command, env=env))
+    with connect(server) as client:
+        assert ask(client, "é€😀".encode() * 100) == "é€😀".encode() * 100
+    still_serves(server)
+
+
+# -- clients that leave ------------------------------------------------------------------------------------------------
+
+
+def test_a_client_that_resets(server, client):
+    me = client.getsockname()
+    ask(client, b"hi")
+    reset(client)
+    server.expect(f"Lost {me} : ")
+    still_serves(server)
+
+
+def test_a_client_that_resets_while_the_server_sends(server, stack):
+    client = stack.enter_context(never_reading(server))
+    me = client.getsockname()
+    reset(client)
+    server.expect(f"Lost {me} : ")
+    still_serves(server)
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="only Linux can lose a client that fast")
+def test_a_client_whose_network_is_gone(stack, capsys):
+    listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+    client = stack.enter_context(socket.socket())
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.connect(listener.getsockname())
+    conn, addr = listener.accept()
+    conn.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 100)  # milliseconds; without it, a quarter of an hour
+    client.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            client.send(b"x" * 1000)
+    handle_client(conn, addr)
+    assert f"Lost {addr} : {os.strerror(errno.ETIMEDOUT)}\n" in capsys.readouterr().out
+    assert conn.fileno() == -1
+
+
+def never_reading(server):
+    """A client that has sent until the server, blocked in sendall, took no more."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.connect(("127.0.0.1", server.port))
+    sock.settimeout(0.5)  # no room for so long: nobody reads at the other end
+    with contextlib.suppress(TimeoutError):
+        while True:
+            sock.sendall(b"x" * 100_000)
+    return sock
+
+
+# -- many clients ------------------------------------------------------------------------------------------------------
+
+
+def test_the_single_server_serves_one_after_the_other(stack):
+    server = stack.enter_context(serving("server"))
+    alice, bob = (stack.enter_context(connect(server)) for _ in "ab")
+    bob.sendall(b"hi")
+    for _ in range(100):
+        ask(alice, b"hello")
+    assert select.select([bob], [], [], 0)[0] == []
+    assert str(bob.getsockname()) not in server.out
+    alice.close()
+    assert read(bob, 2) == b"hi"
+
+
+def test_the_threaded_server_serves_both(stack):
+    server = stack.enter_context(serving("server-thread"))
+    alice, bob = (stack.enter_context(connect(server)) for _ in "ab")
+    for _ in range(10):
+        assert ask(bob, b"hi") == b"hi"
+        assert ask(alice, b"hello") == b"hello"
+
+
+def test_the_lines_of_many_clients_do_not_mix(stack):
+    server = stack.enter_context(serving("server-thread"))
+    socks = [stack.enter_context(connect(server)) for _ in range(5)]
+    threads = [threading.Thread(target=lambda sock=sock: [ask(sock, b"%d" % n) for n in range(200)]) for sock in socks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LIMIT)
+    for sock in socks:
+        sock.close()
+    still_serves(server)
+    for sock in range(5):
+        assert len(re.findall(r"^Received data from .* : 1\d\d$", server.out, re.M)) == 500, sock
+
+
+def test_the_threaded_server_forgets_clients_that_have_left():
+    def kept():
+        for frame in sys._current_frames().values():
+            while frame is not None:
+                if frame.f_code.co_name == "serve_threaded":
+                    return len(frame.f_locals["clients"])
+                frame = frame.f_back
+        raise AssertionError("serve_threaded does not run")
+
+    with echo_kit.start(echo_kit.serve_threaded) as server:
+        for _ in range(200):
+            with socket.create_connection(server.address, timeout=LIMIT) as sock:
+                ask(sock, b"hi")
+                sock.shutdown(socket.SHUT_WR)
+                assert read_to_end(sock) == b""
+        assert 1 <= kept() <= 10
+        assert len(server.threads) <= 10
+
+
+# -- Ctrl+C ------------------------------------------------------------------------------------------------------------
+
+
+def with_nobody(server):
+    with connect(server) as sock:
+        ask(sock, b"hello")
+    return []
+
+
+def with_silent_clients(server):
+    socks = [connect(server) for _ in range(3)]
+    ask(socks[0], b"hello")
+    return socks
+
+
+def with_clients_that_never_read(server):
+    return [never_reading(server), connect(server)]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("system", ["posix", "windows"])
+@pytest.mark.parametrize("clients", [with_nobody, with_silent_clients, with_clients_that_never_read])
+def test_ctrl_c_ends_it_and_the_port_is_free_at_once(command, system, clients, stack):
+    python = ("-m", "echo_kit") if system == "posix" else ("-c", AS_ON_WINDOWS)
+    server = stack.enter_context(serving(command, python=python))
+    for sock in clients(server):
+        stack.enter_context(sock)  # still connected, when the next server starts
+    server.interrupt()
+    assert "\nStopped\n" in server.out
+    again = stack.enter_context(serving(command, port=server.port, python=python))
+    assert again.port == server.port
+    still_serves(again)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_ipv6(command, stack):
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    server = stack.enter_context(serving(command, "::1"))
+    client = stack.enter_context(Program("client", "::1", server.port))
+    client.expect(f"Connected to ::1:{server.port}, use Ctrl+C to exit\n> ")
+    client.type("hi\n")
+    client.expect("Received  :  hi\n> ")
+    assert re.fullmatch(r"Connected by (\('::1', \d+, 0, 0\))\nReceived data from \1 : hi\n", server.expect(" : hi\n"))
+    client.interrupt()
+    server.interrupt()
