@@ -78,7 +78,7 @@ class Task:
         return self.thread.is_alive() if self.thread else self.life() is not None
 
     def idle(self) -> bool:
-        """Whether it is a pool's worker that has nothing to do: the pool may be the student's, it is not ours to end."""
+        """Whether it is a pool's worker that has nothing to do. The pool may be older than the server: let it be."""
         return self.thread in _pool_workers and student_frame(self) is None
 
 
@@ -654,7 +654,7 @@ def end(observation: Observation) -> None:
         _running.remove(observation)
         for task in observation.tasks:  # a thread that is stuck goes on printing into this server's log
             if getattr(task.thread, "_echo_kit_task", None) is task and (task.idle() or not task.alive()):
-                del task.thread._echo_kit_task  # type: ignore[union-attr]
+                del task.thread._echo_kit_task
         if _running:
             return
         for name, twin in _TWINS.items():

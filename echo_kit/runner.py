@@ -141,6 +141,8 @@ class Server:
                     del _servers[self.name]
             self._ending.release()
         if left:
+            for task in left:
+                _throw_into(task, SystemExit)  # should it ever go on: the one exception that ends a thread silently
             stands = "; ".join(f"{task.label} stands at {codeview.where(task)}" for task in left)
             raise ServerStuck(
                 f"{self.name} did not end within {timeout:g} s: {stands}. Its sockets are closed. "
@@ -348,12 +350,12 @@ def _join(observation: observe.Observation, deadline: float) -> list[observe.Tas
             time.sleep(0.001)  # nothing tells when a thread of the _thread module ends
 
 
-def _throw_into(task: observe.Task) -> None:
-    """Raise ServerStopped in the thread at its next Python instruction (CPython's PyThreadState_SetAsyncExc)."""
+def _throw_into(task: observe.Task, exception: type[BaseException] = observe.ServerStopped) -> None:
+    """Raise it in the thread at its next Python instruction (CPython's PyThreadState_SetAsyncExc)."""
     set_async_exc = getattr(getattr(ctypes, "pythonapi", None), "PyThreadState_SetAsyncExc", None)
     ident = task.identity()
     if set_async_exc is not None and ident is not None:
-        set_async_exc(ctypes.c_ulong(ident), ctypes.py_object(observe.ServerStopped))
+        set_async_exc(ctypes.c_ulong(ident), ctypes.py_object(exception))
 
 
 def _stop_all() -> None:
@@ -366,7 +368,7 @@ _registered = False
 
 
 def _stop_all_before_exit() -> None:
-    """Before the interpreter waits for its threads, also for the pools' (their hook was made first, so it runs later)."""
+    """Before the interpreter waits for its threads, also for the pools' (whose hook was made first, and runs later)."""
     global _registered
     if not _registered:
         import atexit
