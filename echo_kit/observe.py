@@ -107,7 +107,7 @@ class Observation:
 
     def __init__(self, name: str, log: EventLog | None = None) -> None:
         self.name = name
-        self.log = log or EventLog()
+        self.log = log if log is not None else EventLog()  # an empty one is false
         self.lines: deque[Line] = deque(maxlen=LOG_LINES)
         self.tasks: list[Task] = []
         self.clients: list[Connection] = []  # our own clients' ends, in the order in which they connected
@@ -121,6 +121,7 @@ class Observation:
         self.trouble: BaseException | None = None  # the observer's own last error
         self._numbers = itertools.count(1)
         self._wake_reader, self._wake_writer = socket.socketpair()
+        self._kept: list[socket.socket] = []
 
     # -- threads ---------------------------------------------------------------------------------------------------
 
@@ -140,10 +141,17 @@ class Observation:
             thread._echo_kit_task = task  # type: ignore[attr-defined]
         with _lock:  # several threads may accept, and start a thread each
             # The list holds live threads only: one server may start a thread for each of a million clients.
-            over = [each for each in self.tasks if not each.alive() and not (each.thread and each.thread.ident is None)]
-            self.lines.extend(each.partial for each in over if each.partial)
-            self.tasks = [*(each for each in self.tasks if each not in over), task]
+            self.drop([each for each in self.tasks if not each.alive() and (not each.thread or each.thread.ident)])
+            self.tasks.append(task)
         return task
+
+    def drop(self, tasks: list[Task]) -> None:
+        """These have ended, or are a pool's workers of which the server is stopped."""
+        self.lines.extend(each.partial for each in tasks if each.partial)
+        self.tasks = [each for each in self.tasks if each not in tasks]
+        for each in tasks:
+            if getattr(each.thread, "_echo_kit_task", None) is each:
+                del each.thread._echo_kit_task
 
     def alive(self) -> list[Task]:
         """Its threads that have not ended, without the calling one."""
@@ -192,6 +200,7 @@ class Observation:
         """Wake every thread that is blocked in a socket call: to the server it looks as if all clients hung up."""
         self.stopping = True
         self._wake_writer.send(b"!")  # never read: it goes on waking whoever waits in accept
+        self._kept = [sock for listening in (True, False) for sock, _ in self.sockets(listening)]  # for close_all
         for sock, _ in self.sockets(listening=True):
             _quietly(_plain_shutdown, sock, socket.SHUT_RDWR)  # on Linux this wakes select() on it, too
         for sock, seen in self.sockets(listening=False):
@@ -218,6 +227,7 @@ class Observation:
     def close_all(self) -> None:
         """Close its sockets, and our own two."""
         self.close_sockets()
+        self._kept.clear()
         self._wake_writer.close()
         self._wake_reader.close()
 
@@ -242,7 +252,7 @@ class Observation:
             if self.error is None:
                 self.error = error
             self.write(task, "".join(student_traceback(error)))
-        forget_variables(error)
+            forget_variables(error)
         # The traceback would keep the dead thread's variables, and with them its sockets, open.
         traceback.clear_frames(error.__traceback__)
 
@@ -373,11 +383,16 @@ _LINGER_NOT = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)  # cl
 
 
 def _record(
-    seen: Observed, kind: str, began: float, size: int = 0, data: bytes = b"", error: BaseException | None = None
+    seen: Observed,
+    task: Task,
+    kind: str,
+    began: float,
+    size: int = 0,
+    data: bytes = b"",
+    error: BaseException | None = None,
 ) -> None:
     observation, connection = seen.observation, seen.connection
     try:
-        task = _task_for(observation)
         if not seen.listening:
             task.connection = connection
         if size and kind == "recv":
@@ -429,9 +444,9 @@ def _accept(self: socket.socket) -> tuple[socket.socket, Address]:
         if observation.stopping:
             raise ServerStopped from None
         if not isinstance(error, _NOT_WORTH_A_RECORD):
-            _record(seen, "accept", began, error=error)
+            _record(seen, task, "accept", began, error=error)
         raise
-    _record(observation.watch_connection(conn, address), "accept", began)
+    _record(observation.watch_connection(conn, address), task, "accept", began)
     if observation.stopping:  # and it came after all were told to hang up
         if observation.abort:
             _quietly(conn.setsockopt, socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
@@ -445,7 +460,7 @@ def _listen(self: socket.socket, *backlog: int) -> None:
     task = current_task()
     if task is not None and self.family in _FAMILIES:
         seen = task.observation.watch_listener(self, backlog[0] if backlog else None)
-        _record(seen, "listen", task.observation.log.clock())
+        _record(seen, task, "listen", task.observation.log.clock())
 
 
 def _recv(self: socket.socket, *args: Any) -> bytes:
@@ -453,6 +468,7 @@ def _recv(self: socket.socket, *args: Any) -> bytes:
     if seen is None:
         return _plain_recv(self, *args)
     observation = seen.observation
+    task = _task_for(observation)
     began = observation.log.clock()
     try:
         if WAIT_BEFORE_RECV:
@@ -462,12 +478,12 @@ def _recv(self: socket.socket, *args: Any) -> bytes:
         if observation.stopping:
             return b""
         if not isinstance(error, _NOT_WORTH_A_RECORD):
-            _record(seen, "recv", began, error=error)
+            _record(seen, task, "recv", began, error=error)
         raise
     if observation.stopping:
         return b""
     if len(args) < 2 or not args[1] & socket.MSG_PEEK:
-        _record(seen, "recv", began, len(data), data[:PREVIEW])
+        _record(seen, task, "recv", began, len(data), data[:PREVIEW])
     return data
 
 
@@ -476,6 +492,7 @@ def _recv_into(self: socket.socket, buffer: Any, *args: Any, **named: int) -> in
     if seen is None:
         return _plain_recv_into(self, buffer, *args, **named)
     observation = seen.observation
+    task = _task_for(observation)
     began = observation.log.clock()
     try:
         if WAIT_BEFORE_RECV:
@@ -485,12 +502,12 @@ def _recv_into(self: socket.socket, buffer: Any, *args: Any, **named: int) -> in
         if observation.stopping:
             return 0
         if not isinstance(error, _NOT_WORTH_A_RECORD):
-            _record(seen, "recv", began, error=error)
+            _record(seen, task, "recv", began, error=error)
         raise
     if observation.stopping:
         return 0
     if not (args[1] if len(args) > 1 else named.get("flags", 0)) & socket.MSG_PEEK:
-        _record(seen, "recv", began, size, bytes(memoryview(buffer).cast("B")[: min(size, PREVIEW)]))
+        _record(seen, task, "recv", began, size, bytes(memoryview(buffer).cast("B")[: min(size, PREVIEW)]))
     return size
 
 
@@ -501,17 +518,18 @@ def _sender(plain: Callable[..., int | None]) -> Callable[..., int | None]:
         seen = _observed.get(id(self))
         if seen is None:
             return plain(self, data, *args)
+        task = _task_for(seen.observation)
         began = seen.observation.log.clock()
         try:
             result = plain(self, data, *args)
         except OSError as error:
             if not isinstance(error, _NOT_WORTH_A_RECORD):
-                _record(seen, "send", began, error=error)
+                _record(seen, task, "send", began, error=error)
             raise
         view = memoryview(data)
         size = view.nbytes if result is None else result
         preview = data[:PREVIEW] if type(data) is bytes else bytes(view.cast("B")[:PREVIEW])
-        _record(seen, "send", began, size, preview[:size])
+        _record(seen, task, "send", began, size, preview[:size])
         return result
 
     return send
@@ -523,7 +541,7 @@ def _shutdown(self: socket.socket, how: int) -> None:
         return _plain_shutdown(self, how)
     began = seen.observation.log.clock()
     _plain_shutdown(self, how)
-    _record(seen, "shutdown", began)
+    _record(seen, _task_for(seen.observation), "shutdown", began)
 
 
 def _close(self: socket.socket) -> None:
@@ -534,10 +552,10 @@ def _close(self: socket.socket) -> None:
     began = seen.observation.log.clock()
     _plain_close(self)
     if self.fileno() == -1 and _observed.pop(key, None) is not None:  # else a file of makefile() keeps it open
-        _record(seen, "close", began)
+        task = _task_for(seen.observation)
+        _record(seen, task, "close", began)
         seen.connection.closed = True
-        task = current_task()
-        if task is not None and task.connection is seen.connection:
+        if task.connection is seen.connection:
             task.connection = None
 
 
@@ -652,9 +670,8 @@ def end(observation: Observation) -> None:
         if observation not in _running:
             return
         _running.remove(observation)
-        for task in observation.tasks:  # a thread that is stuck goes on printing into this server's log
-            if getattr(task.thread, "_echo_kit_task", None) is task and (task.idle() or not task.alive()):
-                del task.thread._echo_kit_task
+        # A thread that is stuck stays its own, and goes on printing into its log.
+        observation.drop([task for task in observation.tasks if task.idle() or not task.alive()])
         if _running:
             return
         for name, twin in _TWINS.items():

@@ -15,11 +15,13 @@ import selectors
 import socket
 import threading
 import time
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import anywidget
 import traitlets
+from IPython import get_ipython
 
 from .client import Client, EchoError
 from .events import Address, visible
@@ -30,6 +32,7 @@ __all__ = ["ClientPanel"]
 ENTRIES = 200  # that a transcript keeps
 SHOWN = 2_000  # characters of one entry
 PAINTS = 20  # a second, at most
+TOGETHER = 0.005  # seconds: what happens so close together, like a message and its echo, is painted once
 _STATIC = Path(__file__).parent / "static"
 
 _panels: dict[tuple[object, str], ClientPanel] = {}  # running a cell again replaces its panel, and hangs up the old one
@@ -58,6 +61,10 @@ class ClientPanel(anywidget.AnyWidget):
         if earlier is not None:
             earlier.close()
         super().__init__(name=visible(str(name)))
+        # ipykernel 7.4 notes which loop the page shall answer to, and takes it for the one that runs this cell: then
+        # nobody hears the page while a cell runs. Forget that, and the page chooses a loop that is free.
+        with contextlib.suppress(AttributeError):
+            del self.comm._reply_subshell_id
         self._worker = _Worker(self, server, str(name))
         self.on_msg(self._on_message)
         self._worker.do("connect")
@@ -106,7 +113,7 @@ class _Worker:
         self._ends: list[tuple[int, dict[str, Any]]] = []  # unanswered: (bytes sent up to its end, entry)
         self._state = "not connected"
         self._dirty = True
-        self._painted = 0.0
+        self._due = 0.0  # when the next painting may be
         self._thread = threading.Thread(target=self._run, name=f"panel {name}", daemon=True)
         self._thread.start()
 
@@ -125,6 +132,7 @@ class _Worker:
     # -- the worker's thread -------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        _answer_nobody()
         try:
             while self._step():
                 pass
@@ -159,7 +167,7 @@ class _Worker:
     def _patience(self) -> float:
         """Seconds until something must be looked at that nobody reports."""
         if self._dirty:
-            return max(0.0, self._painted + 1 / PAINTS - time.monotonic())
+            return max(0.0, self._due - time.monotonic())
         return 0.1 if self._client is not None and self._state != "being served" else 60.0
 
     def _drain(self) -> None:
@@ -205,7 +213,6 @@ class _Worker:
         entry = self._add("sent", visible(text), open=True)
         if self._client is None:
             return
-        self._paint()  # the message is seen at once, however long the server takes
         self._sent += len(text.encode("utf-8", "surrogateescape"))
         self._ends.append((self._sent, entry))
         try:
@@ -235,7 +242,7 @@ class _Worker:
         self._whole = self._received in boundaries or self._received >= self._sent
         while self._ends and self._ends[0][0] <= self._received:
             self._ends.pop(0)[1]["open"] = False
-        self._dirty = True
+        self._touch()
 
     def _look(self) -> None:
         """Whether the server has accepted us, where that can be known."""
@@ -264,7 +271,8 @@ class _Worker:
 
     def _say(self, state: str, note: str = "") -> None:
         if state != self._state:
-            self._state, self._dirty = state, True
+            self._state = state
+            self._touch()
         if note:
             self._note(note)
 
@@ -275,15 +283,27 @@ class _Worker:
         entry = {"id": next(self._ids), "kind": kind, "text": text[:SHOWN], **more}
         self._entries.append(entry)
         del self._entries[:-ENTRIES]
-        self._dirty = True
+        self._touch()
         return entry
 
+    def _touch(self) -> None:
+        if not self._dirty:
+            self._dirty, self._due = True, max(self._due, time.monotonic() + TOGETHER)
+
     def _paint(self) -> None:
-        if not self._dirty or time.monotonic() < self._painted + 1 / PAINTS:
+        if not self._dirty or time.monotonic() < self._due:
             return
-        self._dirty, self._painted = False, time.monotonic()
+        self._dirty, self._due = False, time.monotonic() + 1 / PAINTS
         with self._panel.hold_sync():
             self._panel.where = self._where
             self._panel.state = self._state
             self._panel.connected = self._client is not None
             self._panel.entries = [dict(entry) for entry in self._entries]
+
+
+def _answer_nobody() -> None:
+    """Let ipykernel 7 take what this thread sends for no answer to a cell: see `ClientPanel.__init__`."""
+    kernel = getattr(get_ipython(), "kernel", None)
+    parent = getattr(kernel, "_shell_parent", None)
+    if isinstance(parent, ContextVar):
+        parent.set({})

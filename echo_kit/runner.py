@@ -153,17 +153,19 @@ class Server:
         """Wait until every thread of the server waits for somebody else. False: it was still busy after `timeout` s."""
         observe.route_streams()
         deadline = time.monotonic() + timeout
-        quiet_since: float | None = None
+        quiet_since, looks = 0.0, 0
         before: object = None
         while not self._stopped:
             at_rest, now = _state(self._observation)
             if at_rest:
                 return True
-            # Threads that wait in ways we cannot see into (join, a queue, sleep) count as resting when none moves.
+            # Threads that wait in ways we cannot see into (join, a queue, sleep) count as resting when none moves. On a
+            # busy machine they get a chance to move whenever this thread gets one to look: so count the looks, too.
             if now != before or now is None:
-                before, quiet_since = now, time.monotonic()
-            elif quiet_since is not None and time.monotonic() - quiet_since > 0.05:
+                before, quiet_since, looks = now, time.monotonic(), 0
+            elif looks > 40 and time.monotonic() - quiet_since > 0.05:
                 return True
+            looks += 1
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.001)

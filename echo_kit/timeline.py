@@ -5,11 +5,12 @@ The text form has no times, ports or ids: it tells the same story in every run, 
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .events import Connection, SocketEvent, visible
+from .events import Address, Connection, SocketEvent, visible
 from .observe import Observation
 
 __all__ = ["Lane", "Timeline", "Timelines", "side_by_side"]
@@ -33,6 +34,7 @@ class Lane:
     left: float | None = None  # the client closed
     seen_off: float | None = None  # the server read the end of file
     reset: bool = False
+    last_used: float = 0.0  # when the server's last recv or send on it came back
     closed: float | None = None  # the server closed, or shut down its side
     to_server: list[SocketEvent] = field(default_factory=list)
     to_client: list[SocketEvent] = field(default_factory=list)
@@ -49,6 +51,11 @@ class Lane:
         return next((time for time in (self.left, self.seen_off, self.closed) if time is not None), None)
 
     @property
+    def over(self) -> bool:
+        """Whether the server has seen that the client left, or has closed the connection."""
+        return self.seen_off is not None or self.closed is not None or self.reset
+
+    @property
     def ended(self) -> float | None:
         """When the server was done with it (or the client gave up before it was accepted)."""
         return self.closed if self.accepted is not None else self.left
@@ -59,20 +66,24 @@ def lanes_of(observation: Observation) -> list[Lane]:
     events = list(observation.log)
     lanes: list[Lane] = []
     by_end: dict[Connection, Lane] = {}
+    waiting: dict[Address, list[Lane]] = {}
     for event in events:
         if event.kind == "connect":
             lane = Lane("", client=event.connection, connecting=event.began, connected=event.ended)
             lanes.append(lane)
             by_end[event.connection] = lane
+            waiting.setdefault(event.connection.client, []).append(lane)
     for event in events:
         if event.kind == "accept" and not event.error:
-            waiting = [each for each in lanes if each.server is None and each.client is not None]
-            same = [each for each in waiting if each.client and each.client.client == event.connection.client]
-            lane = same[0] if same else Lane("")
-            if not same:
-                lanes.append(lane)
+            same = waiting.get(event.connection.client)
+            if same:
+                lane = same.pop(0)  # a port may be used again: the first to come is the first to be accepted
+            else:
+                lanes.append(lane := Lane(""))
             lane.server, lane.accepted, lane.accepter = event.connection, event.ended, event.thread
             by_end[event.connection] = lane
+    if observation.log.dropped:
+        _make_up_for_the_dropped(observation, events, lanes, by_end)
     for event in events:
         known = by_end.get(event.connection)
         if known is not None:
@@ -86,6 +97,26 @@ def lanes_of(observation: Observation) -> list[Lane]:
     return lanes
 
 
+def _make_up_for_the_dropped(
+    observation: Observation, events: list[SocketEvent], lanes: list[Lane], by_end: dict[Connection, Lane]
+) -> None:
+    """Lanes of connections whose beginning the log has dropped. When that was is not known: before the first event."""
+    ours = {each.client: each for each in observation.clients}
+    for event in events:
+        end = event.connection
+        if end.client in ours or end.client in observation.accepted:
+            client, server = ours.get(end.client), observation.accepted.get(end.client)
+            ends = [each for each in (client, server) if each is not None]
+            lane = next((by_end[each] for each in (end, *ends) if each in by_end), None)
+            if lane is None:
+                lanes.append(lane := Lane("", connected=event.began if client else None))
+            if client is not None and lane.client is None:
+                lane.client = client
+            if server is not None and lane.server is None:
+                lane.server, lane.accepted = server, event.began if lane.connected is None else lane.connected
+            by_end.update(dict.fromkeys(ends, lane))
+
+
 def _enter(lane: Lane, event: SocketEvent) -> None:
     kind = event.kind
     if kind == "client send":
@@ -97,6 +128,7 @@ def _enter(lane: Lane, event: SocketEvent) -> None:
     elif kind in ("recv", "send"):
         if event.thread not in lane.threads:
             lane.threads.append(event.thread)
+        lane.last_used = event.ended
         lane.reset = lane.reset or event.error in ("ConnectionResetError", "BrokenPipeError", "ConnectionAbortedError")
         if kind == "recv" and not event.size:
             lane.seen_off = lane.seen_off or event.ended
@@ -139,7 +171,9 @@ class Timeline:
         )
 
     def waited_for(self, lane: Lane) -> list[str]:
-        """Whom a client had to wait for: those whom the one thread that accepts was serving when it came."""
+        """Whom a client waits for: those whom the one thread that accepts is serving. Or had to wait for: those with
+        whom that thread was done when it accepted this one. (A loop over `select` accepts at once, and is not done.)
+        """
         if lane.connected is None:
             return []
         until = self.now if lane.accepted is None else lane.accepted
@@ -152,6 +186,7 @@ class Timeline:
             and other.accepter in other.threads
             and (lane.accepted is None or lane.accepter == other.accepter)
             and (other.gone is None or other.gone > lane.connected)
+            and (not other.over if lane.accepted is None else other.over and other.last_used <= lane.accepted)
         ]
 
     def story(self, lane: Lane) -> str:
@@ -249,8 +284,9 @@ def _bundle(timelines: list[Timeline]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def quote(event: SocketEvent) -> str:
     """The beginning of a message, in quotation marks, with its size where it is cut."""
-    text = visible(event.data.decode("utf-8", "backslashreplace"))
-    if len(text) <= QUOTED and event.size <= len(event.data):
+    whole = event.size <= len(event.data)  # else the last character may be cut: leave that out
+    text = visible(codecs.getincrementaldecoder("utf-8")("backslashreplace").decode(event.data, final=whole))
+    if len(text) <= QUOTED and whole:
         return f'"{text}"'
     return f'"{text[:QUOTED]}…" ({event.size:,} bytes)'
 
@@ -260,21 +296,27 @@ def _messages(lane: Lane) -> list[str]:
     back = b"".join(event.data for event in lane.to_client)
     whole = all(event.size == len(event.data) for event in lane.to_server + lane.to_client)
     if whole and not sent.startswith(back):  # no echo: tell both sides
-        told = sorted(
-            [(event.began, f"sent {quote(event)}") for event in lane.to_server]
-            + [(event.ended, f"got {quote(event)}") for event in lane.to_client]
-        )
-        return _shortened([words for _, words in told])
+        told = [(event.began, "sent", event) for event in lane.to_server]
+        told += [(event.ended, "got", event) for event in lane.to_client]
+        joined: list[tuple[str, SocketEvent]] = []
+        for _, verb, event in sorted(told, key=lambda each: each[0]):
+            if verb == "got" and joined and joined[-1][0] == "got":  # in how many pieces an answer comes is no fact
+                before = joined.pop()[1]
+                event = replace(event, size=before.size + event.size, data=before.data + event.data)
+            joined.append((verb, event))
+        return _shortened([f"{verb} {quote(event)}" for verb, event in joined])
     read = lane.server.received if lane.server else 0
     returned = lane.client.received if lane.client else lane.server.sent if lane.server else 0
-    words, position = [], 0
+    words = []
+    total = lane.client.sent if lane.client else read
+    position = total - sum(event.size for event in lane.to_server)  # what the log has dropped came before
     for event in lane.to_server:
         end = position + event.size
         if returned >= end:
             state = "echoed"
         elif returned > position:
             state = f"{returned - position:,} of {event.size:,} bytes echoed"
-        elif lane.server and lane.server.sent >= end:
+        elif lane.server and lane.server.sent > position:
             state = "answered, and the client has not read it yet"
         elif read >= end:
             state = "read, not answered"
