@@ -68,6 +68,8 @@ class Client:
         self._ended: EchoError | None = None
         began = self._log.clock()
         where = f"{address[0]}:{address[1]}"
+        if not 0 <= address[1] <= 65535:  # the system would take it modulo 65,536
+            raise EchoError(f"cannot connect to {where}: a port is a number from 0 to 65535")
         try:
             self._sock = socket.create_connection(self.address, timeout=timeout)
         except ConnectionRefusedError:
@@ -78,8 +80,6 @@ class Client:
             ) from None
         except OSError as error:
             raise EchoError(f"cannot connect to {where}: {error.strerror or error}") from None
-        except OverflowError:
-            raise EchoError(f"cannot connect to {where}: a port is a number from 0 to 65535") from None
         self._sock.setblocking(False)
         self._connection = Connection(self._sock.getsockname()[:2], name=self.name)
         if self._observation:
@@ -98,6 +98,8 @@ class Client:
 
         Raises `NoReply` when the server does not take all of it within `timeout` seconds.
         """
+        if not isinstance(message, str | bytes | bytearray | memoryview):
+            raise TypeError(f"send() takes text or bytes, not {message!r}")
         data = message.encode("utf-8", "surrogateescape") if isinstance(message, str) else bytes(message)
         if self._connection.closed:
             raise ServerClosed(f"{self.name} has closed its connection; make a new Client")
@@ -107,24 +109,28 @@ class Client:
         deadline = time.monotonic() + timeout
         began = self._log.clock()
         left = memoryview(data)
-        while left:
-            if self._ended:
-                raise self._ended.with_traceback(None)
-            if not self._wait(deadline, to_write=True):
-                raise NoReply(
-                    f"the server at {self._where()} took {len(data) - len(left)} of the {len(data)} bytes "
-                    f"that {self.name} sends, and no more within {timeout:g} s"
-                )
-            try:
-                count = self._sock.send(left)
-            except BlockingIOError:
-                continue
-            except OSError as error:
-                raise self._end(error) from None
-            left = left[count:]
-            self._connection.sent += count
-        self._connection.messages += bool(data)
-        self._log.add("client send", began, self._connection, size=len(data), data=data[:PREVIEW])
+        try:
+            while left:
+                if not self._wait(deadline, to_write=True):
+                    raise NoReply(
+                        f"the server at {self._where()} took {len(data) - len(left):,} of the {len(data):,} bytes "
+                        f"that {self.name} sends, and no more within {timeout:g} s"
+                    )
+                if self._ended:
+                    raise self._ended.with_traceback(None)
+                try:
+                    count = self._sock.send(left)
+                except BlockingIOError:
+                    continue
+                except OSError as error:
+                    raise self._end(error) from None
+                left = left[count:]
+                self._connection.sent += count
+        finally:  # also when only a part of it went
+            size = len(data) - len(left)
+            if size:
+                self._connection.messages += 1
+                self._log.add("client send", began, self._connection, size=size, data=data[: min(size, PREVIEW)])
 
     def receive(self, timeout: float = 5.0, size: int | None = None) -> str | bytes:
         """Wait until all that was sent has come back, and return it: text, or bytes if bytes were sent.

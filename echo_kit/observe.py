@@ -34,7 +34,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
-from .events import PREVIEW, Address, Connection, EventLog
+from .events import PREVIEW, Address, Connection, EventLog, visible
 
 # shutdown() wakes a thread that is blocked in recv on Linux and macOS. On Windows the twin of recv first waits for
 # data or for the server's wake-up socket.
@@ -70,6 +70,7 @@ class Task:
     life: Callable[[], object | None] = lambda: None  # of such a thread: gives None when it has ended
     connection: Connection | None = None  # the one it is serving
     partial: Line | None = None  # printed, and the line is not finished yet
+    waiting: Observed | None = None  # it is in accept or recv on this socket, and has not come back
 
     def identity(self) -> int | None:
         return self.thread.ident if self.thread else self.ident
@@ -128,9 +129,8 @@ class Observation:
     def adopt(self, thread: threading.Thread | None, label: str = "", parent: Task | None = None) -> Task:
         """Make `thread` (None: the calling thread, unknown to `threading`) one of this server's."""
         if not label:
-            given = thread.name if thread else ""
-            number = next(self._numbers)
-            label = f"thread {number}" if not given or _GIVEN_BY_PYTHON.fullmatch(given) else given[:40]
+            given = visible(thread.name)[:40] if thread else ""
+            label = given if given and not _GIVEN_BY_PYTHON.fullmatch(given) else f"thread {next(self._numbers)}"
         task = Task(self, label, thread)
         if parent is not None:
             task.connection = parent.connection
@@ -198,13 +198,14 @@ class Observation:
 
     def ask_to_stop(self) -> None:
         """Wake every thread that is blocked in a socket call: to the server it looks as if all clients hung up."""
+        for _, seen in self.sockets(listening=False):  # first: some servers hang up by themselves as soon as they wake
+            seen.connection.cut_off = True
         self.stopping = True
         self._wake_writer.send(b"!")  # never read: it goes on waking whoever waits in accept
         self._kept = [sock for listening in (True, False) for sock, _ in self.sockets(listening)]  # for close_all
         for sock, _ in self.sockets(listening=True):
             _quietly(_plain_shutdown, sock, socket.SHUT_RDWR)  # on Linux this wakes select() on it, too
-        for sock, seen in self.sockets(listening=False):
-            seen.connection.cut_off = True
+        for sock, _ in self.sockets(listening=False):
             if self.abort:  # no end of file before the reset: a client that closed on it would keep the port busy
                 _quietly(sock.setsockopt, socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
             _quietly(_plain_shutdown, sock, socket.SHUT_RD if self.abort else socket.SHUT_RDWR)
@@ -432,6 +433,7 @@ def _accept(self: socket.socket) -> tuple[socket.socket, Address]:
     task = _task_for(observation)
     task.connection = None
     began = observation.log.clock()
+    task.waiting = seen
     try:
         # One thread at a time: between select and accept another could take the client, and this one would then
         # sleep in accept, where a stop does not wake it. (With a timeout it would not sleep long.)
@@ -446,6 +448,8 @@ def _accept(self: socket.socket) -> tuple[socket.socket, Address]:
         if not isinstance(error, _NOT_WORTH_A_RECORD):
             _record(seen, task, "accept", began, error=error)
         raise
+    finally:
+        task.waiting = None
     _record(observation.watch_connection(conn, address), task, "accept", began)
     if observation.stopping:  # and it came after all were told to hang up
         if observation.abort:
@@ -470,6 +474,7 @@ def _recv(self: socket.socket, *args: Any) -> bytes:
     observation = seen.observation
     task = _task_for(observation)
     began = observation.log.clock()
+    task.waiting = seen
     try:
         if WAIT_BEFORE_RECV:
             _wait(seen, self)
@@ -480,6 +485,8 @@ def _recv(self: socket.socket, *args: Any) -> bytes:
         if not isinstance(error, _NOT_WORTH_A_RECORD):
             _record(seen, task, "recv", began, error=error)
         raise
+    finally:
+        task.waiting = None
     if observation.stopping:
         return b""
     if len(args) < 2 or not args[1] & socket.MSG_PEEK:
@@ -494,6 +501,7 @@ def _recv_into(self: socket.socket, buffer: Any, *args: Any, **named: int) -> in
     observation = seen.observation
     task = _task_for(observation)
     began = observation.log.clock()
+    task.waiting = seen
     try:
         if WAIT_BEFORE_RECV:
             _wait(seen, self)
@@ -504,6 +512,8 @@ def _recv_into(self: socket.socket, buffer: Any, *args: Any, **named: int) -> in
         if not isinstance(error, _NOT_WORTH_A_RECORD):
             _record(seen, task, "recv", began, error=error)
         raise
+    finally:
+        task.waiting = None
     if observation.stopping:
         return 0
     if not (args[1] if len(args) > 1 else named.get("flags", 0)) & socket.MSG_PEEK:
@@ -569,17 +579,6 @@ _TWINS: dict[str, Callable[..., Any]] = {
     "shutdown": _shutdown,
     "close": _close,
 }
-_CALLS = {twin.__code__: name for name, twin in _TWINS.items()}  # both senders share a code: "sendall" for either
-
-
-def blocked_in(frame: FrameType | None) -> tuple[str, socket.socket] | None:
-    """The observed call in which a thread stands whose innermost frame is `frame`: its name and its socket."""
-    while frame is not None and not is_student_code(frame):
-        name = _CALLS.get(frame.f_code)
-        if name is not None:
-            return name, frame.f_locals["self"]
-        frame = frame.f_back
-    return None
 
 
 # -- threads, streams, last words ------------------------------------------------------------------------------------

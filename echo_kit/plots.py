@@ -9,9 +9,11 @@ from typing import Any
 
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from .events import visible
 from .timeline import Lane, Timeline, quote
 
 # Far apart under every simulated colour blindness; waiting is striped and outlined as well, connecting is thin.
@@ -22,6 +24,7 @@ LABEL_LANES = 24  # up to so many lanes have room for words
 INCHES_A_LANE = 0.85
 LETTERS = 60  # of a quoted message that fit side by side into an axis
 HALF, ABOVE = 0.2, 0.35  # of a lane: half a bar, and how far above or below its middle the marks are
+TITLE = 40  # characters of a server's name
 LARGEST = 11.0  # inches, for any number of lanes
 
 
@@ -57,6 +60,12 @@ def timeline_figure(timelines: Sequence[Timeline], dark: bool = False) -> Figure
     for text in legend.get_texts():
         text.set_color(colours["ink"])
     return figure
+
+
+def _drawable(text: str) -> str:
+    """`text` with a box for each character that the font lacks: matplotlib would warn of it whenever it draws."""
+    fonts = [get_font(findfont(FontProperties(weight=weight))) for weight in ("normal", "bold")]
+    return "".join(char if all(font.get_char_index(ord(char)) for font in fonts) else "□" for char in visible(text))
 
 
 def _legend(colours: dict[str, str]) -> list[Any]:
@@ -100,12 +109,14 @@ def _draw(axis: Any, timeline: Timeline, scale: float, colours: dict[str, str], 
     if words:
         for row, lane in enumerate(lanes):
             _words(axis, lane, row, timeline, at, colours)
-        axis.set_yticks(range(len(lanes)), [lane.name for lane in lanes], fontsize=16, color=ink)
+        names = [_drawable(lane.name) for lane in lanes]
+        axis.set_yticks(range(len(lanes)), names, fontsize=16, color=ink, parse_math=False)
     else:
         axis.set_ylabel(f"{len(lanes):,} clients, in the order in which they came", fontsize=13, color=ink)
         axis.set_yticks([])
     axis.set_ylim(max(most, 1) - 0.3, -0.75)
-    axis.set_title(timeline.server, fontsize=17, fontweight="bold", color=ink, loc="left")
+    title = _drawable(timeline.server[:TITLE])
+    axis.set_title(title, fontsize=17, fontweight="bold", color=ink, loc="left", parse_math=False)
     axis.set_facecolor(colours["paper"])
     axis.tick_params(axis="x", labelsize=13, colors=ink)
     axis.tick_params(axis="y", length=0)
@@ -160,7 +171,7 @@ def _words(axis: Any, lane: Lane, row: int, timeline: Timeline, at: Any, colours
         axis.text(
             (at(begin) + at(end)) / 2,
             row,
-            said if share > 0.4 else said.split(" ")[0],
+            _drawable(said if share > 0.4 else said.split(" ")[0],
             ha="center",
             va="center",
             fontsize=13,
@@ -178,7 +189,7 @@ def _quotes(axis: Any, lane: Lane, row: int, places: list[float], ink: str) -> N
     letters = LETTERS / axis.get_xlim()[1]  # how many fit into one unit of the axis
     free_from = float("-inf")
     for event, x, after in zip(lane.to_server, places, [*places[1:], float("inf")], strict=True):
-        text = quote(event).split('" (')[0].strip('"')
+        text = _drawable(quote(event).split('" (')[0].strip('"'))
         room = (min(after, LETTERS / letters * 1.02) - x) * letters - 3
         side = "left"
         if room < min(len(text), 6) and (x - free_from) * letters > len(text) + 4:

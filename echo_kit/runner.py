@@ -230,7 +230,7 @@ def observation_of(server: object) -> observe.Observation | None:
     if isinstance(server, Server):
         return server._observation
     for each in list(_servers.values()):
-        if isinstance(server, tuple) and each.address == server[:2]:
+        if isinstance(server, tuple) and each.address[1] == server[1] and server[0] in (each.address[0], "localhost"):
             return each._observation
     return None
 
@@ -388,31 +388,29 @@ def _state(observation: observe.Observation) -> tuple[bool, object]:
     The second value is None while something is certain to move: bytes to be read, a client to be accepted.
     """
     frames = sys._current_frames()
-    at_rest, stands = True, []
-    accepting = False
+    at_rest, accepting = True, False
+    stands: list[object] = []
     reading: set[Connection] = set()
     for task in observation.alive():
-        frame = frames.get(task.identity() or 0)
-        if frame is None:
+        seen = task.waiting
+        if seen is None:
+            frame = frames.get(task.identity() or 0)
             at_rest = False
+            stands.append((task.identity(), id(frame), frame.f_lasti if frame is not None else 0))
             continue
-        call = observe.blocked_in(frame)
-        stands.append((task.identity(), id(frame), frame.f_lasti))
-        if call is None or call[0] not in ("accept", "recv", "recv_into"):
-            at_rest = False
-            continue
-        name, sock = call
-        if _readable(sock):
+        sock = seen.ref()
+        if sock is None or _readable(sock):
             return False, None
-        accepting = accepting or name == "accept"
-        seen = observe._observed.get(id(sock))
-        if seen is not None and name != "accept":
+        if seen.listening:
+            accepting = True
+        else:
             reading.add(seen.connection)
     for client in observation.clients:
         server_side = observation.accepted.get(client.client)
         if server_side is None:
             if accepting and not client.closed:
                 return False, None
+            at_rest = at_rest and not accepting  # it has left, and will be accepted unless the system dropped it
         elif server_side in reading and (client.closed or client.sent > server_side.received):
             return False, None
     return at_rest, stands

@@ -222,17 +222,18 @@ class Timeline:
         """One row a client: seconds waited and served (until now, if they last), messages, bytes, threads."""
         rows = []
         for lane in self.lanes:
-            end = lane.ended if lane.ended is not None else self.now
-            accepted = lane.accepted if lane.accepted is not None else end
-            server, client = lane.server or Connection(()), lane.client
+            over = lane.ended if lane.ended is not None else self.now
+            accepted = lane.accepted if lane.accepted is not None else over
+            end = lane.client or lane.server or Connection(())
+            sent, back = _moved(lane)
             rows.append(
                 {
                     "client": lane.name,
                     "seconds waited": max(0.0, accepted - lane.connected) if lane.connected is not None else None,
-                    "seconds served": max(0.0, end - accepted) if lane.accepted is not None else 0.0,
-                    "messages": client.messages if client else server.messages,
-                    "bytes sent": client.sent if client else server.received,
-                    "bytes back": client.received if client else server.sent,
+                    "seconds served": max(0.0, over - accepted) if lane.accepted is not None else 0.0,
+                    "messages": end.messages,
+                    "bytes sent": sent,
+                    "bytes back": back,
                     "threads": ", ".join(lane.threads),
                 }
             )
@@ -291,10 +292,16 @@ def quote(event: SocketEvent) -> str:
     return f'"{text[:QUOTED]}…" ({event.size:,} bytes)'
 
 
+def _moved(lane: Lane) -> tuple[int, int]:
+    """How many bytes went to the server and came back, as the client knows, or else the server."""
+    server = lane.server or Connection(())
+    return (lane.client.sent, lane.client.received) if lane.client else (server.received, server.sent)
+
+
 def _messages(lane: Lane) -> list[str]:
     sent = b"".join(event.data for event in lane.to_server)
     back = b"".join(event.data for event in lane.to_client)
-    whole = all(event.size == len(event.data) for event in lane.to_server + lane.to_client)
+    whole = (len(sent), len(back)) == _moved(lane)  # the records have all of the bytes
     if whole and not sent.startswith(back):  # no echo: tell both sides
         told = [(event.began, "sent", event) for event in lane.to_server]
         told += [(event.ended, "got", event) for event in lane.to_client]
@@ -306,9 +313,8 @@ def _messages(lane: Lane) -> list[str]:
             joined.append((verb, event))
         return _shortened([f"{verb} {quote(event)}" for verb, event in joined])
     read = lane.server.received if lane.server else 0
-    returned = lane.client.received if lane.client else lane.server.sent if lane.server else 0
+    total, returned = _moved(lane)
     words = []
-    total = lane.client.sent if lane.client else read
     position = total - sum(event.size for event in lane.to_server)  # what the log has dropped came before
     for event in lane.to_server:
         end = position + event.size

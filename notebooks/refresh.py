@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
+from nbval.plugin import coalesce_streams
 
 HERE = Path(__file__).parent
 
@@ -22,6 +23,8 @@ def refresh(path: Path) -> None:
     }
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":  # how a text was cut into messages is chance
+            cell.outputs = coalesce_streams(cell.outputs)
     nbformat.write(notebook, path)
 
 

@@ -12,13 +12,13 @@ import warnings
 
 import pytest
 
-from echo_kit import Client, observe, runner, serve_single, serve_threaded, start
+from echo_kit import Client, ServerClosed, observe, runner, serve_single, serve_threaded, start
 from echo_kit.events import EventLog
 
 LONG = 20
 
 
-def talking(talk, port_of=None):
+def talking(talk):
     """A threaded server that calls talk(conn) for each client."""
 
     def serve(host, port):
@@ -267,7 +267,8 @@ def test_a_thread_of_the_thread_module_that_dies():
 
 
 def events_of(server, *kinds):
-    return [(event.kind, event.size, event.data, event.error) for event in server._observation.log if event.kind in kinds]
+    log = server._observation.log
+    return [(event.kind, event.size, event.data, event.error) for event in log if event.kind in kinds]
 
 
 def test_what_is_recorded_of_each_call():
@@ -288,7 +289,8 @@ def test_what_is_recorded_of_each_call():
     with start(talking(talk)) as server, Client(server) as client:
         client.send("hello")
         assert len(client.receive(size=105, timeout=LONG)) == 105
-        server.settle()
+        with pytest.raises(ServerClosed):
+            client.receive(timeout=LONG)
         assert events_of(server, "recv", "send", "shutdown") == [
             ("recv", 5, b"hello", ""),
             ("send", 5, b"hello", ""),
@@ -415,14 +417,17 @@ def test_patches_are_there_only_while_a_server_runs():
     observe.end(observe.Observation.__new__(observe.Observation))  # ends nothing
 
 
-def test_what_somebody_else_has_patched_since_is_left_alone(monkeypatch):
+def test_what_somebody_else_has_patched_since_is_left_alone():
     def other(self, *args):
         raise AssertionError
 
-    server = start(serve_single)
-    monkeypatch.setattr(threading, "excepthook", other)
-    server.stop()
-    assert threading.excepthook is other
+    plain = threading.excepthook
+    try:
+        with start(serve_single):
+            threading.excepthook = other
+        assert threading.excepthook is other
+    finally:
+        threading.excepthook = plain
 
 
 def test_a_traceback_names_the_cell_and_not_its_file():

@@ -1,0 +1,311 @@
+"""The client: what was sent comes back however it is split, every failure says which it was, nothing waits for ever."""
+
+import os
+import socket
+import struct
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+
+import echo_kit
+from echo_kit import Client, EchoError, NoReply, Refused, Reset, ServerClosed, serve_single, serve_threaded, start
+
+LONG = 20
+
+
+@contextmanager
+def scripted(script):
+    """A listening socket and a thread that plays script(conn) for one client; the address, not observed."""
+
+    def play():
+        conn, _ = listener.accept()
+        with conn:
+            script(conn)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=play)
+        thread.start()
+        yield listener.getsockname()
+        thread.join(LONG)
+        assert not thread.is_alive()
+
+
+@pytest.fixture(params=[serve_single, serve_threaded], ids=["single", "threaded"])
+def server(request):
+    with start(request.param) as server:
+        server.settle()  # it has said that it listens; pytest swaps sys.stdout after this
+        yield server
+
+
+@pytest.mark.parametrize("message", ["hello", "é 世 😀", "a\nb", b"\xff\x00raw", bytearray(b"array"), memoryview(b"view")])
+def test_what_is_sent_comes_back(server, message):
+    with Client(server, name="alice") as alice:
+        alice.send(message)
+        assert alice.unanswered > 0
+        answer = alice.receive(timeout=LONG)
+        assert answer == (message if isinstance(message, str) else bytes(message))
+        assert alice.unanswered == 0
+
+
+def test_several_messages_are_one_answer(server):
+    with Client(server) as alice:
+        for text in ("one ", "two ", "three"):
+            alice.send(text)
+        assert alice.receive(timeout=LONG) == "one two three"
+        alice.send("text and ")
+        alice.send(b"bytes")
+        assert alice.receive(timeout=LONG) == b"text and bytes"
+        alice.send("text again")
+        assert alice.receive(timeout=LONG) == "text again"
+
+
+def test_a_big_message_does_not_block_against_its_own_echo(server):
+    data = os.urandom(5_000_000)
+    with Client(server) as alice:
+        alice.send(data, timeout=LONG)
+        assert alice.receive(timeout=LONG) == data
+
+
+def test_an_echo_in_pieces():
+    def one_byte_at_a_time(conn):
+        conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in conn.recv(100):
+            conn.sendall(bytes([byte]))
+
+    with scripted(one_byte_at_a_time) as address, Client(address) as alice:
+        alice.send("é in pieces")
+        assert alice.receive(timeout=LONG) == "é in pieces"
+
+
+def test_no_reply_keeps_what_came():
+    def half(conn):
+        data = conn.recv(100)
+        conn.sendall(data[:1])
+        go_on.wait(LONG)
+        conn.sendall(data[1:])
+
+    go_on = threading.Event()
+    with scripted(half) as address, Client(address, name="alice") as alice:
+        alice.send("hello")
+        assert alice.receive(size=1, timeout=LONG) == "h"
+        with pytest.raises(NoReply, match=r"alice waited 0.05 s for an answer, and nothing came back$"):
+            alice.receive(timeout=0.05)
+        go_on.set()
+        assert alice.receive(timeout=LONG) == "ello"
+
+
+def test_no_reply_says_what_is_owed(server):
+    with Client(server, name="alice") as alice:
+        with pytest.raises(NoReply, match="nothing came back: all that it has sent is answered"):
+            alice.receive(timeout=0)
+        alice.send("")
+        with pytest.raises(NoReply, match="all that it has sent is answered"):
+            alice.receive(timeout=0)
+
+
+def test_a_server_that_speaks_first():
+    with scripted(lambda conn: conn.sendall(b"welcome\n")) as address, Client(address) as alice:
+        assert alice.receive(timeout=LONG) == "welcome\n"
+        with pytest.raises(ServerClosed, match=r"closed the connection$"):
+            alice.receive(timeout=LONG)
+
+
+def test_a_given_size():
+    with scripted(lambda conn: conn.sendall(conn.recv(100) * 3)) as address, Client(address) as alice:
+        alice.send("abc")
+        assert alice.receive(size=9, timeout=LONG) == "abcabcabc"
+        assert alice.receive(size=0) == ""
+
+
+def test_pending_takes_what_has_come():
+    gone = threading.Event()
+    with scripted(lambda conn: (conn.sendall(b"now"), gone.wait(LONG))) as address, Client(address) as alice:
+        assert alice.pending() in (b"", b"now")
+        with pytest.raises(NoReply):
+            alice.receive(size=4, timeout=0.05)
+        alice.pending()
+        assert alice.pending() == b""
+        assert alice.fileno() > 0
+        gone.set()
+        with pytest.raises(ServerClosed):
+            alice.receive(timeout=LONG)
+        with pytest.raises(ServerClosed):
+            alice.pending()
+
+
+def test_refused():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = listener.getsockname()
+    with pytest.raises(Refused, match=rf"nobody listens at 127.0.0.1:{address[1]}. Is the server running there\?"):
+        Client(address)
+
+
+def test_reset():
+    def reset(conn):
+        conn.recv(100)
+        conn.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    with scripted(reset) as address, Client(address) as alice:
+        alice.send("hello")
+        with pytest.raises(Reset, match="was reset by the server; nothing came back"):
+            alice.receive(timeout=LONG)
+        with pytest.raises(Reset):
+            alice.send("more")
+        with pytest.raises(Reset):
+            alice.pending()
+
+
+def test_the_server_closes():
+    with scripted(lambda conn: conn.sendall(conn.recv(100)[:2])) as address, Client(address) as alice:
+        alice.send("hello")
+        with pytest.raises(ServerClosed, match="closed the connection; 2 of 5 bytes came back"):
+            alice.receive(timeout=LONG)
+        with pytest.raises(ServerClosed):
+            alice.send("more")
+        assert alice.pending() == b"he"
+
+
+def test_send_says_when_the_server_has_left():
+    """Plain TCP says so only to the second send: the first one looks as if it worked."""
+    with scripted(lambda conn: None) as address, Client(address) as alice:
+        with pytest.raises(ServerClosed):
+            alice.receive(timeout=LONG)
+    with scripted(lambda conn: None) as address:
+        alice = Client(address)
+    with alice, pytest.raises(ServerClosed):  # its end of file is here, and has not been read
+        alice.send("hello")
+
+
+def test_a_server_that_does_not_read():
+    release = threading.Event()
+    with scripted(lambda conn: release.wait(LONG)) as address, Client(address, name="alice") as alice:
+        with pytest.raises(NoReply, match=r"took [\d,]+ of the 50,000,000 bytes that alice sends, and no more"):
+            alice.send(bytes(50_000_000), timeout=0.2)
+        assert 0 < alice.unanswered < 50_000_000
+        release.set()
+
+
+def test_a_part_of_a_message_is_in_the_timeline():
+    def serve(host, port):
+        with socket.create_server((host, port)) as s:
+            s.accept()[0].close() if release.wait(LONG) else None
+
+    release = threading.Event()
+    with start(serve) as server, Client(server, name="alice") as alice:
+        with pytest.raises(NoReply):
+            alice.send(bytes(50_000_000), timeout=0.2)
+        lane = server.timeline().lanes[0]
+        assert [event.size for event in lane.to_server] == [lane.client.sent]
+        assert str(server.timeline()).endswith(f'{chr(92)}x00…" ({lane.client.sent:,} bytes) unread')
+        release.set()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_full_backlog_gets_no_answer():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        filling = [socket.socket() for _ in range(4)]
+        for sock in filling:
+            sock.setblocking(False)
+            sock.connect_ex(listener.getsockname())
+        try:
+            with pytest.raises(NoReply, match=r"did not answer within 0.1 s. Is the address right, its backlog full\?"):
+                Client(listener.getsockname(), timeout=0.1)
+        finally:
+            for sock in filling:
+                sock.close()
+
+
+def test_a_closed_client(server):
+    alice = Client(server, name="alice")
+    assert repr(alice).startswith("<Client alice connected to 127.0.0.1:")
+    alice.close()
+    alice.close()
+    alice.vanish()
+    assert repr(alice).startswith("<Client alice closed to ")
+    for call in (lambda: alice.send("x"), lambda: alice.receive(timeout=LONG), alice.pending):
+        with pytest.raises(ServerClosed, match="alice has closed its connection"):
+            call()
+
+
+def test_a_client_that_vanishes_resets():
+    outcome = []
+
+    def read(conn):
+        try:
+            conn.recv(10)
+        except ConnectionResetError as error:
+            outcome.append(error)
+
+    with scripted(read) as address:
+        Client(address).vanish()
+    assert len(outcome) == 1
+
+
+def test_every_error_is_an_echo_error_and_pythons_own():
+    for error, own in (
+        (NoReply, TimeoutError),
+        (Refused, ConnectionRefusedError),
+        (Reset, ConnectionResetError),
+        (ServerClosed, ConnectionAbortedError),
+    ):
+        assert issubclass(error, EchoError)
+        assert issubclass(error, own)
+    assert issubclass(EchoError, OSError)
+
+
+@pytest.mark.parametrize(
+    ("address", "error", "says"),
+    [
+        ("127.0.0.1:8000", TypeError, r"an address like \('127.0.0.1', 8000\), not '127.0.0.1:8000'"),
+        (8000, TypeError, "not 8000"),
+        (None, TypeError, "not None"),
+        (("127.0.0.1", "8000"), TypeError, "not "),
+        (("127.0.0.1", 70000), EchoError, "a port is a number from 0 to 65535"),
+        (("no-such-host.invalid", 8000), EchoError, "cannot connect to no-such-host.invalid:8000"),
+    ],
+)
+def test_wrong_addresses(address, error, says):
+    with pytest.raises(error, match=says):
+        Client(address)
+
+
+@pytest.mark.parametrize("message", [5, None, ["a"], 1.5])
+def test_what_cannot_be_sent(server, message):
+    with Client(server) as alice, pytest.raises(TypeError, match="send\\(\\) takes text or bytes"):
+        alice.send(message)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_by_address_it_keeps_its_name_in_the_views(server, host):
+    with Client((host, server.address[1]), name="alice") as alice:
+        alice.send("x")
+        assert alice.receive(timeout=LONG) == "x"
+        assert [lane.name for lane in server.timeline().lanes] == ["alice"]
+    with Client(server) as nameless:
+        assert nameless.name.startswith("client ")
+
+
+def test_ipv6_addresses():
+    with start(serve_threaded, host="::1") as server:
+        for address in (server, server.address, (*server.address, 0, 0)):
+            with Client(address, name="alice") as alice:
+                alice.send("x")
+                assert alice.receive(timeout=LONG) == "x"
+        assert [lane.name for lane in server.timeline().lanes] == ["alice", "alice (2)", "alice (3)"]
+
+
+def test_every_wait_is_bounded():
+    release = threading.Event()
+    with scripted(lambda conn: release.wait(LONG)) as address, Client(address) as alice:
+        alice.send("x")
+        began = time.monotonic()
+        for timeout in (0, -1, 0.1):
+            with pytest.raises(NoReply):
+                alice.receive(timeout=timeout)
+        assert time.monotonic() - began < 2
+        release.set()
+    assert echo_kit.Client is Client
