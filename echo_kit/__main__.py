@@ -43,8 +43,18 @@ def main(arguments: list[str] | None = None) -> int:
         print()
         return 0
     except BrokenPipeError:  # whoever read our output (head, less) has left
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def run() -> NoReturn:
+    """`main` as a program of its own: it ends at once, whatever threads still do.
+
+    At the interpreter's own end, a server's thread that is just printing is a fatal error (exit code -6, measured).
+    """
+    code = main()
+    with contextlib.suppress(OSError, AttributeError):
+        sys.stdout.flush()
+    os._exit(code)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -97,6 +107,8 @@ def _serve(serve: Callable[[str, int], None], host: str, port: int) -> int:
             serve(host, port)
     except UnicodeError:
         _fail(f"{host!r} is not a host name: try 127.0.0.1 or 0.0.0.0")
+    except BrokenPipeError:
+        raise  # our own output's; a client that leaves raises nothing here
     except OSError as error:
         _fail(_why_not(error, host, port))
     return 0
@@ -125,8 +137,8 @@ def _serve_in_a_thread(serve: Callable[[str, int], None], host: str, port: int) 
             failure.append(error)
 
     thread = threading.Thread(target=run, daemon=True)
-    thread.start()
     try:
+        thread.start()
         while thread.is_alive():
             thread.join(0.2)
     except KeyboardInterrupt:
@@ -178,4 +190,4 @@ def _answer(client: Client) -> bytes:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run()

@@ -78,6 +78,8 @@ class Client:
             raise NoReply(
                 f"{where} did not answer within {timeout:g} s. Is the address right, its backlog full?"
             ) from None
+        except ConnectionResetError:
+            raise Reset(f"the server at {where} broke the connection off at once") from None
         except OSError as error:
             raise EchoError(f"cannot connect to {where}: {error.strerror or error}") from None
         self._sock.setblocking(False)

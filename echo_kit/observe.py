@@ -67,9 +67,11 @@ class Task:
     label: str  # "server thread", "thread 1", …: the same in every run
     thread: threading.Thread | None  # None for one started by _thread.start_new_thread
     ident: int | None = None
+    native_id: int | None = None  # of such a thread: what the system calls it
     life: Callable[[], object | None] = lambda: None  # of such a thread: gives None when it has ended
     connection: Connection | None = None  # the one it is serving
     partial: Line | None = None  # printed, and the line is not finished yet
+    starting: bool = False  # Thread.start() has been called and has not come back
     waiting: Observed | None = None  # it is in accept or recv on this socket, and has not come back
 
     def identity(self) -> int | None:
@@ -136,7 +138,8 @@ class Observation:
             task.connection = parent.connection
         if thread is None:
             _raw.task, _raw.life = task, _Life()
-            task.ident, task.life = threading.get_ident(), weakref.ref(_raw.life)
+            task.ident, task.native_id = threading.get_ident(), threading.get_native_id()
+            task.life = weakref.ref(_raw.life)
         else:
             thread._echo_kit_task = task  # type: ignore[attr-defined]
         with _lock:  # several threads may accept, and start a thread each
@@ -253,9 +256,7 @@ class Observation:
             if self.error is None:
                 self.error = error
             self.write(task, "".join(student_traceback(error)))
-            forget_variables(error)
-        # The traceback would keep the dead thread's variables, and with them its sockets, open.
-        traceback.clear_frames(error.__traceback__)
+        forget_variables(error)
 
 
 def reachable(address: Address) -> Address:
@@ -591,12 +592,15 @@ def _start(self: threading.Thread) -> None:
     child = task.observation.adopt(self, parent=task)
     # A thread that is blocked in recv would hold up the end of the kernel, which waits for all but daemons.
     self.daemon = True
+    child.starting = True
     try:
         _plain_start(self)
     except BaseException:
         with _lock:
             task.observation.tasks.remove(child)
         raise
+    finally:
+        child.starting = False
 
 
 class _Routed:

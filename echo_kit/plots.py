@@ -171,7 +171,7 @@ def _words(axis: Any, lane: Lane, row: int, timeline: Timeline, at: Any, colours
         axis.text(
             (at(begin) + at(end)) / 2,
             row,
-            _drawable(said if share > 0.4 else said.split(" ")[0],
+            _drawable(said if share > 0.4 else said.split(" ")[0]),
             ha="center",
             va="center",
             fontsize=13,
@@ -180,6 +180,7 @@ def _words(axis: Any, lane: Lane, row: int, timeline: Timeline, at: Any, colours
             bbox={"facecolor": WAITING, "edgecolor": "none", "pad": 2} if colour == WAITING else None,
             zorder=5,
             clip_on=True,
+            parse_math=False,
         )
     _quotes(axis, lane, row, [at(event.began) for event in lane.to_server], colours["ink"])
 

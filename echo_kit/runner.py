@@ -160,7 +160,7 @@ class Server:
             if at_rest:
                 return True
             # Threads that wait in ways we cannot see into (join, a queue, sleep) count as resting when none moves. On a
-            # busy machine they get a chance to move whenever this thread gets one to look: so count the looks, too.
+            # busy machine they get a chance to move when this thread gets one to look: so count the looks, too.
             if now != before or now is None:
                 before, quiet_since, looks = now, time.monotonic(), 0
             elif looks > 40 and time.monotonic() - quiet_since > 0.05:
@@ -391,12 +391,19 @@ def _state(observation: observe.Observation) -> tuple[bool, object]:
     at_rest, accepting = True, False
     stands: list[object] = []
     reading: set[Connection] = set()
-    for task in observation.alive():
+    if any(task.starting for task in observation.tasks):
+        return False, None
+    tasks = observation.alive()
+    for task in tasks:
         seen = task.waiting
         if seen is None:
+            status = _status(task)
+            if b"State:\tR" in status:
+                return False, None
             frame = frames.get(task.identity() or 0)
             at_rest = False
-            stands.append((task.identity(), id(frame), frame.f_lasti if frame is not None else 0))
+            switches = status[status.find(b"voluntary_ctxt_switches") :]
+            stands.append((task.identity(), id(frame), frame.f_lasti if frame is not None else 0, switches))
             continue
         sock = seen.ref()
         if sock is None or _readable(sock):
@@ -413,7 +420,19 @@ def _state(observation: observe.Observation) -> tuple[bool, object]:
             at_rest = at_rest and not accepting  # it has left, and will be accepted unless the system dropped it
         elif server_side in reading and (client.closed or client.sent > server_side.received):
             return False, None
+    if observation.alive() != tasks:  # one was started, or has ended, while we looked
+        return False, None
     return at_rest, stands
+
+
+def _status(task: observe.Task) -> bytes:
+    """What Linux says of the thread: one that wants to run is "R", or runs again and again to ask for Python's lock."""
+    try:
+        native_id = task.thread.native_id if task.thread else task.native_id
+        with open(f"/proc/self/task/{native_id}/status", "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
 
 
 def _readable(sock: socket.socket) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .programs import LIMIT, ROOT, Program, ask, connect, read, reset, serving
+from .programs import LIMIT, ROOT, SYSTEMS, Program, ask, connect, read, reset, serving
 
 SERVERS = ["server", "server-thread"]
 COMMANDS = [*SERVERS, "client"]
@@ -211,9 +211,11 @@ def test_no_such_command(arguments, words, run):
 
 
 @pytest.mark.parametrize("command", SERVERS)
-def test_a_port_in_use(command, run, listener):
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_port_in_use(command, system, run, listener):
     port = listener.getsockname()[1]
-    complains(run(command, "127.0.0.1", port), f"port {port} on 127.0.0.1 is in use", "another port")
+    program = run(command, "127.0.0.1", port, python=SYSTEMS[system])
+    complains(program, f"port {port} on 127.0.0.1 is in use", "another port")
 
 
 @pytest.mark.parametrize("command", SERVERS)

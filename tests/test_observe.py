@@ -291,6 +291,7 @@ def test_what_is_recorded_of_each_call():
         assert len(client.receive(size=105, timeout=LONG)) == 105
         with pytest.raises(ServerClosed):
             client.receive(timeout=LONG)
+        server.settle()
         assert events_of(server, "recv", "send", "shutdown") == [
             ("recv", 5, b"hello", ""),
             ("send", 5, b"hello", ""),

@@ -15,18 +15,9 @@ import pytest
 import echo_kit
 from echo_kit.servers import handle_client, readable
 
-from .programs import LIMIT, Program, ask, connect, read, read_to_end, reset, serving
+from .programs import LIMIT, SYSTEMS, Program, ask, connect, read, read_to_end, reset, serving
 
 COMMANDS = ["server", "server-thread"]
-# What __main__ does on Windows, where Ctrl+C does not reach a thread that is blocked in a socket call.
-AS_ON_WINDOWS = """
-import sys, echo_kit.__main__ as program
-class Windows:
-    platform = "win32"
-    def __getattr__(self, name): return getattr(sys, name)
-program.sys = Windows()
-raise SystemExit(program.main())
-"""
 LINE = re.compile(r"(Connected by|Received data from|Lost) \('127\.0\.0\.1', \d+\)( : .+)?|Listening on .*|Stopped")
 
 
@@ -259,10 +250,10 @@ def with_clients_that_never_read(server):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("system", ["posix", "windows"])
+@pytest.mark.parametrize("system", SYSTEMS)
 @pytest.mark.parametrize("clients", [with_nobody, with_silent_clients, with_clients_that_never_read])
 def test_ctrl_c_ends_it_and_the_port_is_free_at_once(command, system, clients, stack):
-    python = ("-m", "echo_kit") if system == "posix" else ("-c", AS_ON_WINDOWS)
+    python = SYSTEMS[system]
     server = stack.enter_context(serving(command, python=python))
     for sock in clients(server):
         stack.enter_context(sock)  # still connected, when the next server starts
@@ -271,6 +262,21 @@ def test_ctrl_c_ends_it_and_the_port_is_free_at_once(command, system, clients, s
     again = stack.enter_context(serving(command, port=server.port, python=python))
     assert again.port == server.port
     still_serves(again)
+
+
+def test_ctrl_c_ends_the_threads_of_all_clients(stack):
+    code = (
+        "import os, threading; from echo_kit.servers import serve_threaded; serve_threaded('127.0.0.1', 0);"
+        "print('threads', threading.active_count(), flush=True); os._exit(0)"
+    )
+    server = stack.enter_context(serving(python=("-u", "-c", code)))
+    for sock in with_silent_clients(server) + with_clients_that_never_read(server):
+        stack.enter_context(sock)
+    for _ in range(5):
+        server.expect("Connected by")
+    server.interrupt()
+    # The main thread; and the newest, if Ctrl+C came between its start and its entry in `clients`.
+    assert int(server.out.split()[-1]) <= 2
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -344,6 +344,9 @@ def test_a_log_that_was_too_small_says_so(monkeypatch):
             assert "unread" not in bobs
             row = timeline.table()[-1]
             assert row["bytes sent"] == row["bytes back"] == 10 * 2 + 10 * 3
+            bob.send("last")
+            assert stories(server)["bob"].endswith('"last" answered, and the client has not read it yet')
+            assert bob.receive(timeout=LONG) == "last"
 
 
 @pytest.mark.parametrize("capacity", range(1, 12))
