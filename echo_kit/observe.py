@@ -218,9 +218,7 @@ class Observation:
         for sock, _ in self.sockets(listening=False):
             _quietly(_plain_shutdown, sock, socket.SHUT_RDWR)
         for sock, _ in self.sockets(listening=True):
-            _quietly(
-                lambda sock=sock: socket.create_connection(reachable(sock.getsockname())[:2], timeout=0.1).close()
-            )
+            _quietly(lambda sock=sock: socket.create_connection(reachable(sock.getsockname())[:2], timeout=0.1).close())
 
     def close_sockets(self) -> None:
         """Close what the server's own code left open."""
@@ -378,8 +376,6 @@ _plain_accept = socket.socket.accept
 _plain_close = socket.socket.close
 _plain_listen = socket.socket.listen
 _plain_shutdown = socket.socket.shutdown
-_plain_recv = socket.socket.recv
-_plain_recv_into = socket.socket.recv_into
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 _LINGER_NOT = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)  # close sends a reset
 
@@ -424,6 +420,7 @@ def _wait(seen: Observed, sock: socket.socket) -> None:
 
 
 def _accept(self: socket.socket) -> tuple[socket.socket, Address]:
+    __tracebackhide__ = True
     seen = _observed.get(id(self))
     if seen is None:
         task = current_task()
@@ -468,64 +465,50 @@ def _listen(self: socket.socket, *backlog: int) -> None:
         _record(seen, task, "listen", task.observation.log.clock())
 
 
-def _recv(self: socket.socket, *args: Any) -> bytes:
-    seen = _observed.get(id(self))
-    if seen is None:
-        return _plain_recv(self, *args)
-    observation = seen.observation
-    task = _task_for(observation)
-    began = observation.log.clock()
-    task.waiting = seen
-    try:
-        if WAIT_BEFORE_RECV:
-            _wait(seen, self)
-        data = b"" if observation.stopping else _plain_recv(self, *args)
-    except OSError as error:
-        if observation.stopping:
-            return b""
-        if not isinstance(error, _NOT_WORTH_A_RECORD):
-            _record(seen, task, "recv", began, error=error)
-        raise
-    finally:
-        task.waiting = None
-    if observation.stopping:
-        return b""
-    if len(args) < 2 or not args[1] & socket.MSG_PEEK:
-        _record(seen, task, "recv", began, len(data), data[:PREVIEW])
-    return data
+def _preview(data: Any, size: int) -> bytes:
+    return bytes(memoryview(data).cast("B")[: min(size, PREVIEW)])
 
 
-def _recv_into(self: socket.socket, buffer: Any, *args: Any, **named: int) -> int:
-    seen = _observed.get(id(self))
-    if seen is None:
-        return _plain_recv_into(self, buffer, *args, **named)
-    observation = seen.observation
-    task = _task_for(observation)
-    began = observation.log.clock()
-    task.waiting = seen
-    try:
-        if WAIT_BEFORE_RECV:
-            _wait(seen, self)
-        size = 0 if observation.stopping else _plain_recv_into(self, buffer, *args, **named)
-    except OSError as error:
+def _reader(
+    plain: Callable[..., Any], nothing: bytes | int, moved: Callable[..., tuple[int, bytes]], flags_at: int
+) -> Callable[..., Any]:
+    """The twin of recv or recv_into. `nothing` is what they return at the end of file; `moved` says what they read."""
+
+    def read(self: socket.socket, *args: Any, **named: int) -> Any:
+        __tracebackhide__ = True  # IPython leaves this frame out of a student's traceback
+        seen = _observed.get(id(self))
+        if seen is None:
+            return plain(self, *args, **named)
+        observation = seen.observation
+        task = _task_for(observation)
+        began = observation.log.clock()
+        task.waiting = seen
+        try:
+            if WAIT_BEFORE_RECV:
+                _wait(seen, self)
+            result = nothing if observation.stopping else plain(self, *args, **named)
+        except OSError as error:
+            if observation.stopping:
+                return nothing
+            if not isinstance(error, _NOT_WORTH_A_RECORD):
+                _record(seen, task, "recv", began, error=error)
+            raise
+        finally:
+            task.waiting = None
         if observation.stopping:
-            return 0
-        if not isinstance(error, _NOT_WORTH_A_RECORD):
-            _record(seen, task, "recv", began, error=error)
-        raise
-    finally:
-        task.waiting = None
-    if observation.stopping:
-        return 0
-    if not (args[1] if len(args) > 1 else named.get("flags", 0)) & socket.MSG_PEEK:
-        _record(seen, task, "recv", began, size, bytes(memoryview(buffer).cast("B")[: min(size, PREVIEW)]))
-    return size
+            return nothing
+        if not (args[flags_at] if len(args) > flags_at else named.get("flags", 0)) & socket.MSG_PEEK:
+            _record(seen, task, "recv", began, *moved(result, *args))
+        return result
+
+    return read
 
 
 def _sender(plain: Callable[..., int | None]) -> Callable[..., int | None]:
     """The twin of send or sendall. Its stamp "began" is from before the call: the peer may be faster than we."""
 
     def send(self: socket.socket, data: Any, *args: Any) -> int | None:
+        __tracebackhide__ = True
         seen = _observed.get(id(self))
         if seen is None:
             return plain(self, data, *args)
@@ -537,10 +520,8 @@ def _sender(plain: Callable[..., int | None]) -> Callable[..., int | None]:
             if not isinstance(error, _NOT_WORTH_A_RECORD):
                 _record(seen, task, "send", began, error=error)
             raise
-        view = memoryview(data)
-        size = view.nbytes if result is None else result
-        preview = data[:PREVIEW] if type(data) is bytes else bytes(view.cast("B")[:PREVIEW])
-        _record(seen, task, "send", began, size, preview[:size])
+        size = memoryview(data).nbytes if result is None else result
+        _record(seen, task, "send", began, size, _preview(data, size))
         return result
 
     return send
@@ -573,8 +554,8 @@ def _close(self: socket.socket) -> None:
 _TWINS: dict[str, Callable[..., Any]] = {
     "accept": _accept,
     "listen": _listen,
-    "recv": _recv,
-    "recv_into": _recv_into,
+    "recv": _reader(socket.socket.recv, b"", lambda data, *_: (len(data), data[:PREVIEW]), 1),
+    "recv_into": _reader(socket.socket.recv_into, 0, lambda size, buffer, *_: (size, _preview(buffer, size)), 2),
     "send": _sender(socket.socket.send),
     "sendall": _sender(socket.socket.sendall),
     "shutdown": _shutdown,
@@ -588,13 +569,13 @@ _TWINS: dict[str, Callable[..., Any]] = {
 def _start(self: threading.Thread) -> None:
     task = current_task()
     if task is None or self.ident is not None:
-        return _plain_start(self)
+        return _found[threading.Thread, "start"](self)
     child = task.observation.adopt(self, parent=task)
     # A thread that is blocked in recv would hold up the end of the kernel, which waits for all but daemons.
     self.daemon = True
     child.starting = True
     try:
-        _plain_start(self)
+        _found[threading.Thread, "start"](self)
     except BaseException:
         with _lock:
             task.observation.tasks.remove(child)
@@ -631,7 +612,7 @@ class _Routed:
 def _excepthook(args: threading.ExceptHookArgs) -> None:
     task = getattr(args.thread, "_echo_kit_task", None)
     if task is None or args.exc_value is None:
-        _plain_excepthook(args)
+        _found[threading, "excepthook"](args)
     else:
         task.observation.report(task, args.exc_value)
 
@@ -639,30 +620,29 @@ def _excepthook(args: threading.ExceptHookArgs) -> None:
 def _unraisablehook(args: Any) -> None:
     task = getattr(_raw, "task", None)
     if task is None or args.exc_value is None or not str(args.err_msg).startswith("Exception ignored in thread"):
-        _plain_unraisablehook(args)
+        _found[sys, "unraisablehook"](args)
     else:
         task.observation.report(task, args.exc_value)
 
 
-_plain_start = threading.Thread.start
-_plain_excepthook = threading.excepthook
-_plain_unraisablehook = sys.unraisablehook
+_PATCHES: list[tuple[Any, str, Callable[..., Any]]] = [
+    *((socket.socket, name, twin) for name, twin in _TWINS.items()),
+    (threading.Thread, "start", _start),
+    (threading, "excepthook", _excepthook),
+    (sys, "unraisablehook", _unraisablehook),
+]
+_found: dict[tuple[Any, str], Any] = {}  # what stood there before; None: it was inherited
 _lock = threading.RLock()
 _running: list[Observation] = []
 
 
 def begin(observation: Observation) -> None:
     """Start to observe; the first observation puts the patches in."""
-    global _plain_start, _plain_excepthook, _plain_unraisablehook
     with _lock:
         if not _running:
-            _plain_start, _plain_excepthook = threading.Thread.start, threading.excepthook
-            _plain_unraisablehook = sys.unraisablehook
-            for name, twin in _TWINS.items():
-                setattr(socket.socket, name, twin)
-            threading.Thread.start = _start  # type: ignore[method-assign]
-            threading.excepthook = _excepthook
-            sys.unraisablehook = _unraisablehook
+            for owner, name, twin in _PATCHES:
+                _found[owner, name] = vars(owner).get(name)
+                setattr(owner, name, twin)
         _running.append(observation)
         route_streams()
 
@@ -677,24 +657,16 @@ def end(observation: Observation) -> None:
         observation.drop([task for task in observation.tasks if task.idle() or not task.alive()])
         if _running:
             return
-        for name, twin in _TWINS.items():
-            if socket.socket.__dict__.get(name) is twin:
-                if name in _OWN_METHODS:
-                    setattr(socket.socket, name, _OWN_METHODS[name])
-                else:
-                    delattr(socket.socket, name)  # it was inherited from _socket.socket, and is again
-        if threading.Thread.start is _start:
-            threading.Thread.start = _plain_start  # type: ignore[method-assign]
-        if threading.excepthook is _excepthook:
-            threading.excepthook = _plain_excepthook
-        if sys.unraisablehook is _unraisablehook:
-            sys.unraisablehook = _plain_unraisablehook
+        for owner, name, twin in _PATCHES:
+            if vars(owner).get(name) is not twin:
+                continue  # somebody has patched our patch: it stays, and passes on what is not ours
+            if _found[owner, name] is None:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, _found[owner, name])
         for stream in ("stdout", "stderr"):
             if isinstance(getattr(sys, stream), _Routed):
                 setattr(sys, stream, getattr(sys, stream)._plain)
-
-
-_OWN_METHODS = {name: socket.socket.__dict__[name] for name in _TWINS if name in socket.socket.__dict__}
 
 
 def route_streams() -> None:

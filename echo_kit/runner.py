@@ -96,7 +96,8 @@ class Server:
 
     @property
     def threads(self) -> list[str]:
-        """The labels of its threads that are alive now."""
+        """The labels of its threads that are alive, when it has come to rest."""
+        self.settle()
         return [task.label for task in self._observation.alive()]
 
     def timeline(self) -> Timeline:

@@ -20,7 +20,7 @@ def handle_client(conn, addr):
                 print(f"Received data from {addr} : {readable(data)}")
                 conn.sendall(data)
         except OSError as error:
-            print(f"Lost {addr} : {error.strerror}")
+            print(f"Lost {addr} : {error.strerror or error}")
 
 
 def listen(host, port):

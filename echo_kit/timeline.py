@@ -148,9 +148,29 @@ def _give_names(lanes: Iterable[Lane]) -> None:
         lane.name = name if counts[name] == 1 else f"{name} ({counts[name]})"
 
 
+class _Shown:
+    """Shows itself in a notebook: a picture, and the text beside it."""
+
+    def _timelines(self) -> list[Timeline]:
+        raise NotImplementedError
+
+    def figure(self, dark: bool = False) -> Any:
+        """A matplotlib Figure, to be saved or to be changed."""
+        from .plots import timeline_figure
+
+        return timeline_figure(self._timelines(), dark=dark)
+
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        from .plots import png
+
+        data, width, height = png(self.figure())
+        text = str(self)
+        return {"text/plain": text, "image/png": data}, {"image/png": {"width": width, "height": height, "alt": text}}
+
+
 @dataclass(frozen=True)
-class Timeline:
-    """What happened at one server until `now`. Shows itself in a notebook: a picture, and the text beside it."""
+class Timeline(_Shown):
+    """What happened at one server until `now`."""
 
     server: str
     lanes: tuple[Lane, ...]
@@ -239,17 +259,11 @@ class Timeline:
             )
         return rows
 
-    def figure(self, dark: bool = False) -> Any:
-        """A matplotlib Figure, to be saved or to be changed."""
-        from .plots import timeline_figure
-
-        return timeline_figure([self], dark=dark)
-
-    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        return _bundle([self])
+    def _timelines(self) -> list[Timeline]:
+        return [self]
 
 
-class Timelines(tuple[Timeline, ...]):
+class Timelines(_Shown, tuple[Timeline, ...]):
     """Several timelines, drawn side by side with the same scale."""
 
     def __str__(self) -> str:
@@ -257,27 +271,13 @@ class Timelines(tuple[Timeline, ...]):
 
     __repr__ = __str__
 
-    def figure(self, dark: bool = False) -> Any:
-        """A matplotlib Figure, to be saved or to be changed."""
-        from .plots import timeline_figure
-
-        return timeline_figure(list(self), dark=dark)
-
-    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        return _bundle(list(self))
+    def _timelines(self) -> list[Timeline]:
+        return list(self)
 
 
 def side_by_side(*timelines: Timeline) -> Timelines:
     """Several runs in one picture: each starts at 0, all have the same scale."""
     return Timelines(timelines)
-
-
-def _bundle(timelines: list[Timeline]) -> tuple[dict[str, Any], dict[str, Any]]:
-    from .plots import png, timeline_figure
-
-    data, width, height = png(timeline_figure(timelines))
-    text = "\n".join(map(str, timelines))
-    return {"text/plain": text, "image/png": data}, {"image/png": {"width": width, "height": height, "alt": text}}
 
 
 # -- words -----------------------------------------------------------------------------------------------------------

@@ -422,7 +422,7 @@ def test_a_pool_that_outlives_its_servers(warm, capsys):
             with Client(server, name=name) as client:
                 client.send("hello")
                 assert client.receive(timeout=LONG) == "hello"
-            assert "· served by thread 1 · \"hello\" echoed · left" in str(server.timeline())
+            assert '· served by thread 1 · "hello" echoed · left' in str(server.timeline())
             assert server.log.lines(client=name) == ["working", "got hello"]
             stop_quickly(server)
         workers.submit(print, "not the server's").result()
@@ -865,7 +865,7 @@ def test_the_error_and_its_traceback(serve, capsys):
     assert lines[0] == "Traceback (most recent call last):"
     assert lines[-1] == "ValueError: not for me"
     assert "The above exception was the direct cause of the following exception:" in lines
-    assert "    raise ValueError(\"not for me\") from error" in lines
+    assert '    raise ValueError("not for me") from error' in lines
     own, stdlib = observe._HERE, threading.__file__
     assert not [line for line in lines if own in line or stdlib in line]
     assert str(server.log).splitlines()[2] == f"alice ({'thread 1' if serve is dies_in_a_thread else 'server thread'})"
