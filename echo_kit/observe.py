@@ -216,7 +216,8 @@ class Observation:
     def insist(self) -> None:
         """Wake also who waits in sendall for a client that does not read, or in select() where shutdown wakes none."""
         for sock, _ in self.sockets(listening=False):
-            _quietly(_plain_shutdown, sock, socket.SHUT_RDWR)
+            if not (self.abort and ready(sock, selectors.EVENT_WRITE)):  # no end of file: see ask_to_stop
+                _quietly(_plain_shutdown, sock, socket.SHUT_RDWR)
         for sock, _ in self.sockets(listening=True):
             _quietly(lambda sock=sock: socket.create_connection(reachable(sock.getsockname())[:2], timeout=0.1).close())
 
@@ -363,6 +364,16 @@ def _printing_task() -> Task | None:
         seen = _socket_in_the_frames()
         return _task_for(seen.observation) if seen is not None else None
     return task
+
+
+def ready(sock: socket.socket, event: int) -> bool:
+    """Whether a read of `sock` (an accept, a write) would return at once."""
+    try:
+        with _Selector() as selector:
+            selector.register(sock, event)
+            return bool(selector.select(0))
+    except (OSError, ValueError):
+        return False  # closed meanwhile
 
 
 def _quietly(call: Callable[..., object], *args: object) -> None:

@@ -9,7 +9,7 @@ import contextlib
 import ctypes
 import errno
 import inspect
-import select
+import selectors
 import socket
 import socketserver
 import sys
@@ -395,8 +395,8 @@ def _state(observation: observe.Observation) -> tuple[bool, object]:
     if any(task.starting for task in observation.tasks):
         return False, None
     tasks = observation.alive()
-    for task in tasks:
-        seen = task.waiting
+    waits = [task.waiting for task in tasks]
+    for task, seen in zip(tasks, waits, strict=True):
         if seen is None:
             status = _status(task)
             if b"State:\tR" in status:
@@ -407,7 +407,7 @@ def _state(observation: observe.Observation) -> tuple[bool, object]:
             stands.append((task.identity(), id(frame), frame.f_lasti if frame is not None else 0, switches))
             continue
         sock = seen.ref()
-        if sock is None or _readable(sock):
+        if sock is None or observe.ready(sock, selectors.EVENT_READ):
             return False, None
         if seen.listening:
             accepting = True
@@ -421,7 +421,7 @@ def _state(observation: observe.Observation) -> tuple[bool, object]:
             at_rest = at_rest and not accepting  # it has left, and will be accepted unless the system dropped it
         elif server_side in reading and (client.closed or client.sent > server_side.received):
             return False, None
-    if observation.alive() != tasks:  # one was started, or has ended, while we looked
+    if observation.alive() != tasks or [task.waiting for task in tasks] != waits:  # one moved while we looked
         return False, None
     return at_rest, stands
 
@@ -434,15 +434,3 @@ def _status(task: observe.Task) -> bytes:
             return file.read()
     except OSError:
         return b""
-
-
-def _readable(sock: socket.socket) -> bool:
-    """Whether a read of `sock`, or an accept, would return at once."""
-    try:
-        if hasattr(select, "poll"):
-            poll = select.poll()
-            poll.register(sock, select.POLLIN)
-            return bool(poll.poll(0))
-        return bool(select.select([sock], [], [], 0)[0])
-    except (OSError, ValueError):
-        return False  # closed meanwhile

@@ -540,8 +540,17 @@ def no_reuse_no_close(host, port):
     no_reuse(host, port, echo)
 
 
+def no_reuse_slow_goodbye(host, port):
+    def handle_slowly(conn):
+        with conn:
+            echo(conn)
+            time.sleep(2 * runner.GRACE)
+
+    no_reuse(host, port, handle_slowly)
+
+
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-@pytest.mark.parametrize("serve", [no_reuse, no_reuse_no_close, serve_single, serve_threaded])
+@pytest.mark.parametrize("serve", [no_reuse, no_reuse_no_close, no_reuse_slow_goodbye, serve_single, serve_threaded])
 def test_running_it_again_on_the_same_port_with_clients_connected(serve):
     def leave_at_once(sock):
         with sock, contextlib.suppress(ConnectionError):
@@ -550,7 +559,7 @@ def test_running_it_again_on_the_same_port_with_clients_connected(serve):
 
     port, leaving = free_port(), []
     with contextlib.ExitStack() as stack:
-        for _ in range(8):
+        for _ in range(3 if serve is no_reuse_slow_goodbye else 8):
             server = start(serve, port=port)
             alice = stack.enter_context(Client(server))
             alice.send("hello")
