@@ -6,20 +6,17 @@ import contextlib
 import itertools
 import selectors
 import socket
-import struct
-import sys
 import time
 from typing import TYPE_CHECKING
 
 from .events import PREVIEW, Address, Connection, EventLog
+from .observe import RESET_ON_CLOSE, Observation, Selector, observation_at
 
 if TYPE_CHECKING:
-    from .observe import Observation
     from .runner import Server
 
 __all__ = ["Client", "EchoError", "NoReply", "Refused", "Reset", "ServerClosed"]
 
-_Selector: type[selectors.BaseSelector] = getattr(selectors, "PollSelector", selectors.SelectSelector)
 _numbers = itertools.count(1)
 
 
@@ -61,7 +58,7 @@ class Client:
             )
         self.name = f"client {next(_numbers)}" if name is None else str(name)
         self.address: Address = address[:2]
-        self._observation = _observation_at(server)
+        self._observation: Observation | None = getattr(server, "_observation", None) or observation_at(self.address)
         self._log = self._observation.log if self._observation else EventLog(capacity=1)
         self._text_only = True  # all that is unanswered was sent as str
         self._kept = b""  # came back, and receive() has not returned it
@@ -181,9 +178,8 @@ class Client:
     def vanish(self) -> None:
         """Break the connection off as a crash would: the server gets a reset, not an end of file."""
         if not self._connection.closed:
-            linger = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
             with contextlib.suppress(OSError):
-                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
             self.close()
 
     def __enter__(self) -> Client:
@@ -202,7 +198,7 @@ class Client:
 
     def _wait(self, deadline: float, to_write: bool) -> bool:
         """Wait until bytes came (they are taken in) or, if asked, can be sent. False: the time is over."""
-        with _Selector() as selector:
+        with Selector() as selector:
             events = selectors.EVENT_READ | (selectors.EVENT_WRITE if to_write else 0)
             selector.register(self._sock, events)
             ready = selector.select(max(0.0, deadline - time.monotonic()))
@@ -232,12 +228,3 @@ class Client:
         self._ended = self._ended or Reset(f"the connection to {self._where()} was reset by the server")
         self._log.add("client recv", self._log.clock(), self._connection, error=type(error).__name__)
         return self._ended
-
-
-def _observation_at(server: Server | Address) -> Observation | None:
-    """What observes the server that is meant, if it runs in this process."""
-    if "echo_kit.runner" not in sys.modules:  # the command line: nothing is observed there
-        return None
-    from .runner import observation_of
-
-    return observation_of(server)

@@ -43,7 +43,7 @@ LOG_LINES = 10_000  # printed lines that a server keeps
 LINE_LENGTH = 2_000  # characters of a printed line that are kept
 
 # select.select cannot take descriptors from 1024 up; poll can, and needs no descriptor of its own as epoll does.
-_Selector: type[selectors.BaseSelector] = getattr(selectors, "PollSelector", selectors.SelectSelector)
+Selector: type[selectors.BaseSelector] = getattr(selectors, "PollSelector", selectors.SelectSelector)
 _NOT_WORTH_A_RECORD = (BlockingIOError, TimeoutError, InterruptedError)
 _GIVEN_BY_PYTHON = re.compile(r"Thread-\d+( \(.*\))?|.*ThreadPoolExecutor-\d+_\d+")
 _HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
@@ -210,7 +210,7 @@ class Observation:
             _quietly(_plain_shutdown, sock, socket.SHUT_RDWR)  # on Linux this wakes select() on it, too
         for sock, _ in self.sockets(listening=False):
             if self.abort:  # no end of file before the reset: a client that closed on it would keep the port busy
-                _quietly(sock.setsockopt, socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
+                _quietly(sock.setsockopt, socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
             _quietly(_plain_shutdown, sock, socket.SHUT_RD if self.abort else socket.SHUT_RDWR)
 
     def insist(self) -> None:
@@ -369,7 +369,7 @@ def _printing_task() -> Task | None:
 def ready(sock: socket.socket, event: int) -> bool:
     """Whether a read of `sock` (an accept, a write) would return at once."""
     try:
-        with _Selector() as selector:
+        with Selector() as selector:
             selector.register(sock, event)
             return bool(selector.select(0))
     except (OSError, ValueError):
@@ -388,7 +388,7 @@ _plain_close = socket.socket.close
 _plain_listen = socket.socket.listen
 _plain_shutdown = socket.socket.shutdown
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
-_LINGER_NOT = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)  # close sends a reset
+RESET_ON_CLOSE = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)  # SO_LINGER: close sends a reset
 
 
 def _record(
@@ -423,7 +423,7 @@ def _wait(seen: Observed, sock: socket.socket) -> None:
     timeout = sock.gettimeout()
     if timeout == 0 or sock.fileno() == -1 or seen.observation.stopping:
         return  # the real call says at once what it has to say
-    with _Selector() as selector:
+    with Selector() as selector:
         selector.register(sock, selectors.EVENT_READ)
         selector.register(seen.observation._wake_reader, selectors.EVENT_READ)
         if not selector.select(timeout):
@@ -462,7 +462,7 @@ def _accept(self: socket.socket) -> tuple[socket.socket, Address]:
     _record(observation.watch_connection(conn, address), task, "accept", began)
     if observation.stopping:  # and it came after all were told to hang up
         if observation.abort:
-            _quietly(conn.setsockopt, socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
+            _quietly(conn.setsockopt, socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         conn.close()
         raise ServerStopped
     return conn, address
@@ -678,6 +678,14 @@ def end(observation: Observation) -> None:
         for stream in ("stdout", "stderr"):
             if isinstance(getattr(sys, stream), _Routed):
                 setattr(sys, stream, getattr(sys, stream)._plain)
+
+
+def observation_at(address: Address) -> Observation | None:
+    """What observes the server that listens at `address`, if it runs in this process."""
+    for each in list(_running):
+        if each.address is not None and address in (reachable(each.address)[:2], ("localhost", each.address[1])):
+            return each
+    return None
 
 
 def route_streams() -> None:

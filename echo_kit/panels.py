@@ -25,7 +25,7 @@ from IPython import get_ipython
 
 from .client import Client, EchoError
 from .events import Address, visible
-from .runner import Server, newest, observation_of
+from .runner import Server, newest
 
 __all__ = ["ClientPanel"]
 
@@ -248,7 +248,7 @@ class _Worker:
         """Whether the server has accepted us, where that can be known."""
         if self._client is None or self._state == "being served":
             return
-        observation = observation_of(self._target())
+        observation = self._client._observation
         if observation is None:
             return
         accepted = observation.accepted.get(self._client._connection.client)

@@ -226,16 +226,6 @@ def start(
     raise AssertionError("not reached")
 
 
-def observation_of(server: object) -> observe.Observation | None:
-    """What observes `server`: a `Server`, or the address of one that runs in this process."""
-    if isinstance(server, Server):
-        return server._observation
-    for each in list(_servers.values()):
-        if isinstance(server, tuple) and each.address[1] == server[1] and server[0] in (each.address[0], "localhost"):
-            return each._observation
-    return None
-
-
 def newest(name: str) -> Server | None:
     """The server that runs under that name now."""
     return _servers.get(name)

@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "panels": {"events", "observe", "runner", "client", "codeview", "timeline", "plots"},
     "__main__": {"events", "servers", "client"},
 }
-LATE = {("timeline", "plots"), ("client", "runner"), ("client", "observe")}  # inside of a function, or for types only
+LATE = {("timeline", "plots"), ("client", "runner")}  # inside of a function, or for types only
 
 
 def imports(module):
