@@ -6,11 +6,15 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from nbclient import NotebookClient
 from nbconvert import HTMLExporter
+from nbval.plugin import coalesce_streams as coalesce
+from nbval.plugin import get_sanitize_patterns
 
 ROOT = Path(__file__).parent.parent
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 BOOKS = {path.stem: nbformat.read(path, as_version=4) for path in PATHS}
+SANITIZE = get_sanitize_patterns((ROOT / "notebooks" / "sanitize.cfg").read_text("utf-8"))
 every_notebook = pytest.mark.parametrize("name", BOOKS)
 
 
@@ -124,3 +128,29 @@ def test_without_a_kernel_the_page_still_says_what_a_panel_is(name):
     panels = sum("ClientPanel(" in cell.source for cell in code_cells(name))
     assert page.count("here is a panel to type messages into") == panels > 0
     assert page.count("<img") >= 3
+
+
+@pytest.fixture(scope="module")  # and so before the check that a test leaves no socket: the notebook client keeps two
+def run_twice():
+    books = {}
+    for name in BOOKS:
+        book = books[name] = nbformat.from_dict(BOOKS[name])
+        cells = code_cells(name) * 2
+        book.cells = [nbformat.from_dict({**cell, "id": f"run-{number}"}) for number, cell in enumerate(cells)]
+        NotebookClient(book, timeout=120, store_widget_state=False, resources={"metadata": {"path": ROOT}}).execute()
+    return books
+
+
+@every_notebook
+def test_all_cells_run_again_in_the_same_kernel_say_the_same(name, run_twice):
+    cells = run_twice[name].cells
+    for first, second in zip(cells[: len(cells) // 2], cells[len(cells) // 2 :], strict=True):
+        assert said(first) == said(second), first.source
+
+
+def said(cell):
+    """The texts below a cell, without what `sanitize.cfg` leaves out."""
+    texts = [output.get("text") or output.get("data", {}).get("text/plain", "") for output in coalesce(cell.outputs)]
+    for pattern, replacement in SANITIZE:
+        texts = [re.sub(pattern, replacement, text) for text in texts]
+    return texts
