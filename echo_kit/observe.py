@@ -201,11 +201,12 @@ class Observation:
 
     def ask_to_stop(self) -> None:
         """Wake every thread that is blocked in a socket call: to the server it looks as if all clients hung up."""
-        for _, seen in self.sockets(listening=False):  # first: some servers hang up by themselves as soon as they wake
+        # First, before any thread wakes: some hang up by themselves, some end and leave their sockets to close_all.
+        for _, seen in self.sockets(listening=False):
             seen.connection.cut_off = True
+        self._kept = [sock for listening in (True, False) for sock, _ in self.sockets(listening)]
         self.stopping = True
         self._wake_writer.send(b"!")  # never read: it goes on waking whoever waits in accept
-        self._kept = [sock for listening in (True, False) for sock, _ in self.sockets(listening)]  # for close_all
         for sock, _ in self.sockets(listening=True):
             _quietly(_plain_shutdown, sock, socket.SHUT_RDWR)  # on Linux this wakes select() on it, too
         for sock, _ in self.sockets(listening=False):
