@@ -398,7 +398,7 @@ def _record(
     kind: str,
     began: float,
     size: int = 0,
-    data: bytes = b"",
+    data: Any = b"",  # whatever send and recv_into take
     error: BaseException | None = None,
 ) -> None:
     observation, connection = seen.observation, seen.connection
@@ -410,9 +410,9 @@ def _record(
             connection.messages += 1
         elif size:
             connection.sent += size
-        observation.log.add(
-            kind, began, connection, task.label, size, data, type(error).__name__ if error is not None else ""
-        )
+        view = data if type(data) is bytes else memoryview(data).cast("B")
+        preview, name = bytes(view[: min(size, PREVIEW)]), type(error).__name__ if error is not None else ""
+        observation.log.add(kind, began, connection, task.label, size, preview, name)
         if type(sys.stdout) is not _Routed:
             route_streams()  # something like redirect_stdout has replaced it, or put back what was there before
     except Exception as trouble:  # never the observed program's problem
@@ -477,12 +477,8 @@ def _listen(self: socket.socket, *backlog: int) -> None:
         _record(seen, task, "listen", task.observation.log.clock())
 
 
-def _preview(data: Any, size: int) -> bytes:
-    return bytes(memoryview(data).cast("B")[: min(size, PREVIEW)])
-
-
 def _reader(
-    plain: Callable[..., Any], nothing: bytes | int, moved: Callable[..., tuple[int, bytes]], flags_at: int
+    plain: Callable[..., Any], nothing: bytes | int, moved: Callable[..., tuple[int, Any]], flags_at: int
 ) -> Callable[..., Any]:
     """The twin of recv or recv_into. `nothing` is what they return at the end of file; `moved` says what they read."""
 
@@ -533,7 +529,7 @@ def _sender(plain: Callable[..., int | None]) -> Callable[..., int | None]:
                 _record(seen, task, "send", began, error=error)
             raise
         size = memoryview(data).nbytes if result is None else result
-        _record(seen, task, "send", began, size, _preview(data, size))
+        _record(seen, task, "send", began, size, data)
         return result
 
     return send
@@ -566,8 +562,8 @@ def _close(self: socket.socket) -> None:
 _TWINS: dict[str, Callable[..., Any]] = {
     "accept": _accept,
     "listen": _listen,
-    "recv": _reader(socket.socket.recv, b"", lambda data, *_: (len(data), data[:PREVIEW]), 1),
-    "recv_into": _reader(socket.socket.recv_into, 0, lambda size, buffer, *_: (size, _preview(buffer, size)), 2),
+    "recv": _reader(socket.socket.recv, b"", lambda data, *_: (len(data), data), 1),
+    "recv_into": _reader(socket.socket.recv_into, 0, lambda size, buffer, *_: (size, buffer), 2),
     "send": _sender(socket.socket.send),
     "sendall": _sender(socket.socket.sendall),
     "shutdown": _shutdown,
