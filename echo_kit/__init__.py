@@ -3,6 +3,8 @@
     server = echo_kit.start(serve)                  # serve(host, port), from the cell above
     alice = echo_kit.Client(server, name="alice")
     alice.send("hello"); alice.receive()            # 'hello'
+    server.where()                                  # on which line each thread stands
+    server.backlog()                                # who waits in the kernel's backlog
     server.timeline()                               # what happened, when
     server.stop()
 
@@ -25,7 +27,8 @@ _HOME = {
     "Timeline": "timeline",
     "serve_single": "servers",
     "serve_threaded": "servers",
-    "side_by_side": "timeline",
+    "side_by_side": "snapshot",
+    "stacked": "timeline",
     "start": "runner",
 }
 

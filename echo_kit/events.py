@@ -58,6 +58,7 @@ class Connection:
     messages: int = 0  # calls of recv (server) or send (client) that moved at least one byte
     closed: bool = False
     cut_off: bool = field(default=False)  # closed because the server was stopped
+    waited: float | None = None  # seconds from the handshake to the accept, as the kernel says; None: it does not
 
 
 class EventLog:
@@ -106,6 +107,11 @@ class EventLog:
     def _snapshot(self) -> list[tuple[Any, ...]]:
         # A deque that grows while it is walked raises RuntimeError; copy() is one C call under the interpreter lock.
         return list(self._records.copy())
+
+
+def plain_address(address: Address) -> Address:
+    """(host, port); a client that reaches an IPv6 server by IPv4 is called by its IPv4 address, as it calls itself."""
+    return (address[0].removeprefix("::ffff:") if "." in address[0] else address[0], address[1])
 
 
 def visible(text: str) -> str:

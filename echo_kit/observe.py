@@ -31,10 +31,10 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
-from .events import PREVIEW, Address, Connection, EventLog, visible
+from .events import PREVIEW, Address, Connection, EventLog, plain_address, visible
 
 # shutdown() wakes a thread that is blocked in recv on Linux and macOS. On Windows the twin of recv first waits for
 # data or for the server's wake-up socket.
@@ -80,6 +80,18 @@ class Task:
     def alive(self) -> bool:
         return self.thread.is_alive() if self.thread else self.life() is not None
 
+    def status(self) -> bytes:
+        """What Linux says of the thread: one that wants to run is "R", or runs again and again to ask for Python's
+        lock, which its count of switches shows. Empty elsewhere.
+        """
+        try:
+            with open(
+                f"/proc/self/task/{self.thread.native_id if self.thread else self.native_id}/status", "rb"
+            ) as file:
+                return file.read()
+        except OSError:
+            return b""
+
     def idle(self) -> bool:
         """Whether it is a pool's worker that has nothing to do. The pool may be older than the server: let it be."""
         return self.thread in _pool_workers and student_frame(self) is None
@@ -121,6 +133,10 @@ class Observation:
         self.stopping = False
         self.abort = False  # end connections by a reset: the port must be free again at once
         self.error: BaseException | None = None
+        self.error_thread = ""  # the label of the thread that died of it
+        self.functions: dict[CodeType, None] = {}  # of the student, in which a thread has made a call; as first seen
+        self.accepts: dict[CodeType, int] = {}  # those that have called accept, and on which line
+        self.sighted: dict[Address, float] = {}  # clients not ours, seen in the backlog: when they had connected
         self.trouble: BaseException | None = None  # the observer's own last error
         self._numbers = itertools.count(1)
         self._wake_reader, self._wake_writer = socket.socketpair()
@@ -175,7 +191,7 @@ class Observation:
         return seen
 
     def watch_connection(self, sock: socket.socket, address: Address) -> Observed:
-        connection = Connection(address[:2])
+        connection = Connection(plain_address(address))
         self.accepted[connection.client] = connection
         return self._watch(sock, connection)
 
@@ -254,7 +270,7 @@ class Observation:
         """A thread died of `error`: remember the first one, and log its traceback without our own frames."""
         if not isinstance(error, (SystemExit, ServerStopped)) and not self.stopping:
             if self.error is None:
-                self.error = error
+                self.error, self.error_thread = error, task.label
             self.write(task, "".join(student_traceback(error)))
         forget_variables(error)
 
@@ -389,6 +405,7 @@ _plain_close = socket.socket.close
 _plain_listen = socket.socket.listen
 _plain_shutdown = socket.socket.shutdown
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
+_MILLISECONDS = struct.Struct("=I")
 RESET_ON_CLOSE = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)  # SO_LINGER: close sends a reset
 
 
@@ -431,6 +448,35 @@ def _wait(seen: Observed, sock: socket.socket) -> None:
             raise TimeoutError("timed out")
 
 
+def _waited(conn: socket.socket) -> float | None:
+    """Seconds since the connection was made, if the kernel tells: to the tick (1 to 10 ms), and only before a send.
+
+    Linux stamps "last data sent" when the handshake is complete (tcp_create_openreq_child), long before the accept.
+    """
+    if sys.platform != "linux":
+        return None
+    try:
+        return _MILLISECONDS.unpack_from(conn.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 64), 44)[0] / 1000
+    except (OSError, struct.error):  # broken off already, or a kernel that tells less
+        return None
+
+
+def _note_functions(observation: Observation, frame: FrameType | None, accepts: bool = False) -> None:
+    """Remember the student's functions that a thread is in, the outermost first."""
+    try:
+        chain = []
+        while frame is not None:
+            if is_student_code(frame):
+                chain.append(frame.f_code)
+                if accepts and len(chain) == 1:
+                    observation.accepts[frame.f_code] = frame.f_lineno
+            frame = frame.f_back
+        for code in reversed(chain):
+            observation.functions.setdefault(code)
+    except Exception as trouble:  # never the observed program's problem
+        observation.trouble = trouble
+
+
 def _accept(self: socket.socket) -> tuple[socket.socket, Address]:
     __tracebackhide__ = True
     seen = _observed.get(id(self))
@@ -442,6 +488,7 @@ def _accept(self: socket.socket) -> tuple[socket.socket, Address]:
     observation = seen.observation
     task = _task_for(observation)
     task.connection = None
+    _note_functions(observation, sys._getframe(1), accepts=True)
     began = observation.log.clock()
     task.waiting = seen
     try:
@@ -460,7 +507,9 @@ def _accept(self: socket.socket) -> tuple[socket.socket, Address]:
         raise
     finally:
         task.waiting = None
-    _record(observation.watch_connection(conn, address), task, "accept", began)
+    accepted = observation.watch_connection(conn, address)
+    accepted.connection.waited = _waited(conn)
+    _record(accepted, task, "accept", began)
     if observation.stopping:  # and it came after all were told to hang up
         if observation.abort:
             _quietly(conn.setsockopt, socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
@@ -559,6 +608,31 @@ def _close(self: socket.socket) -> None:
             task.connection = None
 
 
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A socket call that has not come back: `name` is accept, recv or recv_into, send or sendall."""
+
+    name: str
+    seen: Observed
+    began: float
+
+    @property
+    def kind(self) -> str:
+        return "recv" if self.name == "recv_into" else "send" if self.name == "sendall" else self.name
+
+
+def call_in(frame: FrameType | None) -> Call | None:
+    """The socket call that a thread is in, read from the variables of our twin of it: that costs the thread nothing."""
+    while frame is not None and not is_student_code(frame):
+        if frame.f_code in _TWIN_CODES:
+            known = frame.f_locals
+            name = getattr(known.get("plain", _plain_accept), "__name__", "accept")
+            seen, began = known.get("seen"), known.get("began")
+            return Call(name, seen, began) if seen is not None and began is not None else None
+        frame = frame.f_back
+    return None
+
+
 _TWINS: dict[str, Callable[..., Any]] = {
     "accept": _accept,
     "listen": _listen,
@@ -569,6 +643,7 @@ _TWINS: dict[str, Callable[..., Any]] = {
     "shutdown": _shutdown,
     "close": _close,
 }
+_TWIN_CODES = {_TWINS[name].__code__ for name in ("accept", "recv", "send")}
 
 
 # -- threads, streams, last words ------------------------------------------------------------------------------------

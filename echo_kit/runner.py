@@ -21,8 +21,11 @@ from itertools import groupby
 from typing import Any
 
 from . import codeview, observe
+from .backlog import Backlog, look
 from .events import Address, Connection, visible
-from .timeline import Timeline, lanes_of
+from .lanes import lanes_of
+from .snapshot import Snapshot
+from .timeline import Timeline
 
 __all__ = ["Log", "Server", "ServerStuck", "start"]
 
@@ -103,7 +106,22 @@ class Server:
     def timeline(self) -> Timeline:
         """What happened so far, one lane a client. Waits for the server to come to rest, a second at most."""
         self.settle()
+        look(self._observation)
         return Timeline.of(self._observation)
+
+    def where(self) -> codeview.CodeView:
+        """The student's functions, with a mark on each line where a thread stands. Waits as `timeline` does."""
+        self.settle()
+        return codeview.code_view(self._observation, self.client_names(), self._stopped)
+
+    def backlog(self) -> Backlog:
+        """Who is connected and not accepted yet, and what lies unread. Waits as `timeline` does."""
+        self.settle()
+        return Backlog.of(self._observation)
+
+    def snapshot(self) -> Snapshot:
+        """All three views of one moment, in one picture."""
+        return Snapshot(self.where(), self.backlog(), self.timeline())
 
     def client_names(self) -> dict[Connection, str]:
         """The server's connections in the order in which they were accepted, each with its client's name."""
@@ -388,7 +406,7 @@ def _state(observation: observe.Observation) -> tuple[bool, object]:
     waits = [task.waiting for task in tasks]
     for task, seen in zip(tasks, waits, strict=True):
         if seen is None:
-            status = _status(task)
+            status = task.status()
             if b"State:\tR" in status:
                 return False, None
             frame = frames.get(task.identity() or 0)
@@ -414,13 +432,3 @@ def _state(observation: observe.Observation) -> tuple[bool, object]:
     if observation.alive() != tasks or [task.waiting for task in tasks] != waits:  # one moved while we looked
         return False, None
     return at_rest, stands
-
-
-def _status(task: observe.Task) -> bytes:
-    """What Linux says of the thread: one that wants to run is "R", or runs again and again to ask for Python's lock."""
-    try:
-        native_id = task.thread.native_id if task.thread else task.native_id
-        with open(f"/proc/self/task/{native_id}/status", "rb") as file:
-            return file.read()
-    except OSError:
-        return b""

@@ -1,4 +1,4 @@
-"""What happened, when: one lane a connection, made from the recorded events; as data, as text, as a picture.
+"""What happened, when: one lane a client, or one a thread, made from the recorded events; as data, text and picture.
 
 The text form has no times, ports or ids: it tells the same story in every run, so that it can be compared.
 """
@@ -6,159 +6,57 @@ The text form has no times, ports or ids: it tells the same story in every run, 
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable
+import sys
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import cached_property
+from os import PathLike
+from typing import Any, NamedTuple
 
-from .events import Address, Connection, SocketEvent, visible
-from .observe import Observation
+from .events import Connection, SocketEvent, visible
+from .lanes import Lane, lanes_of
+from .observe import Observation, call_in
 
-__all__ = ["Lane", "Timeline", "Timelines", "side_by_side"]
+__all__ = ["Shown", "Span", "Threads", "Timeline", "Timelines", "stacked"]
 
 SHOWN = 6  # messages of a lane that the text names one by one
 QUOTED = 24  # characters of a message that are shown
 
-
-@dataclass(eq=False)
-class Lane:
-    """One connection. Times are seconds of the log's clock; None: it has not happened, or nobody could see it."""
-
-    name: str
-    client: Connection | None = None  # our own client's end
-    server: Connection | None = None  # the end that the server accepted
-    connecting: float | None = None
-    connected: float | None = None
-    accepted: float | None = None
-    accepter: str = ""
-    threads: list[str] = field(default_factory=list)  # that read from it or wrote to it, or are about to
-    left: float | None = None  # the client closed
-    seen_off: float | None = None  # the server read the end of file
-    reset: bool = False
-    last_used: float = 0.0  # when the server's last recv or send on it came back
-    closed: float | None = None  # the server closed, or shut down its side
-    to_server: list[SocketEvent] = field(default_factory=list)
-    to_client: list[SocketEvent] = field(default_factory=list)
-    answers: list[SocketEvent] = field(default_factory=list)  # what the server sent, whether or not it was read
-
-    @property
-    def arrived(self) -> float:
-        times = [time for time in (self.connected, self.accepted) if time is not None]
-        return min(times) if times else 0.0
-
-    @property
-    def gone(self) -> float | None:
-        """When the client left, as far as that is known; else when the server closed."""
-        return next((time for time in (self.left, self.seen_off, self.closed) if time is not None), None)
-
-    @property
-    def over(self) -> bool:
-        """Whether the server has seen that the client left, or has closed the connection."""
-        return self.seen_off is not None or self.closed is not None or self.reset
-
-    @property
-    def ended(self) -> float | None:
-        """When the server was done with it (or the client gave up before it was accepted)."""
-        return self.closed if self.accepted is not None else self.left
+# What a stretch of a lane is. The last three are what is seen of a client's thread, the last four of any thread.
+CONNECTING = "connecting"
+BACKLOG = "waits in the backlog"
+ACCEPTED = "accepted, no thread is at it"
+IN_ACCEPT = "thread waits in accept"
+IN_RECV = "server waits in recv"
+WORKS = "server works"
+IN_SEND = "server waits in sendall"
 
 
-def lanes_of(observation: Observation) -> list[Lane]:
-    """The lanes in the order in which the connections were made, each with the name of its client."""
-    events = list(observation.log)
-    lanes: list[Lane] = []
-    by_end: dict[Connection, Lane] = {}
-    waiting: dict[Address, list[Lane]] = {}
-    for event in events:
-        if event.kind == "connect":
-            lane = Lane("", client=event.connection, connecting=event.began, connected=event.ended)
-            lanes.append(lane)
-            by_end[event.connection] = lane
-            waiting.setdefault(event.connection.client, []).append(lane)
-    for event in events:
-        if event.kind == "accept" and not event.error:
-            same = waiting.get(event.connection.client)
-            if same:
-                lane = same.pop(0)  # a port may be used again: the first to come is the first to be accepted
-            else:
-                lanes.append(lane := Lane(""))
-            lane.server, lane.accepted, lane.accepter = event.connection, event.ended, event.thread
-            by_end[event.connection] = lane
-    if observation.log.dropped:
-        _make_up_for_the_dropped(observation, events, lanes, by_end)
-    for event in events:
-        known = by_end.get(event.connection)
-        if known is not None:
-            _enter(known, event)
-    for task in observation.alive():  # one that has not read anything yet left no event
-        known = by_end.get(task.connection) if task.connection else None
-        if known is not None and task.label not in known.threads and known.closed is None:
-            known.threads.append(task.label)
-    lanes.sort(key=lambda lane: lane.arrived)
-    _give_names(lanes)
-    return lanes
+class Span(NamedTuple):
+    """A stretch of a lane, in seconds of the log's clock. `client` is the name of the client's lane, if any."""
+
+    state: str
+    begin: float
+    end: float
+    thread: str = ""
+    client: str = ""
 
 
-def _make_up_for_the_dropped(
-    observation: Observation, events: list[SocketEvent], lanes: list[Lane], by_end: dict[Connection, Lane]
-) -> None:
-    """Lanes of connections whose beginning the log has dropped. When that was is not known: before the first event."""
-    ours = {each.client: each for each in observation.clients}
-    for event in events:
-        end = event.connection
-        if end.client in ours or end.client in observation.accepted:
-            client, server = ours.get(end.client), observation.accepted.get(end.client)
-            ends = [each for each in (client, server) if each is not None]
-            lane = next((by_end[each] for each in (end, *ends) if each in by_end), None)
-            if lane is None:
-                lanes.append(lane := Lane("", connected=event.began if client else None))
-            if client is not None and lane.client is None:
-                lane.client = client
-            if server is not None and lane.server is None:
-                lane.server, lane.accepted = server, event.began if lane.connected is None else lane.connected
-            by_end.update(dict.fromkeys(ends, lane))
+class Pending(NamedTuple):
+    """A call that has not come back: which thread is in it, and on which connection."""
+
+    thread: str
+    kind: str  # accept, recv or send; "" for none that is known
+    connection: Connection | None
+    began: float
 
 
-def _enter(lane: Lane, event: SocketEvent) -> None:
-    kind = event.kind
-    if kind == "client send":
-        lane.to_server.append(event)
-    elif kind == "client recv" and event.size:
-        lane.to_client.append(event)
-    elif kind == "client close":
-        lane.left = event.began
-    elif kind in ("recv", "send"):
-        if event.thread not in lane.threads:
-            lane.threads.append(event.thread)
-        lane.last_used = event.ended
-        lane.reset = lane.reset or event.error in ("ConnectionResetError", "BrokenPipeError", "ConnectionAbortedError")
-        if kind == "recv" and not event.size:
-            lane.seen_off = lane.seen_off or event.ended
-        if kind == "send" and event.size:
-            lane.answers.append(event)
-        if lane.client is None and event.size:
-            (lane.to_server if kind == "recv" else lane.to_client).append(event)
-    elif kind in ("close", "shutdown") and lane.closed is None:
-        lane.closed = event.began
-
-
-def _give_names(lanes: Iterable[Lane]) -> None:
-    counts: dict[str, int] = {}
-    for number, lane in enumerate(lanes, 1):
-        name = visible(lane.client.name)[:QUOTED] if lane.client else f"client {number}"
-        counts[name] = counts.get(name, 0) + 1
-        lane.name = name if counts[name] == 1 else f"{name} ({counts[name]})"
-
-
-class _Shown:
+class Shown:
     """Shows itself in a notebook: a picture, and the text beside it."""
-
-    def _timelines(self) -> list[Timeline]:
-        raise NotImplementedError
 
     def figure(self, dark: bool = False) -> Any:
         """A matplotlib Figure, to be saved or to be changed."""
-        from .plots import timeline_figure
-
-        return timeline_figure(self._timelines(), dark=dark)
+        raise NotImplementedError
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         from .plots import png
@@ -168,9 +66,9 @@ class _Shown:
         return {"text/plain": text, "image/png": data}, {"image/png": {"width": width, "height": height, "alt": text}}
 
 
-@dataclass(frozen=True)
-class Timeline(_Shown):
-    """What happened at one server until `now`."""
+@dataclass(eq=False)
+class Timeline(Shown):
+    """What happened at one server until `now`. Times are seconds of the log's clock; `start` is when the first came."""
 
     server: str
     lanes: tuple[Lane, ...]
@@ -178,17 +76,56 @@ class Timeline(_Shown):
     now: float
     stopped: bool
     dropped: int  # events that the log could not keep
+    events: list[SocketEvent] = field(default_factory=list)
+    pending: tuple[Pending, ...] = ()
+    window: tuple[float, float] | None = None  # what `zoom` shows, in seconds since `start`
+    others: int = 0  # lanes that `zoom` leaves out
 
     @classmethod
     def of(cls, observation: Observation) -> Timeline:
-        lanes = tuple(lanes_of(observation))
-        starts = [time for lane in lanes for time in (lane.connecting, lane.accepted) if time is not None]
+        frames = sys._current_frames()
+        pending = tuple(_pending(task.label, call_in(frames.get(task.identity() or 0))) for task in observation.alive())
+        events = list(observation.log)
         now = observation.log.clock()
+        lanes = tuple(lanes_of(observation, events))
+        starts = [
+            time for lane in lanes for time in (lane.connecting, lane.connected, lane.accepted) if time is not None
+        ]
         if observation.stopping:  # a stopped server's picture ends with its last event
-            now = max((event.ended for event in observation.log), default=now)
-        return cls(
-            observation.name, lanes, min(starts, default=now), now, observation.stopping, observation.log.dropped
+            now, pending = max((event.ended for event in events), default=now), ()
+        stopped, dropped = observation.stopping, observation.log.dropped
+        return cls(observation.name, lanes, min(starts, default=now), now, stopped, dropped, events, pending)
+
+    def zoom(
+        self, begin: float | None = None, end: float | None = None, clients: str | Collection[str] | None = None
+    ) -> Timeline:
+        """A part of it: from `begin` to `end` (seconds since the first client came), or only some clients.
+
+        Raises ValueError for a client that is not there, and for an `end` that is not after `begin`.
+        """
+        whole = self.window or (0.0, self.now - self.start)
+        window = (whole[0] if begin is None else float(begin), whole[1] if end is None else float(end))
+        if not window[0] < window[1]:
+            raise ValueError(
+                f"zoom() goes from an earlier time to a later one, not from {window[0]:g} to {window[1]:g} s"
+            )
+        asked = [clients] if isinstance(clients, str) else clients
+        names = [lane.name for lane in self.lanes]
+        unknown = [name for name in asked or () if name not in names]
+        if unknown:
+            raise ValueError(f"there is no client {unknown[0]!r} here; there are: {_list(names) or 'none'}")
+        lanes = tuple(
+            lane
+            for lane in self.lanes
+            if (asked is None or lane.name in asked) and ((begin is None and end is None) or self._is_in(lane, window))
         )
+        cut = None if begin is None and end is None and self.window is None else window
+        return replace(self, lanes=lanes, window=cut, others=self.others + len(self.lanes) - len(lanes))
+
+    def _is_in(self, lane: Lane, window: tuple[float, float]) -> bool:
+        times = [each for each in (lane.connecting, lane.connected, lane.accepted) if each is not None]
+        ended = lane.ended if lane.ended is not None else self.now
+        return min(times, default=self.now) - self.start <= window[1] and ended - self.start >= window[0]
 
     def waited_for(self, lane: Lane) -> list[str]:
         """Whom a client waits for: those whom the one thread that accepts is serving. Or had to wait for: those with
@@ -227,9 +164,14 @@ class Timeline(_Shown):
         said += _messages(lane)
         return " · ".join(said + _ending(lane))
 
+    @property
+    def title(self) -> str:
+        count = f"{len(self.lanes):,}" + (f" of {len(self.lanes) + self.others:,}" if self.others else "")
+        title = f"{visible(self.server)}: {count} connection{'' if len(self.lanes) + self.others == 1 else 's'}"
+        return f"{title}, from {self.window[0]:g} s to {self.window[1]:g} s" if self.window else title
+
     def __str__(self) -> str:
-        count = len(self.lanes)
-        lines = [f"{self.server}: {count} connection{'' if count == 1 else 's'}"]
+        lines = [self.title]
         width = max((len(lane.name) for lane in self.lanes), default=0)
         lines += [f"  {lane.name:<{width}}  {self.story(lane)}" for lane in self.lanes]
         if self.dropped:
@@ -239,18 +181,22 @@ class Timeline(_Shown):
     __repr__ = __str__
 
     def table(self) -> list[dict[str, Any]]:
-        """One row a client: seconds waited and served (until now, if they last), messages, bytes, threads."""
+        """One row a client, fit for `pandas.DataFrame`: seconds waited in the backlog, seconds served (until now, if
+        they last), of these the seconds in which the server worked for it or sent to it; messages, bytes, threads.
+        """
         rows = []
         for lane in self.lanes:
             over = lane.ended if lane.ended is not None else self.now
             accepted = lane.accepted if lane.accepted is not None else over
-            end = lane.client or lane.server or Connection(())
+            end = lane.client_then or lane.server_then or Connection(())
             sent, back = _moved(lane)
+            busy = sum(each.end - each.begin for each in self.spans[lane.name] if each.state in (WORKS, IN_SEND))
             rows.append(
                 {
                     "client": lane.name,
                     "seconds waited": max(0.0, accepted - lane.connected) if lane.connected is not None else None,
                     "seconds served": max(0.0, over - accepted) if lane.accepted is not None else 0.0,
+                    "seconds busy": busy,
                     "messages": end.messages,
                     "bytes sent": sent,
                     "bytes back": back,
@@ -259,25 +205,195 @@ class Timeline(_Shown):
             )
         return rows
 
-    def _timelines(self) -> list[Timeline]:
-        return [self]
+    def calls(self) -> list[dict[str, Any]]:
+        """One row a socket call, fit for `pandas.DataFrame`: when it began (seconds since the first client came), how
+        long it took, whose it was, how many bytes it moved and the first of them, the exception that it raised.
+        """
+        names = {end: lane.name for lane in self.lanes for end in (lane.client, lane.server) if end is not None}
+        return [
+            {
+                "seconds": event.began - self.start,
+                "took": event.ended - event.began,
+                "client": names[event.connection],
+                "thread": event.thread,
+                "call": event.kind,
+                "bytes": event.size,
+                "data": event.data,
+                "error": event.error,
+            }
+            for event in self.events
+            if event.connection in names and self._shows(event)
+        ]
+
+    def _shows(self, event: SocketEvent) -> bool:
+        if self.window is None:
+            return True
+        return event.ended - self.start >= self.window[0] and event.began - self.start <= self.window[1]
+
+    @cached_property
+    def spans(self) -> dict[str, list[Span]]:
+        """The stretches of each client's lane, by its name, in the order in which they began."""
+        return {lane.name: list(self._lane_spans(lane)) for lane in self.lanes}
+
+    def _lane_spans(self, lane: Lane) -> Iterator[Span]:
+        if lane.connecting is not None and lane.connected is not None:
+            yield Span(CONNECTING, lane.connecting, lane.connected, client=lane.name)
+        over = lane.ended if lane.ended is not None else self.now
+        accepted = lane.accepted if lane.accepted is not None else over
+        if lane.connected is not None and accepted > lane.connected:
+            yield Span(BACKLOG, lane.connected, accepted, client=lane.name)
+        if lane.accepted is None or lane.server is None:
+            return
+        at = max(lane.connected or accepted, accepted)  # our client may be told of it later than the server
+        for span in self._thread_spans[1].get(lane.server, ()):
+            begin, end = max(span.begin, at), min(span.end, over)
+            if begin > at:
+                yield Span(ACCEPTED, at, begin, client=lane.name)
+            if end > begin:
+                yield span._replace(begin=begin, end=end)
+                at = end
+        if over > at:
+            yield Span(ACCEPTED, at, over, client=lane.name)
+
+    @cached_property
+    def thread_spans(self) -> dict[str, list[Span]]:
+        """What each of the server's threads did, by its label."""
+        first = {label: number for number, label in enumerate(self._thread_spans[0])}
+        return dict(sorted(self._thread_spans[0].items(), key=lambda each: (_numbered(each[0]), first[each[0]])))
+
+    @cached_property
+    def _thread_spans(self) -> tuple[dict[str, list[Span]], dict[Connection, list[Span]]]:
+        """The same stretches twice: by thread, and by connection.
+
+        That a thread works for a client is seen from its calls: after a recv that returned something, until the same
+        thread's next call on that connection.
+        """
+        names = {lane.server: lane.name for lane in self.lanes if lane.server is not None}
+        by_thread: dict[str, list[Span]] = {}
+        by_connection: dict[Connection, list[Span]] = {}
+        last: dict[str, SocketEvent] = {}
+        states = {"accept": IN_ACCEPT, "recv": IN_RECV, "send": IN_SEND}
+        for event in self.events:
+            thread, connection, kind = event.thread, event.connection, event.kind
+            if not thread or kind not in ("accept", "recv", "send", "close", "shutdown"):
+                continue
+            mine = by_thread.setdefault(thread, [])
+            name = names.get(connection, "")
+            theirs = by_connection.setdefault(connection, [])
+            before = last.get(thread)
+            if before is not None and before.kind == "recv" and before.connection is connection:
+                works = Span(WORKS, before.ended, event.began, thread, name)
+                mine.append(works)
+                theirs.append(works)
+            if kind in states:
+                span = Span(states[kind], event.began, event.ended, thread, "" if kind == "accept" else name)
+                mine.append(span)
+                if kind != "accept":
+                    theirs.append(span)
+            last[thread] = event
+        for thread, kind, pending_on, began in self.pending:
+            mine = by_thread.setdefault(thread, [])
+            before = last.get(thread)
+            until = began if kind else self.now
+            if before is not None and before.kind == "recv" and pending_on in (before.connection, None):
+                works = Span(WORKS, before.ended, until, thread, names.get(before.connection, ""))
+                mine.append(works)
+                by_connection.setdefault(before.connection, []).append(works)
+            if kind:
+                name = names.get(pending_on, "") if pending_on is not None else ""
+                span = Span(states[kind], began, self.now, thread, "" if kind == "accept" else name)
+                mine.append(span)
+                if pending_on is not None and kind != "accept":
+                    by_connection.setdefault(pending_on, []).append(span)
+        return by_thread, by_connection
+
+    def by_thread(self) -> Threads:
+        """The same run, one lane a thread: what each did, for whom, and where it waited."""
+        return Threads(self)
+
+    def figure(self, dark: bool = False) -> Any:
+        """A matplotlib Figure, to be saved or to be changed."""
+        from .plots import timeline_figure
+
+        return timeline_figure([self], dark=dark)
+
+    def save_trace(self, path: str | PathLike[str]) -> None:
+        """Write it as a Chrome trace (JSON), for ui.perfetto.dev or chrome://tracing. An existing file is replaced."""
+        from .trace import save
+
+        save(self, path)
 
 
-class Timelines(_Shown, tuple[Timeline, ...]):
-    """Several timelines, drawn side by side with the same scale."""
+class Threads(Shown):
+    """A timeline with one lane a thread."""
+
+    def __init__(self, timeline: Timeline) -> None:
+        self.timeline = timeline
+
+    def __str__(self) -> str:
+        timeline = self.timeline
+        spans = timeline.thread_spans
+        count = f"{len(spans):,} thread{'' if len(spans) == 1 else 's'}"
+        width = max(map(len, spans), default=0)
+        lines = [f"  {label:<{width}}  {self._story(label)}" for label in spans]
+        return "\n".join([f"{visible(timeline.server)}: {count}", *lines])
+
+    __repr__ = __str__
+
+    def _story(self, label: str) -> str:
+        """What the thread did, in words: whom it accepted and served, and what it is in now."""
+        timeline = self.timeline
+        names = {lane.server: lane.name for lane in timeline.lanes if lane.server is not None}
+        told: list[str] = []
+        for event in timeline.events:
+            name = names.get(event.connection)
+            if event.thread == label and name is not None and event.kind in ("accept", "recv", "send"):
+                words = f"accepted {name}" if event.kind == "accept" else f"served {name}"
+                if not told or told[-1] != words:
+                    told.append(words)
+        for pending in timeline.pending:
+            if pending.thread == label:
+                name = names.get(pending.connection, "its client") if pending.connection else ""
+                doing = {
+                    "accept": "waits in accept",
+                    "recv": f"waits in recv for {name}",
+                    "send": f"is in sendall to {name}",
+                }
+                told = [*_shortened(told), doing.get(pending.kind, "is in no socket call")]
+                break
+        else:
+            told = [*_shortened(told), "ended"]
+        return " · ".join(told)
+
+    def figure(self, dark: bool = False) -> Any:
+        """A matplotlib Figure, to be saved or to be changed."""
+        from .plots import threads_figure
+
+        return threads_figure(self.timeline, dark=dark)
+
+
+class Timelines(Shown, tuple[Timeline, ...]):
+    """Several timelines in one picture with the same scale: side by side, or on one axis."""
+
+    one_axis = False
 
     def __str__(self) -> str:
         return "\n".join(map(str, self))
 
     __repr__ = __str__
 
-    def _timelines(self) -> list[Timeline]:
-        return list(self)
+    def figure(self, dark: bool = False) -> Any:
+        """A matplotlib Figure, to be saved or to be changed."""
+        from .plots import stacked_figure, timeline_figure
+
+        return stacked_figure(self, dark=dark) if self.one_axis else timeline_figure(self, dark=dark)
 
 
-def side_by_side(*timelines: Timeline) -> Timelines:
-    """Several runs in one picture: each starts at 0, all have the same scale."""
-    return Timelines(timelines)
+def stacked(*timelines: Timeline) -> Timelines:
+    """Several servers on one time axis: what happened at the same moment stands above one another."""
+    together = Timelines(timelines)
+    together.one_axis = True
+    return together
 
 
 # -- words -----------------------------------------------------------------------------------------------------------
@@ -294,8 +410,8 @@ def quote(event: SocketEvent) -> str:
 
 def _moved(lane: Lane) -> tuple[int, int]:
     """How many bytes went to the server and came back, as the client knows, or else the server."""
-    server = lane.server or Connection(())
-    return (lane.client.sent, lane.client.received) if lane.client else (server.received, server.sent)
+    server = lane.server_then or Connection(())
+    return (lane.client_then.sent, lane.client_then.received) if lane.client_then else (server.received, server.sent)
 
 
 def _messages(lane: Lane) -> list[str]:
@@ -312,7 +428,7 @@ def _messages(lane: Lane) -> list[str]:
                 event = replace(event, size=before.size + event.size, data=before.data + event.data)
             joined.append((verb, event))
         return _shortened([f"{verb} {quote(event)}" for verb, event in joined])
-    read = lane.server.received if lane.server else 0
+    read = lane.server_then.received if lane.server_then else 0
     total, returned = _moved(lane)
     words = []
     position = total - sum(event.size for event in lane.to_server)  # what the log has dropped came before
@@ -322,7 +438,7 @@ def _messages(lane: Lane) -> list[str]:
             state = "echoed"
         elif returned > position:
             state = f"{returned - position:,} of {event.size:,} bytes echoed"
-        elif lane.server and lane.server.sent > position:
+        elif lane.server_then and lane.server_then.sent > position:
             state = "answered, and the client has not read it yet"
         elif read >= end:
             state = "read, not answered"
@@ -346,12 +462,28 @@ def _ending(lane: Lane) -> list[str]:
         return ["broke off (reset)"]
     if lane.seen_off is not None or (lane.left is not None and (lane.closed is None or lane.left <= lane.closed)):
         return ["left"]
-    if lane.server is not None and lane.server.cut_off:
+    if lane.server_then is not None and lane.server_then.cut_off:
         return ["cut off: the server was stopped"]
     if lane.closed is not None:
-        return ["closed by the server"]
+        return ["broken off by the server (reset)" if lane.rejected else "closed by the server"]
     return []
 
 
 def _list(words: list[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else ""
+
+
+def _pending(label: str, call: Any) -> Pending:
+    return (
+        Pending(label, call.kind, call.seen.connection, call.began)
+        if call is not None
+        else Pending(label, "", None, 0.0)
+    )
+
+
+def _numbered(label: str) -> tuple[int, int]:
+    """Sorts "server thread" first, then "thread 2" before "thread 10", then those with names of their own."""
+    kind, _, number = label.rpartition(" ")
+    if label == "server thread":
+        return 0, 0
+    return (1, int(number)) if kind == "thread" and number.isdigit() else (2, 0)
