@@ -35,7 +35,7 @@ MAY_IMPORT = {
 }
 # Inside of a function (what draws or writes), or for types only.
 LATE = {("timeline", "plots"), ("timeline", "trace"), ("snapshot", "scene"), ("client", "runner")}
-LARGEST = 520  # lines of code of a module
+LARGEST = 600  # lines of code of a module
 
 
 def imports(module):
