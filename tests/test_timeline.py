@@ -391,3 +391,18 @@ def test_from_events_alone_with_a_clock_of_our_own():
     assert rows == [(1.0, 4.0), (4.0, 0.0)]
     assert (timeline.start, timeline.now) == (1.0, 9.0)
     assert quote(next(iter(log))) == '""'
+
+
+def test_lanes_are_in_the_order_in_which_the_system_gave_the_clients_out():
+    """Whoever connected first may be the last who is told so, when many connect at once."""
+    observation = Observation("by hand")
+    ends = {name: Connection(("127.0.0.1", port), name=name) for port, name in enumerate(("alice", "bob", "carol"))}
+    for name, connected, accepted in (("alice", 6.0, 3.0), ("carol", 2.0, None), ("bob", 1.0, 4.0)):
+        observation.log.add("connect", 0.0, ends[name], ended=connected)
+        if accepted is not None:
+            observation.log.add("accept", 0.0, Connection(ends[name].client), ended=accepted)
+    stranger = Connection(("127.0.0.1", 9))
+    observation.log.add("accept", 0.0, stranger, ended=5.0)
+    names = [lane.name for lane in Timeline.of(observation).lanes]
+    observation.close_all()
+    assert names == ["alice", "bob", "client 3", "carol"]
