@@ -24,6 +24,7 @@ _HOME = {
     "Server": "runner",
     "ServerClosed": "client",
     "ServerStuck": "runner",
+    "Snapshot": "snapshot",
     "Timeline": "timeline",
     "serve_single": "servers",
     "serve_threaded": "servers",
