@@ -425,7 +425,7 @@ def _messages(lane: Lane) -> list[str]:
         for _, verb, event in sorted(told, key=lambda each: each[0]):
             if verb == "got" and joined and joined[-1][0] == "got":  # in how many pieces an answer comes is no fact
                 before = joined.pop()[1]
-                event = replace(event, size=before.size + event.size, data=before.data + event.data)
+                event = event._replace(size=before.size + event.size, data=before.data + event.data)
             joined.append((verb, event))
         return _shortened([f"{verb} {quote(event)}" for verb, event in joined])
     read = lane.server_then.received if lane.server_then else 0

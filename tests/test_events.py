@@ -1,11 +1,12 @@
 """The log: bounded, ordered, counts what it drops, and can be read while threads write to it."""
 
-import dataclasses
+import gc
 import threading
+import tracemalloc
 
 import pytest
 
-from echo_kit.events import Connection, EventLog, visible
+from echo_kit.events import CAPACITY, KINDS, PREVIEW, Connection, EventLog, SocketEvent, visible
 
 ALICE = Connection(("127.0.0.1", 1), name="alice")
 
@@ -19,8 +20,106 @@ def test_an_event_is_frozen_and_has_the_stamps_it_was_given():
     assert (received.kind, received.began, received.ended) == ("recv", 1.0, 5.0)
     assert (received.thread, received.size, received.data) == ("thread 1", 3, b"abc")
     assert (sent.kind, sent.began, sent.ended, sent.error) == ("send", 2.0, 3.0, "TimeoutError")
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError):
         sent.size = 1
+
+
+def test_an_event_comes_out_as_it_was_added():
+    log, others = EventLog(), [Connection(ALICE.client, name=ALICE.name) for _ in range(3)]  # alike, but not the same
+    added = [
+        SocketEvent(kind, 0.1 * n, 0.1 * n + 1e-9, others[n % 3], f"thread {n % 4}", 2**40, b"\x00" * n)
+        for n, kind in enumerate(KINDS)
+    ]
+    added.append(SocketEvent("recv", 0.0, 2e9, ALICE, "Tür 世", 0, b"", "ConnectionResetError"))
+    for event in added:
+        log.add(event.kind, event.began, *event[3:], ended=event.ended)
+    assert list(log) == added
+    assert [event.connection for event in log] == [event.connection for event in added]
+    with pytest.raises(KeyError):
+        log.add("no such call", 0.0, ALICE)
+
+
+def test_events_that_end_at_once_keep_their_order():
+    log = EventLog(clock=lambda: 0.0)
+    for size in range(600):
+        log.add("send" if size % 2 else "recv", 0.0, ALICE, size=size)
+    assert [event.size for event in log] == list(range(600))
+
+
+def test_memory():
+    """100,000 messages of 64 bytes in less than 20 MB, a full log in less than 50 MB, and nothing for the collector."""
+    log = EventLog()
+    log.add("recv", log.clock(), ALICE, "thread 1")
+    gc.collect()
+    before = len(gc.get_objects())
+    tracemalloc.start()
+    try:
+        for number in range(CAPACITY):
+            log.add("recv", log.clock(), ALICE, "thread 1", 64, (b"%064d" % number)[:PREVIEW])
+            if number == 99_999:
+                first = tracemalloc.get_traced_memory()[0]
+        full = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert (len(log), log.dropped) == (CAPACITY, 1)
+    assert first < 20e6
+    assert full < 50e6
+    assert len(gc.get_objects()) - before < 100
+
+
+def test_connections_that_no_event_names_are_let_go():
+    log = EventLog(capacity=10)
+    stays = Connection(("127.0.0.1", 2))
+    for number in range(5000):
+        passes = Connection(("127.0.0.1", number))
+        log.add("accept", 0.0, passes, ended=float(number))
+        log.add("recv", 0.0, stays, f"thread {number}", ended=number + 0.5)
+        assert [event.connection for event in log][-2:] == [passes, stays]
+    assert log.dropped == 2 * 5000 - 10
+    assert len(log._parties) <= 1000
+    assert sum(map(len, log._numbers.values())) <= 1000
+
+
+def test_no_event_loses_its_connection_when_others_are_let_go(monkeypatch):
+    """One thread has the connection's number, and has not added its event yet, when the table is cleared."""
+    log = EventLog(capacity=5)
+    log.add("recv", 0.0, ALICE, ended=1.0)
+    plain_append = log._append
+
+    def after_the_others(record):
+        log._append = plain_append
+        for number in range(2000):
+            log.add("recv", 0.0, Connection(("127.0.0.1", number)), ended=2.0)
+        plain_append(record)
+
+    log._append = after_the_others
+    log.add("recv", 0.0, ALICE, ended=3.0)
+    assert len(list(log)) == 5
+    assert list(log)[-1].connection is ALICE
+
+
+def test_threads_that_bring_new_connections_at_once(busy):
+    log = EventLog(capacity=30_000)
+    shared = [Connection(("127.0.0.1", number)) for number in range(1500)]
+
+    def write(label):
+        for size, connection in enumerate(shared):
+            log.add("recv", log.clock(), connection, label, size)
+            log.add("recv", log.clock(), Connection(("own", label, size)), label, size)
+
+    threads = [threading.Thread(target=write, args=(f"thread {number}",)) for number in range(4)]
+    with busy():
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            for event in log:
+                assert event.connection.client in [("127.0.0.1", event.size), ("own", event.thread, event.size)]
+        for thread in threads:
+            thread.join(20)
+    assert (len(list(log)), log.dropped) == (4 * 2 * 1500, 0)
+    for number in range(4):
+        mine = [event.connection for event in log if event.thread == f"thread {number}"]
+        assert mine[::2] == shared
 
 
 def test_events_come_in_the_order_in_which_the_calls_ended():
