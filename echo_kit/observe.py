@@ -337,6 +337,7 @@ _raw = threading.local()  # .task and .life of a thread that `threading` does no
 _pool_workers: Any = getattr(concurrent.futures.thread, "_threads_queues", {})
 # Read directly: current_thread() would make, and keep, a dummy for a thread that `threading` does not know.
 _active: dict[int, threading.Thread] = threading._active  # type: ignore[attr-defined]
+_get_ident = threading.get_ident
 
 
 class _Life:
@@ -351,6 +352,12 @@ def current_task() -> Task | None:
 
 def _task_for(observation: Observation) -> Task:
     """The task of a thread that makes a call on one of `observation`'s sockets; "" if it is not the server's thread."""
+    try:  # nearly always
+        task = _active[_get_ident()]._echo_kit_task  # type: ignore[attr-defined]
+        if task.observation is observation:
+            return task
+    except (KeyError, AttributeError):
+        pass
     task = current_task()
     if task is not None and task.observation is observation:
         return task
@@ -406,30 +413,36 @@ _plain_listen = socket.socket.listen
 _plain_shutdown = socket.socket.shutdown
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 _MILLISECONDS = struct.Struct("=I")
+_PEEK = int(socket.MSG_PEEK)
 RESET_ON_CLOSE = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)  # SO_LINGER: close sends a reset
 
 
 def _record(
     seen: Observed,
-    task: Task,
+    task: Task | None,  # None: the calling thread's
     kind: str,
     began: float,
-    size: int = 0,
+    size: int | None = 0,  # None: all of `data`
     data: Any = b"",  # whatever send and recv_into take
     error: BaseException | None = None,
 ) -> None:
     observation, connection = seen.observation, seen.connection
     try:
+        if task is None:
+            task = _task_for(observation)
         if not seen.listening:
             task.connection = connection
-        if size and kind == "recv":
-            connection.received += size
-            connection.messages += 1
-        elif size:
-            connection.sent += size
         view = data if type(data) is bytes else memoryview(data).cast("B")
-        preview, name = bytes(view[: min(size, PREVIEW)]), type(error).__name__ if error is not None else ""
-        observation.log.add(kind, began, connection, task.label, size, preview, name)
+        if size is None:
+            size = len(view)
+        if size:
+            if kind == "recv":
+                connection.received += size
+                connection.messages += 1
+            else:
+                connection.sent += size
+        name = "" if error is None else type(error).__name__
+        observation.log.add(kind, began, connection, task.label, size, bytes(view[: min(size, PREVIEW)]), name)
         if type(sys.stdout) is not _Routed:
             route_streams()  # something like redirect_stdout has replaced it, or put back what was there before
     except Exception as trouble:  # never the observed program's problem
@@ -526,24 +539,30 @@ def _listen(self: socket.socket, *backlog: int) -> None:
         _record(seen, task, "listen", task.observation.log.clock())
 
 
-def _reader(
-    plain: Callable[..., Any], nothing: bytes | int, moved: Callable[..., tuple[int, Any]], flags_at: int
-) -> Callable[..., Any]:
-    """The twin of recv or recv_into. `nothing` is what they return at the end of file; `moved` says what they read."""
+def _reader(plain: Callable[..., Any], into: bool) -> Callable[..., Any]:
+    """The twin of recv, or of recv_into, which puts what it reads `into` its first argument and returns the size."""
+    nothing = 0 if into else b""  # what they return at the end of file
+    flags_at = 2 if into else 1  # the flags' place among the arguments
 
-    def read(self: socket.socket, *args: Any, **named: int) -> Any:
+    def read(self: socket.socket, *args: Any, **named: Any) -> Any:
         __tracebackhide__ = True  # IPython leaves this frame out of a student's traceback
         seen = _observed.get(id(self))
         if seen is None:
             return plain(self, *args, **named)
         observation = seen.observation
-        task = _task_for(observation)
-        began = observation.log.clock()
+        try:
+            task = _task_for(observation)
+            began = observation.log.clock()
+        except Exception as trouble:
+            observation.trouble = trouble
+            return plain(self, *args, **named)
         task.waiting = seen
         try:
             if WAIT_BEFORE_RECV:
                 _wait(seen, self)
-            result = nothing if observation.stopping else plain(self, *args, **named)
+            if observation.stopping:
+                return nothing
+            result = plain(self, *args, **named) if named else plain(self, *args)
         except OSError as error:
             if observation.stopping:
                 return nothing
@@ -554,31 +573,53 @@ def _reader(
             task.waiting = None
         if observation.stopping:
             return nothing
-        if not (args[flags_at] if len(args) > flags_at else named.get("flags", 0)) & socket.MSG_PEEK:
-            _record(seen, task, "recv", began, *moved(result, *args))
+        if into or named or len(args) > 1:
+            if not (args[flags_at] if len(args) > flags_at else named.get("flags", 0)) & _PEEK:
+                data = (args[0] if args else named.get("buffer")) if into else result
+                _record(seen, task, "recv", began, result if into else len(result), data)
+            return result
+        # recv(size), as nearly every server has it: what `_record` would do, without what is the same every time.
+        try:
+            connection = task.connection = seen.connection
+            size = len(result)
+            if size:
+                connection.received += size
+                connection.messages += 1
+            preview = result if size <= PREVIEW else result[:PREVIEW]
+            observation.log.add("recv", began, connection, task.label, size, preview)
+            if type(sys.stdout) is not _Routed:
+                route_streams()
+        except Exception as trouble:
+            observation.trouble = trouble
         return result
 
     return read
 
 
 def _sender(plain: Callable[..., int | None]) -> Callable[..., int | None]:
-    """The twin of send or sendall. Its stamp "began" is from before the call: the peer may be faster than we."""
+    """The twin of send or sendall. Its stamp "began" is from before the call: the peer may be faster than we.
+
+    The peer waits for what happens before the call, and not for what happens after it: so all else comes after.
+    """
 
     def send(self: socket.socket, data: Any, *args: Any) -> int | None:
         __tracebackhide__ = True
         seen = _observed.get(id(self))
         if seen is None:
             return plain(self, data, *args)
-        task = _task_for(seen.observation)
-        began = seen.observation.log.clock()
+        observation = seen.observation
+        try:
+            began = observation.log.clock()
+        except Exception as trouble:
+            observation.trouble = trouble
+            return plain(self, data, *args)
         try:
             result = plain(self, data, *args)
         except OSError as error:
             if not isinstance(error, _NOT_WORTH_A_RECORD):
-                _record(seen, task, "send", began, error=error)
+                _record(seen, None, "send", began, error=error)
             raise
-        size = memoryview(data).nbytes if result is None else result
-        _record(seen, task, "send", began, size, data)
+        _record(seen, None, "send", began, result, data)
         return result
 
     return send
@@ -636,8 +677,8 @@ def call_in(frame: FrameType | None) -> Call | None:
 _TWINS: dict[str, Callable[..., Any]] = {
     "accept": _accept,
     "listen": _listen,
-    "recv": _reader(socket.socket.recv, b"", lambda data, *_: (len(data), data), 1),
-    "recv_into": _reader(socket.socket.recv_into, 0, lambda size, buffer, *_: (size, buffer), 2),
+    "recv": _reader(socket.socket.recv, into=False),
+    "recv_into": _reader(socket.socket.recv_into, into=True),
     "send": _sender(socket.socket.send),
     "sendall": _sender(socket.socket.sendall),
     "shutdown": _shutdown,

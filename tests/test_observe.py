@@ -301,6 +301,35 @@ def test_what_is_recorded_of_each_call():
         assert server.error is None
 
 
+def test_every_way_to_call_recv_and_send():
+    def talk(conn):
+        buffer = bytearray(3)
+        assert conn.recv_into(buffer, 3, socket.MSG_PEEK) == 3
+        assert conn.recv_into(buffer=buffer, nbytes=2) == 2
+        assert conn.recv_into(buffer, flags=socket.MSG_PEEK) == 3
+        assert conn.recv(1, 0) == b"l"
+        assert conn.recv(100) == b"lo" + b"." * 50
+        conn.sendall(b"1", 0)
+        conn.sendall(bytearray(b"2" * 50))
+        assert conn.send(b"3") == 1
+
+    with start(talking(talk)) as server, Client(server) as client:
+        client.send("hello" + "." * 50)
+        assert client.receive(size=52, timeout=LONG) == "1" + "2" * 50 + "3"
+        server.settle()
+        assert events_of(server, "recv", "send") == [
+            ("recv", 2, b"he", ""),
+            ("recv", 1, b"l", ""),
+            ("recv", 52, b"lo" + b"." * 38, ""),
+            ("send", 1, b"1", ""),
+            ("send", 50, b"2" * 40, ""),
+            ("send", 1, b"3", ""),
+        ]
+        assert server.error is None
+        (connection,) = server._observation.accepted.values()
+        assert (connection.received, connection.sent, connection.messages) == (55, 52, 3)
+
+
 def test_an_error_of_a_call_is_recorded_and_raised():
     def talk(conn):
         with pytest.raises(ConnectionResetError):
@@ -403,6 +432,35 @@ def test_a_broken_log_breaks_nothing(serve, monkeypatch):
                 assert client.recv(100) == b"hello"
         server.settle()
         assert str(server.timeline()) == f"{serve.__name__}: 0 connections"
+        assert server.error is None
+        assert isinstance(server._observation.trouble, RuntimeError)
+
+
+@pytest.mark.parametrize("what", ["clock", "task"])
+def test_a_broken_clock_or_owner_breaks_nothing(what, monkeypatch):
+    def broken(*args):
+        raise RuntimeError("the observer is broken")
+
+    going_on = threading.Event()
+
+    def talk(conn):
+        going_on.wait(LONG)
+        while data := conn.recv(100):
+            conn.sendall(data)
+
+    with start(talking(talk)) as server, socket.create_connection(server.address) as client:
+        server.settle()
+        if what == "clock":
+            monkeypatch.setattr(server._observation.log, "clock", broken)
+        else:
+            monkeypatch.setattr(observe, "_task_for", broken)
+        going_on.set()
+        client.settimeout(LONG)
+        client.sendall(b"hello")
+        assert client.recv(100) == b"hello"
+        monkeypatch.undo()
+        client.shutdown(socket.SHUT_WR)
+        assert client.recv(100) == b""
         assert server.error is None
         assert isinstance(server._observation.trouble, RuntimeError)
 
