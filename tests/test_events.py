@@ -75,6 +75,7 @@ def test_connections_that_no_event_names_are_let_go():
         log.add("accept", 0.0, passes, ended=float(number))
         log.add("recv", 0.0, stays, f"thread {number}", ended=number + 0.5)
         assert [event.connection for event in log][-2:] == [passes, stays]
+        assert len(list(log)) == len(log)
     assert log.dropped == 2 * 5000 - 10
     assert len(log._parties) <= 1000
     assert sum(map(len, log._numbers.values())) <= 1000
