@@ -435,6 +435,8 @@ def _record(
         view = data if type(data) is bytes else memoryview(data).cast("B")
         if size is None:
             size = len(view)
+        if kind == "recv" and not connection.messages:
+            _note_functions(observation)
         if size:
             if kind == "recv":
                 connection.received += size
@@ -474,10 +476,11 @@ def _waited(conn: socket.socket) -> float | None:
         return None
 
 
-def _note_functions(observation: Observation, frame: FrameType | None, accepts: bool = False) -> None:
-    """Remember the student's functions that a thread is in, the outermost first."""
+def _note_functions(observation: Observation, accepts: bool = False) -> None:
+    """Remember the student's functions that the calling thread is in, the outermost first."""
     try:
         chain = []
+        frame: FrameType | None = sys._getframe(1)
         while frame is not None:
             if is_student_code(frame):
                 chain.append(frame.f_code)
@@ -501,7 +504,7 @@ def _accept(self: socket.socket) -> tuple[socket.socket, Address]:
     observation = seen.observation
     task = _task_for(observation)
     task.connection = None
-    _note_functions(observation, sys._getframe(1), accepts=True)
+    _note_functions(observation, accepts=True)
     began = observation.log.clock()
     task.waiting = seen
     try:
@@ -582,6 +585,8 @@ def _reader(plain: Callable[..., Any], into: bool) -> Callable[..., Any]:
         try:
             connection = task.connection = seen.connection
             size = len(result)
+            if not connection.messages:  # once a client: which functions it has come to
+                _note_functions(observation)
             if size:
                 connection.received += size
                 connection.messages += 1
