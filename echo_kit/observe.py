@@ -554,6 +554,7 @@ def _reader(plain: Callable[..., Any], into: bool) -> Callable[..., Any]:
             return plain(self, *args, **named)
         observation = seen.observation
         try:
+            observation.log.catch_up()  # now there is time for it
             task = _task_for(observation)
             began = observation.log.clock()
         except Exception as trouble:
@@ -581,17 +582,16 @@ def _reader(plain: Callable[..., Any], into: bool) -> Callable[..., Any]:
                 data = (args[0] if args else named.get("buffer")) if into else result
                 _record(seen, task, "recv", began, result if into else len(result), data)
             return result
-        # recv(size), as nearly every server has it: what `_record` would do, without what is the same every time.
+        # recv(size), as nearly every server has it. The client waits for what happens from here to the next sendall.
         try:
             connection = task.connection = seen.connection
-            size = len(result)
             if not connection.messages:  # once a client: which functions it has come to
                 _note_functions(observation)
+            size = len(result)
             if size:
                 connection.received += size
                 connection.messages += 1
-            preview = result if size <= PREVIEW else result[:PREVIEW]
-            observation.log.add("recv", began, connection, task.label, size, preview)
+            observation.log.add_later("recv", began, connection, task.label, size, result)
             if type(sys.stdout) is not _Routed:
                 route_streams()
         except Exception as trouble:
