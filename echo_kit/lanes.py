@@ -97,8 +97,11 @@ def lanes_of(observation: Observation, events: list[SocketEvent] | None = None) 
         known = by_end.get(task.connection) if task.connection else None
         if known is not None and task.label not in known.threads and known.closed is None:
             known.threads.append(task.label)
-    for address, arrived in observation.sighted.items():
-        if address not in observation.accepted and not waiting.get(address):
+    for address, arrived in list(observation.sighted.items()):
+        before = observation.accepted.get(address)  # from the same port, perhaps by the same client
+        served = by_end.get(before) if before is not None else None
+        again = served is not None and served.accepted is not None and served.accepted < arrived
+        if (before is None or again) and not waiting.get(address):
             lanes.append(Lane("", connected=arrived, address=address))
     for lane in lanes:
         lane.client_then = replace(lane.client) if lane.client else None
