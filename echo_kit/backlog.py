@@ -2,35 +2,39 @@
 
 Linux lists every TCP socket to whoever asks through a netlink socket (`man 7 sock_diag`; `ss` asks the same way). One
 that no program has accepted yet has the inode 0. The list says how many bytes of it lie unread, and when the connection
-was made. Other systems do not tell: there, only our own clients are known.
+was made. Other systems do not tell: there, only our own clients are known. (Nor does Linux where its tcp_diag module is
+missing, or where a container forbids the question.)
 """
 
 from __future__ import annotations
 
 import ipaddress
+import math
+import os
 import socket
 import struct
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from typing import NamedTuple
 
 from .events import Address, Connection, plain_address, visible
-from .lanes import TICK, lanes_of
+from .lanes import NAME, TICK, lanes_of
 from .observe import Observation
 
 __all__ = ["Backlog", "Waiting", "look"]
 
 SHOWN = 20  # clients that are told one by one
 REPLY_TIME = 1.0  # seconds that the kernel has to send the table
+MANY = 4096  # bytes that every kernel takes at once, whatever its buffers
 ARRIVAL = 0.5  # seconds at most that a view waits for what our own clients have sent to arrive
 
 # linux/tcp_states.h, linux/sock_diag.h, linux/inet_diag.h, linux/netlink.h
-_ESTABLISHED, _SYN_SENT, _CLOSE_WAIT, _LISTEN = 1, 2, 8, 10
+_ESTABLISHED, _SYN_SENT, _SYN_RECV, _CLOSE_WAIT, _LISTEN = 1, 2, 3, 8, 10
 _NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY, _DUMP_REQUEST, _TCP_INFO = 4, 20, 0x301, 2
-_STATES = 1 << _ESTABLISHED | 1 << _CLOSE_WAIT | 1 << _LISTEN
+_STATES = 1 << _ESTABLISHED | 1 << _SYN_RECV | 1 << _CLOSE_WAIT | 1 << _LISTEN
 _ERROR, _DONE = 2, 3
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence number, sender
 _LAST_DATA_SENT = 44  # where it stands in struct tcp_info
@@ -44,11 +48,14 @@ class Waiting:
     client: Address
     unread: int
     seconds: float | None = None
-    left: bool = False  # it has closed already, and will be accepted all the same
+    left: bool = False  # it has closed, or shut down its side, which nobody can tell; it will be accepted all the same
 
     def __str__(self) -> str:
-        unread = f"{self.unread:,} byte{'' if self.unread == 1 else 's'} unread" if self.unread else "nothing to read"
-        return unread + (", has left already" if self.left else "")
+        return _unread(self.unread) + (", has left already" if self.left else "")
+
+
+def _unread(count: int) -> str:
+    return f"{count:,} byte{'' if count == 1 else 's'} unread" if count else "nothing to read"
 
 
 @dataclass(frozen=True)
@@ -59,41 +66,52 @@ class Backlog:
     waiting: tuple[Waiting, ...]
     broken_off: int  # accept will still return these, but their clients have broken off
     unanswered: int  # on this machine, try to connect, and get no answer because the backlog is full
+    half: int  # have begun to connect, or believe that they are connected, and the kernel has not completed it
     asked: int | None  # for how many the server asked in listen(); None: as many as Python asks for
     limit: int | None  # for how many the kernel has room: on Linux one more than asked. None: it does not say
-    listens: bool
+    sockets: int  # how many listening sockets the server has: mostly 1, and 0 when it no longer listens
+    full: bool  # a listening socket has no room left
     complete: bool  # the kernel was asked; else only our own clients are known
 
     @classmethod
     def of(cls, observation: Observation) -> Backlog:
         """Ask the kernel. Where our own clients have just connected or sent, wait until it has seen that, too."""
         deadline = time.monotonic() + ARRIVAL
+        before: object = None
         while True:
             table = look(observation)
-            lanes = [lane for lane in lanes_of(observation) if lane.server is None]
-            ours = {lane.address: lane.client for lane in lanes if lane.client is not None}
-            if table is None or _has_all(table, ours) or time.monotonic() > deadline:
+            lanes = lanes_of(observation)
+            ours = {lane.address: lane.client for lane in lanes if lane.server is None and lane.client is not None}
+            if table is None or not table.sockets or time.monotonic() > deadline:
                 break
+            # The kernel does not list all at one moment: a client that is accepted meanwhile has not broken off.
+            now = (table.queued, {row.client for row in table.waiting})
+            if _has_all(table, ours) and (not table.broken_off or now == before):
+                break
+            before = now
             time.sleep(0.001)
-        names = {lane.address: lane.name for lane in lanes}
+        listeners = [] if observation.stopping else [sock for sock, _ in observation.sockets(listening=True)]
+        # What the log no longer knows, our clients do. A port may be used again: the newest is the one that waits.
+        names = {end.client: visible(end.name)[:NAME] for end in observation.clients}
+        names |= {lane.address: lane.name for lane in lanes}
+        order = {lane.address: number for number, lane in enumerate(lanes)}
         if table is not None:
-            order = {address: number for number, address in enumerate(names)}
             rows = sorted(table.waiting, key=lambda row: order.get(row.client, len(order)))
-        elif observation.stopping:
-            rows = []
         else:
-            rows = [_Row(address, end.sent, None, end.closed) for address, end in ours.items()]
+            rows = [_Row(address, end.sent, None, end.closed) for address, end in ours.items() if listeners]
         return cls(
             visible(observation.name),
             tuple(
                 Waiting(names.get(row.client, "a client"), row.client, row.unread, row.seconds, row.left)
                 for row in rows
             ),
-            max(0, table.queued - len(rows)) if table else 0,
+            table.broken_off if table else 0,
             table.unanswered if table else 0,
-            observation.backlog,
-            table.limit if table else None,
-            any(True for _ in observation.sockets(listening=True)) and not observation.stopping,
+            len(table.half) if table else 0,
+            observation.backlog if len(listeners) == 1 and _own(listeners[0])[0] == observation.address else None,
+            table.limit if table and table.sockets else None,
+            table.sockets if table else len(listeners),
+            table is not None and table.full,
             table is not None,
         )
 
@@ -101,8 +119,8 @@ class Backlog:
         return len(self.waiting) + self.broken_off
 
     @property
-    def full(self) -> bool:
-        return self.limit is not None and len(self) >= self.limit
+    def listens(self) -> bool:
+        return self.sockets > 0
 
     @property
     def title(self) -> str:
@@ -113,14 +131,18 @@ class Backlog:
         return f"backlog of {self.server}: {who}{self._room()}"
 
     def _room(self) -> str:
+        asked = None if self.asked is None else max(self.asked, 0)  # Python takes -1 for 0
         if self.limit is None:
-            return f" (listen asked for {self.asked:,})" if self.asked is not None else ""
+            return "" if asked is None else f" (listen asked for {asked:,})"
         place = f"room for {self.limit:,}"
-        if self.asked is not None and max(self.asked, 0) + 1 != self.limit:
-            place = f"listen asked for {self.asked:,}, this system allows {self.limit:,}"
-        elif self.asked is not None and self.asked < 16:
-            place += f": the {max(self.asked, 0):,} of listen, and Linux adds one"
-        return f" ({place}{'; it is full' if self.full else ''})"
+        if self.sockets > 1:
+            place += f" at {self.sockets:,} listening sockets"
+        elif asked is not None and asked + 1 > self.limit:
+            place = f"listen asked for {asked:,}, this system has room for {self.limit:,}"
+        elif asked is not None and asked + 1 == self.limit:
+            place += f": the {asked:,} of listen, and Linux adds one"
+        full = "" if not self.full else "; it is full" if self.sockets == 1 else "; one of them is full"
+        return f" ({place}{full})"
 
     def lines(self) -> Iterator[tuple[str, str]]:
         """Who waits, and what is to be said of it; of many, the first and how many more."""
@@ -137,6 +159,10 @@ class Backlog:
         if self.unanswered:
             who = "1 more client tries" if self.unanswered == 1 else f"{self.unanswered:,} more clients try"
             yield f"{who} to connect, and the kernel does not answer"
+        if self.half:
+            more = " more" if len(self) else ""
+            who = f"1{more} client is" if self.half == 1 else f"{self.half:,}{more} clients are"
+            yield f"{who} half connected: the kernel has not completed the handshake"
         if not self.complete and self.listens:
             yield "(only clients of echo_kit: this system does not tell of others)"
 
@@ -175,46 +201,90 @@ class _Row:
     left: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Table:
     """What the kernel says of one server's listening sockets."""
 
-    waiting: list[_Row]
-    queued: int  # connections that accept would return, those that are broken off included
-    limit: int
-    unanswered: int
+    rows: dict[tuple[Address, Address], _Row] = field(default_factory=dict)  # by both addresses
+    half: set[tuple[Address, Address]] = field(default_factory=set)
+    sockets: int = 0
+    queued: int = 0  # connections that accept would return, those that are broken off included
+    limit: int = 0
+    unanswered: int = 0
+    full: bool = False
+
+    @property
+    def waiting(self) -> list[_Row]:
+        """Those that are in the backlog, the oldest first."""
+        return sorted(self.rows.values(), key=lambda row: row.seconds or 0, reverse=True)
+
+    @property
+    def broken_off(self) -> int:
+        return max(0, self.queued - len(self.rows))
+
+    def add(self, sock: socket.socket) -> None:
+        """Ask the kernel for one listening socket and those that wait at it."""
+        own, inode = _own(sock)[1], os.fstat(sock.fileno()).st_ino & 0xFFFFFFFF
+        there = _sockets(sock.family, _STATES, port=own[1])
+        listening = {each.inode: each for each in there if each.state == _LISTEN}
+        if inode not in listening:  # it looked away: a container may hide the sockets of this process
+            raise ValueError("the kernel does not list the socket of which we know that it listens")
+        others = {each.here for each in listening.values()} - {own}
+        here = [each for each in there if _reaches(each.here, own) and each.here not in others and not each.inode]
+        self.rows |= {(each.here, each.there): _row(each) for each in here if each.state != _SYN_RECV}
+        self.half |= {(each.here, each.there) for each in here if each.state == _SYN_RECV}
+        self.sockets += 1
+        self.queued += listening[inode].unread
+        self.limit += listening[inode].room + 1
+        if listening[inode].unread > listening[inode].room:
+            self.full = True
+            # A socket for both IPv6 and IPv4 has IPv4 clients, whose own sockets are of IPv4.
+            families = {sock.family, socket.AF_INET} if _may_be_both(sock) else {sock.family}
+            trying = [each for family in families for each in _sockets(family, 1 << _SYN_SENT, to_port=own[1])]
+            self.unanswered += sum(_is_here(each) and _reaches(each.there, own) for each in trying)
 
 
 def look(observation: Observation) -> _Table | None:
     """Ask the kernel who waits, and remember the clients that are not ours for the timeline. None: it does not tell."""
     if sys.platform != "linux" or observation.stopping:
         return None
-    waiting: list[_Row] = []
-    queued = limit = unanswered = 0
-    try:
-        for sock, _ in observation.sockets(listening=True):
-            own = sock.getsockname()[:2] if sock.fileno() != -1 else ("", 0)
-            here = [each for each in _sockets(sock.family, _STATES, port=own[1]) if _reaches(each.here, own)]
-            listening = [each for each in here if each.state == _LISTEN]
-            queued += sum(each.unread for each in listening)
-            limit += sum(each.room + 1 for each in listening)
-            waiting += [_row(each) for each in here if each.inode == 0 and each.state != _LISTEN]
-            if queued >= limit:
-                trying = _sockets(sock.family, 1 << _SYN_SENT, to_port=own[1])
-                unanswered += sum(_reaches(each.there, own) for each in trying)
-    except (OSError, struct.error, ValueError):  # not allowed here, or a kernel that answers in another way
-        return None
-    waiting.sort(key=lambda row: row.seconds or 0, reverse=True)
+    now = observation.log.clock()  # before the kernel looks: who is accepted after this was seen to wait before
+    table = _Table()
+    for sock, _ in observation.sockets(listening=True):
+        try:
+            table.add(sock)
+        except (OSError, struct.error, ValueError):  # not allowed here, or a kernel that answers in another way
+            if sock.fileno() != -1:
+                return None  # else the server has just closed it
     ours = {each.client for each in observation.clients}
-    now = observation.log.clock()
-    for row in waiting:
-        if row.client not in ours:
-            observation.sighted.setdefault(row.client, now - max(0.0, (row.seconds or 0) - TICK))
-    return _Table(waiting, queued, limit, unanswered)
+    for row in table.waiting:
+        arrived = now - max(0.0, (row.seconds or 0) - TICK)
+        # A client may come again from the same port.
+        if row.client not in ours and arrived > observation.sighted.get(row.client, -math.inf) + 3 * TICK:
+            observation.sighted[row.client] = arrived
+    return table
+
+
+def _own(sock: socket.socket) -> tuple[Address, Address]:
+    """The address of a listening socket, as it says and as (host, port)."""
+    try:
+        address = sock.getsockname()
+    except OSError:  # closed meanwhile
+        return (), ()
+    return address, plain_address(address)
 
 
 def _reaches(address: Address, listener: Address) -> bool:
     return address == listener or (ipaddress.ip_address(listener[0]).is_unspecified and address[1] == listener[1])
+
+
+def _is_here(trying: _Socket) -> bool:
+    """Whether it tries to connect to this machine: one that does so comes from where it goes to, or from 127.0.0.1."""
+    return trying.here[0] == trying.there[0] or ipaddress.ip_address(trying.there[0]).is_loopback
+
+
+def _may_be_both(sock: socket.socket) -> bool:
+    return sock.family == socket.AF_INET6 and not sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
 
 
 def _row(entry: _Socket) -> _Row:
@@ -223,9 +293,17 @@ def _row(entry: _Socket) -> _Row:
 
 
 def _has_all(table: _Table, ours: dict[Address, Connection]) -> bool:
-    unread = {row.client: row.unread for row in table.waiting}
-    # A closed client may have broken off; of many bytes, some wait at the sender.
-    return all(unread.get(each, -1) >= min(end.sent, 4096) for each, end in ours.items() if not end.closed)
+    """Whether the kernel has seen what our clients did. One that has closed may also have broken off."""
+    rows = {row.client: row for row in table.rows.values()}
+    for address, end in ours.items():
+        row = rows.get(address)
+        if row is None:
+            if not end.closed:
+                return False
+        # Of many bytes, some wait at the sender, and its end of file after them.
+        elif row.unread < min(end.sent, MANY) or (end.closed and not row.left and end.sent <= MANY):
+            return False
+    return True
 
 
 class _Socket(NamedTuple):
@@ -245,26 +323,33 @@ def _sockets(family: int, states: int, port: int = 0, to_port: int = 0) -> list[
     request = struct.pack("=BBBBI", family, socket.IPPROTO_TCP, 1 << (_TCP_INFO - 1), 0, states)
     request += struct.pack("!HH", port, to_port) + bytes(44)
     found: list[_Socket] = []
+    deadline = time.monotonic() + REPLY_TIME
     with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_SOCK_DIAG) as asked:
         asked.settimeout(REPLY_TIME)
         asked.sendall(_HEADER.pack(_HEADER.size + len(request), _SOCK_DIAG_BY_FAMILY, _DUMP_REQUEST, 1, 0) + request)
-        deadline = time.monotonic() + REPLY_TIME
-        while time.monotonic() < deadline:
+        while (left := deadline - time.monotonic()) > 0:
+            asked.settimeout(left)
             data = asked.recv(1 << 18)
             at = 0
             while at < len(data):
                 length, kind, *_ = _HEADER.unpack_from(data, at)
+                message = data[at + _HEADER.size : at + length]
+                if kind == _ERROR or length != _HEADER.size + len(message):
+                    raise ValueError("the kernel did not understand the question, or we do not understand its answer")
                 if kind == _DONE:
+                    # Without the module that knows TCP, the list is empty and ends with the error.
+                    if any(message[:4]):
+                        raise ValueError("the kernel does not list its TCP sockets")
                     return found
-                if kind == _ERROR or length < _HEADER.size:
-                    raise ValueError("the kernel did not understand the question")
-                found.append(_parsed(data[at + _HEADER.size : at + length]))
+                found.append(_parsed(message))
                 at += length + 3 & ~3
     raise ValueError("the kernel did not end its list of sockets in time")
 
 
 def _parsed(message: bytes) -> _Socket:
-    """A struct inet_diag_msg with its attributes."""
+    """A struct inet_diag_msg with its attributes. Raises ValueError or struct.error for anything shorter."""
+    if len(message) < 72:
+        raise ValueError("the kernel tells less of a socket than we need")
     family, state = message[0], message[1]
     ports = struct.unpack_from("!HH", message, 4)
     size = 4 if family == socket.AF_INET else 16
