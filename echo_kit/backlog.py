@@ -51,7 +51,7 @@ class Waiting:
     left: bool = False  # it has closed, or shut down its side, which nobody can tell; it will be accepted all the same
 
     def __str__(self) -> str:
-        return _unread(self.unread) + (", has left already" if self.left else "")
+        return _unread(self.unread) + (", has closed its side" if self.left else "")
 
 
 def _unread(count: int) -> str:
@@ -126,8 +126,10 @@ class Backlog:
     def title(self) -> str:
         if not self.listens:
             return f"backlog of {self.server}: it no longer listens, nobody can wait"
-        count = len(self)
+        count = len(self.waiting)
         who = "nobody waits" if not count else f"{count:,} client{' waits' if count == 1 else 's wait'}"
+        if self.broken_off:
+            who += f", {self.broken_off:,} {'has' if self.broken_off == 1 else 'have'} broken off"
         return f"backlog of {self.server}: {who}{self._room()}"
 
     def _room(self) -> str:
@@ -151,9 +153,9 @@ class Backlog:
             yield each.name, str(each)
         if len(shown) < len(self.waiting):
             rest = self.waiting[len(shown) :]
-            yield f"and {len(rest):,} more", f"{sum(each.unread for each in rest):,} bytes unread"
+            yield f"and {len(rest):,} more", _unread(sum(each.unread for each in rest))
         if self.broken_off:
-            yield f"and {self.broken_off:,}", "broken off already"
+            yield f"and {self.broken_off:,}" if shown else f"{self.broken_off:,}", "broken off, and not yet accepted"
 
     def _notes(self) -> Iterator[str]:
         if self.unanswered:
