@@ -6,19 +6,24 @@ has no times, ports or ids, so that it can be compared.
 
 from __future__ import annotations
 
+import ast
 import inspect
 import itertools
 import linecache
+import re
 import sys
+import threading
 import time
-from collections.abc import Mapping
+import tokenize
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from html import escape
 from types import CodeType, FrameType
 from typing import Any
 
 from .events import Connection, visible
-from .observe import Call, Observation, Observed, Task, call_in, is_student_code, ready, student_frame
+from .observe import Call, Observation, Task, call_in, is_student_code, ready, student_frame
 
 __all__ = ["CodeView", "Function", "Line", "Mark", "Place", "code_view", "where"]
 
@@ -29,7 +34,8 @@ AROUND = 3
 WIDE = 60  # columns of code beyond which the marks no longer stand in one column
 CROWD = 6  # marks on one line that are told one by one
 EXPRESSION = 40  # characters of what a thread waits in
-LOOK_AGAIN = 0.03  # seconds; a thread that runs has moved by then
+LOOK_AGAIN = 0.03  # seconds from one look at a thread to the next; one that runs has moved by then
+LOOKS = 3  # one that was quiet between two of them waits, whatever woke it before
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,16 +92,33 @@ class Function:
         """The lines to be shown; None stands for those that are left out of a long function."""
         if len(self.lines) <= LONG:
             return list(self.lines)
-        near = {0} | {
-            other for at, line in enumerate(self.lines) if line.marks for other in range(at - AROUND, at + AROUND + 1)
-        }
+        heads = [at for at, line in enumerate(self.lines) if _DEF.match(line.text)]
+        near = set(range(heads[0] + 1 if heads else 1))  # decorators stand above the first `def`
+        for at, line in enumerate(self.lines):
+            if line.marks:
+                near |= {*range(at - AROUND, at + AROUND + 1), *self._above(at, heads)}
         kept: list[Line | None] = []
         for at, line in enumerate(self.lines):
-            if at in near:
+            if at in near or {at - 1, at + 1} <= near:  # a single line takes no more room than the dots
                 kept.append(line)
             elif kept[-1] is not None:
                 kept.append(None)
         return kept
+
+    def _above(self, at: int, heads: list[int]) -> Iterator[int]:
+        """The lines `def …` of the nested functions that line `at` is in."""
+        margin = _margin(self.lines[at].text)
+        for head in reversed(heads):
+            if head < at and _margin(self.lines[head].text) < margin:
+                margin = _margin(self.lines[head].text)
+                yield head
+
+
+_DEF = re.compile(r"\s*(async\s+)?def\s")
+
+
+def _margin(text: str) -> int:
+    return len(text) - len(text.lstrip())
 
 
 @dataclass(frozen=True)
@@ -172,10 +195,15 @@ def kind_of(mark: str) -> str:
 
 
 def crowd(marks: tuple[Mark, ...]) -> list[str]:
-    """The marks of one line in words; of a crowd, the first few and how many more."""
-    if len(marks) <= CROWD:
-        return [str(mark) for mark in marks]
-    return [*(str(mark) for mark in marks[: CROWD - 1]), f"{SIGNS[marks[0].kind]} and {len(marks) - CROWD + 1:,} more"]
+    """The marks of one line in words; of a crowd that does the same kind of thing, the first few and how many more."""
+    said: list[str] = []
+    for kind in dict.fromkeys(mark.kind for mark in marks):
+        same = [mark for mark in marks if mark.kind == kind]
+        shown = same if len(same) <= CROWD else same[: CROWD - 1]
+        said += map(str, shown)
+        if len(shown) < len(same):
+            said.append(f"{SIGNS[kind]} and {len(same) - len(shown):,} more")
+    return said
 
 
 # -- the snapshot ----------------------------------------------------------------------------------------------------
@@ -183,101 +211,206 @@ def crowd(marks: tuple[Mark, ...]) -> list[str]:
 
 def code_view(observation: Observation, names: Mapping[Connection, str], stopped: bool = False) -> CodeView:
     """Take the snapshot. `names` says what each connection's client is called."""
-    tasks = [] if stopped else observation.alive()
-    marks: dict[tuple[CodeType, int], list[Mark]] = {}
-    functions = dict(observation.functions)
+    tasks = [task for task in observation.alive() if not (stopped and task.idle())]
+    looks = _stands(tasks, names)
+    functions = dict.fromkeys((code.co_filename, code) for code in observation.functions.copy())
+    marks: dict[Spot, list[Mark]] = {}
     elsewhere: list[Mark] = []
-    for mark, chain in _stands(tasks, names):
-        for code, _ in reversed(chain):
-            functions.setdefault(code)
-        if not chain:
-            elsewhere.append(mark)
-            continue
-        marks.setdefault(chain[0], []).append(mark)
-        for inner, outer in itertools.pairwise(chain):
-            inside = Mark(INSIDE, mark.thread, f"is inside {inner[0].co_name}", mark.client)
-            marks.setdefault(outer, []).append(inside)
-    note = "stopped" if stopped else ""
-    if not stopped and observation.error is not None:
-        note = _died(observation, marks, functions)
-    if tasks:
-        for code, line in observation.accepts.items():
-            if not any(code is at and number == line for at, number in marks):
-                marks[code, line] = [Mark(NOBODY, "", "nobody is here")]
+    for look in looks:
+        for code, _ in reversed(look.chain):
+            functions.setdefault((code.co_filename, code))
+        if look.chain:
+            marks.setdefault(_spot(*look.chain[0]), []).append(look.mark)
+        else:
+            elsewhere.append(look.mark)
+        inside = Counter((outer, _called(inner[0])) for inner, outer in itertools.pairwise(look.chain))
+        for (outer, name), times in inside.items():
+            words = f"is inside {name}" + (f" ({times:,} calls deep)" if times > 1 else "")
+            marks.setdefault(_spot(*outer), []).append(Mark(INSIDE, look.mark.thread, words, look.mark.client))
+    note = f"stopped{f', but {len(looks):,} did not end' if looks else ''}" if stopped else ""
+    if observation.error is not None:
+        died, place = _died(observation)
+        note = f"{note}, after {died}" if note else died
+        if place is not None:
+            functions.setdefault((place[0].co_filename, place[0]))
+            words = f"ended here, {visible(type(observation.error).__name__)}"
+            marks.setdefault(_spot(*place), []).append(Mark(DIED, observation.error_thread, words))
+    # Who waits in select is ready for a new client, and nobody is missed at the accept.
+    if looks and not any(look.selects for look in looks):
+        for code, line in observation.accepts.copy().items():
+            marks.setdefault(_spot(code, line), [Mark(NOBODY, "", "nobody is here")])
     return CodeView(
         visible(observation.name),
-        tuple(_function(code, marks) for code in functions),
+        tuple(_functions([code for _, code in functions], marks)),
         tuple(elsewhere),
-        len(tasks),
+        len(looks),
         note,
     )
 
 
-def _died(
-    observation: Observation, marks: dict[tuple[CodeType, int], list[Mark]], functions: dict[CodeType, None]
-) -> str:
-    """Mark the line at which the first thread died; in words, what it died of."""
+_COMPREHENSIONS = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")
+
+Chain = list[tuple[CodeType, int]]  # (function, line) from the innermost to the outermost, of the student's code only
+Spot = tuple[str | CodeType, int]
+
+
+def _spot(code: CodeType, line: int) -> Spot:
+    """The line in its file. Without a source its number says little: two strings that were run both have a line 1."""
+    return (code.co_filename if linecache.getlines(code.co_filename) else code, line)
+
+
+def _died(observation: Observation) -> tuple[str, tuple[CodeType, int] | None]:
+    """What the first thread that died died of, in words; and the line at which it did."""
     error, place = observation.error, None
     link = error.__traceback__ if error is not None else None
     while link is not None:
         if is_student_code(link.tb_frame):
             place = link.tb_frame.f_code, link.tb_lineno
         link = link.tb_next
-    name = type(error).__name__
-    if place is not None:
-        functions.setdefault(place[0])
-        marks.setdefault(place, []).append(Mark(DIED, observation.error_thread, f"ended here, {name}"))
-    return f"{observation.error_thread} ended with {name}"
+    return f"{observation.error_thread} ended with {visible(type(error).__name__)}", place
 
 
-Chain = list[tuple[CodeType, int]]  # (function, line) from the innermost to the outermost, of the student's code only
-
-
-def _stands(tasks: list[Task], names: Mapping[Connection, str]) -> list[tuple[Mark, Chain]]:
-    """Where each thread stands, from where it was called, and what it does there."""
+def _frames() -> dict[int, FrameType]:
+    """What each thread runs, by its id. Not the calling thread: its frame and this dictionary would hold each other,
+    and all other frames, with the sockets in their variables, until the garbage collector comes by.
+    """
     frames = sys._current_frames()
-    looks = [_Look(task, frames.get(task.identity() or 0), names) for task in tasks]
-    unsure = [look for look in looks if not look.words]
-    if unsure:  # one wait for all of them
-        before = [look.task.status() for look in unsure]
-        time.sleep(LOOK_AGAIN)
-        frames = sys._current_frames()
-        for look, status in zip(unsure, before, strict=True):
-            look.look_again(frames.get(look.task.identity() or 0), status)
-    return [(Mark(STANDS, look.task.label, look.words, look.client), look.chain) for look in looks]
+    del frames[threading.get_ident()]
+    return frames
+
+
+def _stands(tasks: list[Task], names: Mapping[Connection, str]) -> list[_Look]:
+    """Where each thread stands, from where it was called, and what it does there."""
+    looks = [_Look(task, names) for task in tasks]
+    frames = _frames()
+    for look in looks:
+        look.see(frames)
+    for _ in range(LOOKS):
+        unsure = [look for look in looks if not look.words]
+        if not unsure:
+            break
+        frames = {}  # a function that returns meanwhile lets go of its variables, as it would without us
+        time.sleep(max(LOOK_AGAIN, 3 * sys.getswitchinterval()))  # one wait for all of them
+        frames = _frames()
+        for look in unsure:
+            look.see(frames)
+    return [look for look in looks if look.words or look.task.alive()]  # who is unsure may have ended
 
 
 class _Look:
-    """One thread in the snapshot. No `words`: it is in none of the calls that we know, so look again."""
+    """One thread in the snapshot. No `words`: whether it runs or waits is to be seen from another look."""
 
-    def __init__(self, task: Task, innermost: FrameType | None, names: Mapping[Connection, str]) -> None:
-        self.task, self.innermost = task, innermost
-        self.instruction = innermost.f_lasti if innermost is not None else 0
-        self.expression = ""
+    def __init__(self, task: Task, names: Mapping[Connection, str]) -> None:
+        self.task, self.names = task, names
+        self.words = self.client = self.expression = ""
         self.chain: Chain = []
-        frame = innermost
-        while frame is not None:
-            if is_student_code(frame):
-                self.expression = self.expression if self.chain else _expression(frame)
-                self.chain.append((frame.f_code, frame.f_lineno))
-            frame = frame.f_back
-        self.client = names.get(task.connection, "") if task.connection else ""
+        self.selects = False  # it waits for whichever of many sockets has something to say
+        self.guessed = False  # what it is in is no call that we know
+        self.before: tuple[object, bytes] | None = None
+
+    @property
+    def mark(self) -> Mark:
+        words = self.words or "runs"  # it moved from each look to the next
+        if self.guessed and self.client:
+            words += f", serving {self.client}"
+        return Mark(STANDS, self.task.label, words, self.client)
+
+    def see(self, frames: Mapping[int, FrameType]) -> None:
+        innermost = frames.get(self.task.identity() or 0)
+        self.chain, self.expression = _chain(innermost), ""
+        served = self.task.connection
+        self.client = self.names.get(served, "") if served is not None and not served.closed else ""
         call = call_in(innermost)
         if call is not None and not call.seen.listening:
-            self.client = names.get(call.seen.connection, "")
-        self.words = _words(call, self.client) if call is not None else _library_words(innermost, names)
+            self.client = self.names.get(call.seen.connection, "")
+        if call is not None:
+            self.words = _words(call, self.client)
+        else:
+            self._see_library(innermost)
+        self.guessed = not self.words
+        if self.words:
+            return
+        frame = innermost
+        while frame is not None and not is_student_code(frame):
+            frame = frame.f_back
+        if frame is not None:
+            self.expression = _expression(frame)
+            self.selects = bool(_SELECT.search(self.expression))
+            self.client = "" if self.selects else self.client
+        self._judge((id(innermost), innermost.f_lasti if innermost is not None else 0, self.chain))
 
-    def look_again(self, frame: FrameType | None, before: bytes) -> None:
-        """Does it run, or wait in something that is no socket call? What runs has moved since, or has switched."""
-        after = self.task.status()
-        moved = frame is not self.innermost or (frame is not None and frame.f_lasti != self.instruction)
-        if moved or b"State:\tR" in after or _switches(before) != _switches(after):
-            self.words = "runs"
-        elif before:
-            self.words = f"waits in {self.expression}" if self.expression else "waits"
-        else:  # only Linux tells
-            self.words = f"is in {self.expression}" if self.expression else "runs or waits"
-        self.words += f", serving {self.client}" if self.client else ""
+    def _see_library(self, frame: FrameType | None) -> None:
+        """What it waits for in a function of the standard library that we know: `select`, `join`, a pool's."""
+        while frame is not None and not is_student_code(frame):
+            module, name = frame.f_globals.get("__name__"), frame.f_code.co_name
+            # The variables of no other function are looked at: before Python 3.13 the frame would keep what they hold.
+            if module == "threading" and name == "join":
+                thread = frame.f_locals.get("self")
+                task = getattr(thread, "_echo_kit_task", None)
+                label = task.label if task else visible(getattr(thread, "name", "a thread"))[:40]
+                self.words, self.client = f"waits in join for {label}", ""
+            elif module == "selectors" and name == "select":
+                self.words, self.client = f"waits in select for {self._selected(frame.f_locals.get('self'))}", ""
+                self.selects = True
+            elif module == "concurrent.futures.thread" and name == "_worker":
+                self.words, self.client = "has nothing to do (an idle worker of the pool)", ""
+            else:
+                frame = frame.f_back
+                continue
+            return
+
+    def _selected(self, selector: Any) -> str:
+        """Whom a selector waits for."""
+        observation = self.task.observation
+        known = {sock.fileno(): seen for listening in (True, False) for sock, seen in observation.sockets(listening)}
+        try:
+            seen = [known[key.fd] for key in (selector.get_map() or {}).values() if key.fd in known]
+        except (AttributeError, KeyError, RuntimeError):  # not one of `selectors`; it changed while we looked
+            seen = []
+        who = ["a new client"] if any(each.listening for each in seen) else []
+        clients = [self.names.get(each.connection, "a client") for each in seen if not each.listening]
+        if len(clients) > CROWD:
+            clients = [*clients[: CROWD - 1], f"{len(clients) - CROWD + 1:,} more clients"]
+        who += clients
+        return ", ".join(who[:-1]) + (" or " if who[1:] else "") + who[-1] if who else "none of its clients"
+
+    def _judge(self, stand: object) -> None:
+        """Does it run, or wait in something that is no socket call? It waits if it has been quiet since the last look:
+        it stands where it stood, and has not been on a processor.
+
+        Who waits for Python's lock sleeps, too, but wakes every few milliseconds to ask for it. Each time counts as a
+        switch, on a machine however busy (else it is "R": it would run if there were a processor). Its time on the
+        processor says less: it is next to nothing, for one who asks for the lock as for one who has just woken.
+        """
+        status = self.task.status()
+        quiet = self.before is not None and self.before[0] == stand and b"State:\tR" not in status
+        if quiet and self.before is not None and _switches(self.before[1]) == _switches(status):
+            verb = "waits" if status else "is"  # only Linux tells
+            if self.expression:
+                self.words = f"{verb} in {self.expression}"
+            else:
+                self.words = "waits" if status else "runs or waits"
+        self.before = stand, status
+
+
+_SELECT = re.compile(r"(^|\.)(select|poll)\(")
+
+
+def _chain(frame: FrameType | None) -> Chain:
+    """The student's functions that a frame is in. A comprehension is a part of the function in which it is written:
+    from Python 3.12 on it has no frame of its own.
+    """
+    chain: Chain = []
+    while frame is not None:
+        if is_student_code(frame):
+            code = frame.f_code
+            inner = chain[-1][0] if chain else None
+            if inner is not None and inner.co_name in _COMPREHENSIONS and any(inner is each for each in code.co_consts):
+                chain[-1] = code, chain[-1][1]
+            else:
+                chain.append((code, frame.f_lineno))
+        frame = frame.f_back
+    return chain
 
 
 def _switches(status: bytes) -> bytes:
@@ -285,69 +418,114 @@ def _switches(status: bytes) -> bytes:
 
 
 def _words(call: Call, client: str) -> str:
+    sock = call.seen.ref()
+    if sock is not None and sock.gettimeout() == 0:
+        return ""  # the call comes back at once: who is seen in it asks again and again
     if call.kind == "accept":
         return "waits in accept for a new client"
     if call.kind == "recv":
         return f"waits in {call.name} for {client or 'its client'}"
-    sock = call.seen.ref()
     if sock is not None and not ready(sock, 2):
         return f"waits in {call.name}: {client or 'its client'} does not read"
     return f"is in {call.name} to {client or 'its client'}"
 
 
-def _library_words(frame: FrameType | None, names: Mapping[Connection, str]) -> str:
-    """What it waits for in a function of the standard library that we know: `select`, and `join`."""
-    while frame is not None and not is_student_code(frame):
-        module, name, me = frame.f_globals.get("__name__"), frame.f_code.co_name, frame.f_locals.get("self")
-        if module == "threading" and name == "join":
-            task = getattr(me, "_echo_kit_task", None)
-            return f"waits in join for {task.label if task else getattr(me, 'name', 'a thread')}"
-        if module == "selectors" and name == "select":
-            return f"waits in select for {_selected(me, names)}"
-        if module == "concurrent.futures.thread" and name == "_worker":
-            return "has nothing to do: it is an idle worker of the pool"
-        frame = frame.f_back
-    return ""
-
-
-def _selected(selector: Any, names: Mapping[Connection, str]) -> str:
-    """Whom a selector waits for."""
-    from .observe import _observed
-
-    seen: list[Observed] = []
-    for key in list((selector.get_map() or {}).values()):
-        known = _observed.get(id(key.fileobj)) or _observed.get(id(getattr(key.fileobj, "socket", None)))
-        if known is not None:
-            seen.append(known)
-    who = ["a new client"] if any(each.listening for each in seen) else []
-    clients = [names.get(each.connection, "a client") for each in seen if not each.listening]
-    who += clients if len(clients) <= CROWD else [*clients[: CROWD - 1], f"{len(clients) - CROWD + 1:,} more clients"]
-    return ", ".join(who[:-1]) + (" or " if who[1:] else "") + who[-1] if who else "something that is no socket of its"
-
-
 def _expression(frame: FrameType) -> str:
     """The call that a frame is in, as it is written: `time.sleep(5)`."""
-    positions = list(frame.f_code.co_positions())
-    at = frame.f_lasti // 2
-    line, end_line, begin, end = positions[at] if 0 <= at < len(positions) else (None, None, None, None)
-    if line is None or begin is None or end is None:
+    positions = itertools.islice(frame.f_code.co_positions(), frame.f_lasti // 2, None)
+    line, end_line, begin, end = next(positions, (None, None, None, None))
+    if line is None or end_line is None or begin is None or end is None:
         return ""
-    source = linecache.getline(frame.f_code.co_filename, line).encode()
-    text = visible((source[begin:] if end_line != line else source[begin:end]).decode(errors="replace").strip())
+    lines = [linecache.getline(frame.f_code.co_filename, number).encode() for number in range(line, end_line + 1)]
+    with_statement = lines[0].split()[:1] == [b"with"]
+    lines[-1] = lines[-1][:end]  # columns are counted in bytes
+    lines[0] = lines[0][begin:]
+    text = b"".join(lines).decode(errors="replace").strip()
+    if end_line != line:
+        try:
+            text = ast.unparse(ast.parse(f"({text})", mode="eval"))  # on one line, without comments
+        except (SyntaxError, ValueError):
+            text = text.partition("\n")[0].strip() + " …"
+    if with_statement and not text.endswith(")"):
+        text = f"with {text}"  # a lock that is taken
+    text = visible(text)
     return text if len(text) <= EXPRESSION else text[: EXPRESSION - 1] + "…"
 
 
-def _function(code: CodeType, marks: Mapping[tuple[CodeType, int], list[Mark]]) -> Function:
-    here = {line: tuple(marks[at, line]) for at, line in marks if at is code}
-    name = code.co_qualname.rpartition("<locals>.")[2]
+# -- the source ------------------------------------------------------------------------------------------------------
+
+
+def _functions(codes: list[CodeType], marks: Mapping[Spot, list[Mark]]) -> Iterator[Function]:
+    """Each with its lines and their marks. One that is written inside another is shown there, and only there."""
+    for filename in {code.co_filename for code in codes}:
+        linecache.checkcache(filename)
+    extents = [_extent(code) for code in codes]
+    for at, (code, extent) in enumerate(zip(codes, extents, strict=True)):
+        if extent is None:
+            yield _without_source(code, marks)
+            continue
+        around = (
+            other is not None
+            and codes[number].co_filename == code.co_filename
+            and other[0] <= extent[0]
+            and extent[1] <= other[1]
+            and (other != extent or number < at)
+            for number, other in enumerate(extents)
+        )
+        if not any(around):
+            yield _function(code, extent, marks)
+
+
+def _extent(code: CodeType) -> tuple[int, int] | None:
+    """The first and the last line of a function in its file; None where the file does not hold it."""
     lines = linecache.getlines(code.co_filename)
-    first = max(1, code.co_firstlineno)
-    source = lines[first - 1 :] if code.co_name == "<module>" else inspect.getblock(lines[first - 1 :])
-    if not source or max(here, default=first) >= first + len(source):
-        missing = [Line(first, f"{name}(…)  # its source is not at hand")]
-        return Function(name, (*missing, *(Line(line, f"# line {line}", said) for line, said in here.items())))
+    first, reach = max(1, code.co_firstlineno), _reach(code)
+    if reach > len(lines):
+        return None
+    if code.co_name == "<module>":
+        return 1, len(lines)
+    if code.co_name.startswith("<"):
+        return first, reach
+    try:
+        source = inspect.getblock(lines[first - 1 :])  # more than what is compiled: also what is never reached
+    except (SyntaxError, tokenize.TokenError):
+        return None
+    known = any(re.match(rf"\s*(async\s+)?(def|class)\s+{re.escape(code.co_name)}\b", line) for line in source)
+    return (first, first + len(source) - 1) if known and reach < first + len(source) else None
+
+
+def _reach(code: CodeType) -> int:
+    """The last line that anything in the function was compiled from."""
+    lines = [end_line or 0 for _, end_line, _, _ in code.co_positions()]
+    return max([*lines, *(_reach(each) for each in code.co_consts if isinstance(each, CodeType))], default=0)
+
+
+def _without_source(code: CodeType, marks: Mapping[Spot, list[Mark]]) -> Function:
+    lines = range(code.co_firstlineno, max(code.co_firstlineno, _reach(code)) + 1)
+    here = sorted(line for at, line in marks if at in (code, code.co_filename) and line in lines)
+    name = _called(code) if code.co_name.startswith("<") else f"{_name(code)}(…)"
+    missing = Line(code.co_firstlineno, f"{name}  # its source is not at hand")
+    return Function(_name(code), (missing, *(Line(line, f"# line {line}", _at(marks, code, line)) for line in here)))
+
+
+def _function(code: CodeType, extent: tuple[int, int], marks: Mapping[Spot, list[Mark]]) -> Function:
+    first, last = extent
+    source = linecache.getlines(code.co_filename)[first - 1 : last]
     texts = [visible(line.rstrip().expandtabs()) for line in source]
-    margin = min((len(text) - len(text.lstrip()) for text in texts if text), default=0)
-    return Function(
-        name, tuple(Line(number, text[margin:], here.get(number, ())) for number, text in enumerate(texts, first))
-    )
+    margin = min((_margin(text) for text in texts if text), default=0)
+    lines = (Line(number, text[margin:], _at(marks, code, number)) for number, text in enumerate(texts, first))
+    return Function(_name(code), tuple(lines))
+
+
+def _called(code: CodeType) -> str:
+    nameless = {"<lambda>": "a lambda", "<genexpr>": "a generator expression"}
+    nameless["<module>"] = f"code of {visible(code.co_filename)}"
+    return nameless.get(code.co_name, code.co_name)
+
+
+def _name(code: CodeType) -> str:
+    return code.co_qualname.rpartition("<locals>.")[2]
+
+
+def _at(marks: Mapping[Spot, list[Mark]], code: CodeType, line: int) -> tuple[Mark, ...]:
+    return tuple(marks.get(_spot(code, line), ()))
