@@ -121,6 +121,10 @@ def _margin(text: str) -> int:
     return len(text) - len(text.lstrip())
 
 
+def _threads(count: int) -> str:
+    return f"{count:,} thread{'' if count == 1 else 's'}"
+
+
 @dataclass(frozen=True)
 class CodeView:
     """The student's functions that a thread of the server is in, or has been in, and where each thread stands."""
@@ -133,7 +137,7 @@ class CodeView:
 
     @property
     def title(self) -> str:
-        said = [f"{self.threads:,} thread{'' if self.threads == 1 else 's'}"] if self.threads else []
+        said = [_threads(self.threads)] if self.threads and not self.note.startswith("stopped") else []
         return f"{self.server}: {', '.join([*said, *([self.note] if self.note else [])]) or 'no thread is left'}"
 
     def __str__(self) -> str:
@@ -227,7 +231,9 @@ def code_view(observation: Observation, names: Mapping[Connection, str], stopped
         for (outer, name), times in inside.items():
             words = f"is inside {name}" + (f" ({times:,} calls deep)" if times > 1 else "")
             marks.setdefault(_spot(*outer), []).append(Mark(INSIDE, look.mark.thread, words, look.mark.client))
-    note = f"stopped{f', but {len(looks):,} did not end' if looks else ''}" if stopped else ""
+    note = "stopped" if stopped else ""
+    if looks and stopped:
+        note = f"stopped, but {_threads(len(looks))} did not end"
     if observation.error is not None:
         died, place = _died(observation)
         note = f"{note}, after {died}" if note else died
@@ -236,7 +242,7 @@ def code_view(observation: Observation, names: Mapping[Connection, str], stopped
             words = f"ended here, {visible(type(observation.error).__name__)}"
             marks.setdefault(_spot(*place), []).append(Mark(DIED, observation.error_thread, words))
     # Who waits in select is ready for a new client, and nobody is missed at the accept.
-    if looks and not any(look.selects for look in looks):
+    if looks and not stopped and not any(look.selects for look in looks):
         for code, line in observation.accepts.copy().items():
             marks.setdefault(_spot(code, line), [Mark(NOBODY, "", "nobody is here")])
     return CodeView(
@@ -311,6 +317,8 @@ class _Look:
     @property
     def mark(self) -> Mark:
         words = self.words or "runs"  # it moved from each look to the next
+        if self.guessed and not self.chain:
+            words += ", outside of your code"
         if self.guessed and self.client:
             words += f", serving {self.client}"
         return Mark(STANDS, self.task.label, words, self.client)
@@ -339,8 +347,9 @@ class _Look:
             self.client = "" if self.selects else self.client
         self._judge((id(innermost), innermost.f_lasti if innermost is not None else 0, self.chain))
 
-    def _see_library(self, frame: FrameType | None) -> None:
+    def _see_library(self, innermost: FrameType | None) -> None:
         """What it waits for in a function of the standard library that we know: `select`, `join`, a pool's."""
+        frame = innermost
         while frame is not None and not is_student_code(frame):
             module, name = frame.f_globals.get("__name__"), frame.f_code.co_name
             # The variables of no other function are looked at: before Python 3.13 the frame would keep what they hold.
@@ -352,7 +361,7 @@ class _Look:
             elif module == "selectors" and name == "select":
                 self.words, self.client = f"waits in select for {self._selected(frame.f_locals.get('self'))}", ""
                 self.selects = True
-            elif module == "concurrent.futures.thread" and name == "_worker":
+            elif module == "concurrent.futures.thread" and name == "_worker" and frame is innermost:
                 self.words, self.client = "has nothing to do (an idle worker of the pool)", ""
             else:
                 frame = frame.f_back
@@ -387,7 +396,7 @@ class _Look:
         if quiet and self.before is not None and _switches(self.before[1]) == _switches(status):
             verb = "waits" if status else "is"  # only Linux tells
             if self.expression:
-                self.words = f"{verb} in {self.expression}"
+                self.words = f"{verb} {'at' if self.expression.startswith('with ') else 'in'} {self.expression}"
             else:
                 self.words = "waits" if status else "runs or waits"
         self.before = stand, status
@@ -437,7 +446,7 @@ def _expression(frame: FrameType) -> str:
     if line is None or end_line is None or begin is None or end is None:
         return ""
     lines = [linecache.getline(frame.f_code.co_filename, number).encode() for number in range(line, end_line + 1)]
-    with_statement = lines[0].split()[:1] == [b"with"]
+    statement = lines[0].decode(errors="replace").strip()
     lines[-1] = lines[-1][:end]  # columns are counted in bytes
     lines[0] = lines[0][begin:]
     text = b"".join(lines).decode(errors="replace").strip()
@@ -446,8 +455,8 @@ def _expression(frame: FrameType) -> str:
             text = ast.unparse(ast.parse(f"({text})", mode="eval"))  # on one line, without comments
         except (SyntaxError, ValueError):
             text = text.partition("\n")[0].strip() + " …"
-    if with_statement and not text.endswith(")"):
-        text = f"with {text}"  # a lock that is taken
+    if statement.startswith("with ") and (text.startswith("with ") or not text.endswith(")")):
+        text = statement.partition(":")[0]  # a lock that is taken: the statement, or what stands in it
     text = visible(text)
     return text if len(text) <= EXPRESSION else text[: EXPRESSION - 1] + "…"
 
