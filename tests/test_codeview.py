@@ -28,9 +28,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from echo_kit import Client, ServerStuck, serve_single, serve_threaded, start
+from echo_kit import Client, ServerStuck, observe, serve_single, serve_threaded, start
 from echo_kit.codeview import CROWD, DIED, INSIDE, NOBODY, SIGNS, STANDS, Function, Line, Mark, code_view, crowd
 from echo_kit.servers import handle_client
+
+# Many of these servers leave their sockets to the reference count, as many a student's does.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 LONG = 20  # seconds after which a test gives up; nothing comes near it
 NAMES = ("alice", "bob", "carol", "dave", "eve")
@@ -351,7 +354,6 @@ def test_a_client_that_was_served_and_left_before_anybody_looked():
 # -- who left, and who died --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize("serve", [single, threads])
 def test_a_reset_ends_the_thread(serve, ends):
     with start(serve) as server:
@@ -379,7 +381,6 @@ def test_a_reset_ends_the_thread(serve, ends):
     assert server.where().title == f"{serve.__name__}: stopped, after {who} ended with ConnectionResetError"
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_a_dead_thread_is_not_lost_in_the_crowd(ends):
     with start(threads) as server, clients(server, "mallory") as (mallory,):
         server.settle()
@@ -492,6 +493,89 @@ def test_who_computes_is_told_from_who_sleeps(load, busy, ends):
         finally:
             ends.set()
             server.stop(timeout=LONG)
+
+
+def status(state, switches):
+    return f"State:\t{state}\nvoluntary_ctxt_switches:\t{switches}\nnonvoluntary_ctxt_switches:\t1\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        (["S 1"] * 4, "waits in ends.wait(LONG)"),
+        (["S 1", "S 2", "S 2", "S 2"], "waits in ends.wait(LONG)"),  # it lay down at the first look
+        (["R 1", "S 2", "S 3", "S 3"], "waits in ends.wait(LONG)"),  # something woke it for a moment
+        (["S 1", "S 2", "S 3", "S 4"], "runs"),  # asks again and again for Python's lock
+        (["S 1", "R 1", "R 1", "R 1"], "runs"),  # would, if there were a processor for it
+        ([""] * 4, "is in ends.wait(LONG)"),  # a system that does not tell
+    ],
+)
+def test_who_is_quiet_from_one_look_to_the_next_waits(told, said, ends, monkeypatch):
+    def waits(conn):
+        begun.set()
+        ends.wait(LONG)
+
+    begun = threading.Event()
+    with started(waits) as server, clients(server, "alice"):
+        assert begun.wait(LONG)
+        server.settle()
+        looks = iter([status(*each.split()) if each else b"" for each in told])
+        monkeypatch.setattr(observe.Task, "status", lambda task: next(looks))
+        assert now(server)["ends.wait(LONG)"] == [f"◀ thread 1: {said}, serving alice"]
+        monkeypatch.undo()
+        ends.set()
+
+
+def test_who_stands_somewhere_else_at_each_look_runs(monkeypatch):
+    """Whatever the system says."""
+
+    def step():
+        reached.release()
+        assert gate.acquire(timeout=LONG)
+
+    def walks(conn):
+        step()
+        step()
+        step()
+        step()
+        step()
+
+    def look(task):
+        if task.label != "thread 1":  # the server thread, on its way back to accept
+            return known(task)
+        gate.release()
+        assert reached.acquire(timeout=LONG)
+        return status("S", 1)
+
+    reached, gate, known = threading.Semaphore(0), threading.Semaphore(0), observe.Task.status
+    with started(walks) as server, clients(server, "alice"):
+        assert reached.acquire(timeout=LONG)
+        monkeypatch.setattr(observe.Task, "status", look)
+        said = [mark for each in now(server).values() for mark in each if mark.startswith("◀ thread 1")]
+        assert said == ["◀ thread 1: runs, serving alice"]
+        monkeypatch.undo()
+        gate.release()
+
+
+def test_threads_that_give_each_other_the_lock_seldom(ends, monkeypatch):
+    """Who asks for it wakes once in a switch interval: a look is longer than that."""
+    interval = sys.getswitchinterval()
+    begun = [threading.Event(), threading.Event()]
+    turn = iter(begun)
+    with started(lambda conn: computes(conn, ends, next(turn))) as server, clients(server, "alice", "bob"):
+        try:
+            assert begun[0].wait(LONG)
+            assert begun[1].wait(LONG)
+            sys.setswitchinterval(0.04)
+            slept, sleep = [], time.sleep
+            monkeypatch.setattr(time, "sleep", lambda seconds: (slept.append(seconds), sleep(seconds)))
+            said = [mark for each in now(server).values() for mark in each if "runs" in mark]
+            assert sorted(said) == ["◀ thread 1: runs, serving alice", "◀ thread 2: runs, serving bob"]
+            assert slept
+            assert min(slept) > 2 * 0.04
+        finally:
+            ends.set()
+            sys.setswitchinterval(interval)
 
 
 def test_a_wait_for_a_lock_a_queue_an_event(ends, busy):
@@ -1051,6 +1135,15 @@ def test_a_wide_line_tabs_continuation_lines_and_letters(module):
         ]
 
 
+def test_a_wide_line_does_not_push_the_marks_away(module):
+    made = module(f"def handle(conn):\n    # {'wide ' * 30}\n    with conn:\n        conn.recv(10)\n")
+    with started(made.handle) as server, clients(server, "alice"):
+        lines = [line for line in str(check(server.where())).splitlines() if "◀" in line]
+        assert [line.index("◀") for line in lines] == [
+            4 + len("    with socket.create_server((host, port)) as s:") + 2
+        ] * 2
+
+
 CONTINUED = """
     def handle(conn):
         with conn:
@@ -1270,20 +1363,17 @@ def ask_code_view(server):
     return code_view(server._observation, server.client_names())
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_asking_a_thousand_times_keeps_no_socket_alive(no_collector):
     with start(forgets) as server:
         assert asked(server, ask_code_view, 1000) is None
 
 
 # runner._state holds sys._current_frames() with its own frame in it, a circle: fails until it drops that frame.
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_where_keeps_no_socket_alive(no_collector):
     with start(forgets) as server:
         assert asked(server, lambda server: server.where(), 10) is None
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_a_look_at_a_thread_that_waits_elsewhere_keeps_no_socket_alive(no_collector, ends):
     """In join, in select: functions of the standard library, of which the variables are looked at."""
 
@@ -1317,7 +1407,6 @@ def test_a_look_at_a_thread_that_waits_elsewhere_keeps_no_socket_alive(no_collec
         begun.clear()
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_a_look_at_a_worker_that_is_in_no_code_of_the_students_keeps_no_socket_alive(no_collector):
     def pool(host, port):
         with ThreadPoolExecutor(max_workers=1) as workers, socket.create_server((host, port)) as s:
