@@ -12,7 +12,6 @@ import itertools
 import linecache
 import re
 import sys
-import threading
 import time
 import tokenize
 from collections import Counter
@@ -23,7 +22,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 from .events import Connection, visible
-from .observe import Call, Observation, Task, call_in, is_student_code, ready, student_frame
+from .observe import Call, Observation, Task, call_in, is_student_code, ready, student_frame, thread_frames
 
 __all__ = ["CodeView", "Function", "Line", "Mark", "Place", "code_view", "where"]
 
@@ -276,19 +275,10 @@ def _died(observation: Observation) -> tuple[str, tuple[CodeType, int] | None]:
     return f"{observation.error_thread} ended with {visible(type(error).__name__)}", place
 
 
-def _frames() -> dict[int, FrameType]:
-    """What each thread runs, by its id. Not the calling thread: its frame and this dictionary would hold each other,
-    and all other frames, with the sockets in their variables, until the garbage collector comes by.
-    """
-    frames = sys._current_frames()
-    del frames[threading.get_ident()]
-    return frames
-
-
 def _stands(tasks: list[Task], names: Mapping[Connection, str]) -> list[_Look]:
     """Where each thread stands, from where it was called, and what it does there."""
     looks = [_Look(task, names) for task in tasks]
-    frames = _frames()
+    frames = thread_frames()
     for look in looks:
         look.see(frames)
     for _ in range(LOOKS):
@@ -297,7 +287,7 @@ def _stands(tasks: list[Task], names: Mapping[Connection, str]) -> list[_Look]:
             break
         frames = {}  # a function that returns meanwhile lets go of its variables, as it would without us
         time.sleep(max(LOOK_AGAIN, 3 * sys.getswitchinterval()))  # one wait for all of them
-        frames = _frames()
+        frames = thread_frames()
         for look in unsure:
             look.see(frames)
     return [look for look in looks if look.words or look.task.alive()]  # who is unsure may have ended

@@ -289,9 +289,18 @@ def _is_student_file(filename: str) -> bool:
     return filename == _SERVERS or not filename.startswith((_HERE, "<frozen", *_STDLIB))
 
 
+def thread_frames() -> dict[int, FrameType]:
+    """What each thread runs, by its id. Not the calling thread: its frame and this dictionary would hold each other,
+    and all other frames, with the sockets in their variables, until the garbage collector comes by.
+    """
+    frames = sys._current_frames()
+    del frames[threading.get_ident()]
+    return frames
+
+
 def student_frame(task: Task) -> FrameType | None:
     """The innermost frame of student code that the thread is in; None when it is in none."""
-    frame = sys._current_frames().get(task.identity() or 0)
+    frame = thread_frames().get(task.identity() or 0)
     while frame is not None and not is_student_code(frame):
         frame = frame.f_back
     return frame

@@ -396,7 +396,7 @@ def _state(observation: observe.Observation) -> tuple[bool, object]:
 
     The second value is None while something is certain to move: bytes to be read, a client to be accepted.
     """
-    frames = sys._current_frames()
+    frames = observe.thread_frames()
     at_rest, accepting = True, False
     stands: list[object] = []
     reading: set[Connection] = set()

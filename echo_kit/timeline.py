@@ -6,7 +6,6 @@ The text form has no times, ports or ids: it tells the same story in every run, 
 from __future__ import annotations
 
 import codecs
-import sys
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 
 from .events import Connection, SocketEvent, visible
 from .lanes import Lane, lanes_of
-from .observe import Observation, call_in
+from .observe import Observation, call_in, thread_frames
 
 __all__ = ["Shown", "Span", "Threads", "Timeline", "Timelines", "stacked"]
 
@@ -83,7 +82,7 @@ class Timeline(Shown):
 
     @classmethod
     def of(cls, observation: Observation) -> Timeline:
-        frames = sys._current_frames()
+        frames = thread_frames()
         pending = tuple(_pending(task.label, call_in(frames.get(task.identity() or 0))) for task in observation.alive())
         events = list(observation.log)
         now = observation.log.clock()

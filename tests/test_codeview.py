@@ -1368,7 +1368,6 @@ def test_asking_a_thousand_times_keeps_no_socket_alive(no_collector):
         assert asked(server, ask_code_view, 1000) is None
 
 
-# runner._state holds sys._current_frames() with its own frame in it, a circle: fails until it drops that frame.
 def test_where_keeps_no_socket_alive(no_collector):
     with start(forgets) as server:
         assert asked(server, lambda server: server.where(), 10) is None

@@ -192,7 +192,8 @@ def test_a_cell_that_prints_while_servers_run(capsys):
 
 def test_labels_of_threads():
     def talk(conn):
-        conn.recv(1)
+        with conn:
+            conn.recv(1)
 
     def serve(host, port):
         with socket.create_server((host, port)) as s:
