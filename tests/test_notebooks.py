@@ -76,6 +76,26 @@ def test_the_lesson_opens_and_closes_as_agreed(name):
     assert "**Explain.**" in text
 
 
+def shown(name, call):
+    """What the cells that end with `call` show, as text."""
+    cells = [cell for cell in code_cells(name) if cell.source.rstrip().endswith(call)]
+    return [output.data["text/plain"] for cell in cells for output in cell.outputs if "data" in output]
+
+
+def test_both_parts_show_in_three_views_why_bob_waits_or_does_not():
+    waits = ["○ nobody is here", "◀ server thread: waits in recv for alice"]
+    serves = [f"◀ {thread}" for thread in ("server thread: waits in accept", "thread 1: waits", "thread 2: waits")]
+    one, many = "part1_single_socket", "part2_multithreaded"
+    assert any(all(words in text for words in waits) for text in shown(one, "server.where()"))
+    assert any("  bob  2 bytes unread" in text for text in shown(one, "server.backlog()"))
+    assert any("bob    connected · waits in the backlog behind alice" in text for text in shown(one, ".timeline()"))
+    assert any(all(words in text for words in serves) for text in shown(many, "server.where()"))
+    assert any("nobody waits" in text for text in shown(many, "server.backlog()"))
+    assert any("served by thread 2" in text for text in shown(many, ".timeline()"))
+    (emblem,) = shown(many, "echo_kit.side_by_side(one_waits, server.snapshot())")
+    assert all(words in emblem for words in (*waits, *serves, "  bob  2 bytes unread", "nobody waits"))
+
+
 @every_notebook
 def test_cells_are_short_and_define_one_thing(name):
     for cell in code_cells(name):

@@ -35,6 +35,24 @@ FAULTS = {
         "name=self.name)",
         'name={"alice": "bob", "bob": "alice"}.get(self.name, self.name))',
     ),
+    "the code view marks the next line": (
+        "part1_single_socket",
+        "codeview.py",
+        "chain.append((code, frame.f_lineno",
+        "chain.append((code, 1 + frame.f_lineno",
+    ),
+    "the backlog view loses a client": (
+        "part1_single_socket",
+        "backlog.py",
+        "        return sorted(self.rows.values()",
+        "        return sorted(list(self.rows.values())[1:]",
+    ),
+    "a thread that waits in recv counts as one that works": (
+        "part1_single_socket",
+        "timeline.py",
+        "if each.state in (WORKS, IN_SEND)",
+        "if each.state in (WORKS, IN_SEND, IN_RECV)",
+    ),
     "no waiting is recorded": (
         "part1_single_socket",
         "timeline.py",
