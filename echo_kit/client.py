@@ -9,7 +9,7 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
-from .events import PREVIEW, Address, Connection, EventLog
+from .events import PREVIEW, Address, Connection, EventLog, plain_address
 from .observe import RESET_ON_CLOSE, Observation, Selector, observation_at
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Client:
         except OSError as error:
             raise EchoError(f"cannot connect to {where}: {error.strerror or error}") from None
         self._sock.setblocking(False)
-        self._connection = Connection(self._sock.getsockname()[:2], name=self.name)
+        self._connection = Connection(plain_address(self._sock.getsockname()), name=self.name)
         if self._observation:
             self._observation.clients.append(self._connection)
         self._log.add("connect", began, self._connection)

@@ -94,7 +94,8 @@ class Task:
 
     def idle(self) -> bool:
         """Whether it is a pool's worker that has nothing to do. The pool may be older than the server: let it be."""
-        return self.thread in _pool_workers and student_frame(self) is None
+        frame = thread_frames().get(self.identity() or 0)
+        return self.thread in _pool_workers and frame is not None and frame.f_code is _idle_code
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +183,7 @@ class Observation:
     def watch_listener(self, sock: socket.socket, backlog: int | None = None) -> Observed:
         address = sock.getsockname()
         seen = self._watch(sock, Connection(address, name="listener"), listening=True)
-        if self.address is None:
+        if self.address in (None, address):  # listen may be called again, with another number
             self.address, self.backlog = address, backlog
         # Without SO_REUSEADDR a port stays taken for a minute after the server closed a connection first.
         if sys.platform != "win32" and not sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR):
@@ -344,6 +345,7 @@ def student_traceback(error: BaseException) -> list[str]:
 _observed: dict[int, Observed] = {}  # id(socket) -> what we know; an entry goes before its id can be used again
 _raw = threading.local()  # .task and .life of a thread that `threading` does not know; they go when it ends
 _pool_workers: Any = getattr(concurrent.futures.thread, "_threads_queues", {})
+_idle_code = getattr(getattr(concurrent.futures.thread, "_worker", None), "__code__", None)  # of a worker without work
 # Read directly: current_thread() would make, and keep, a dummy for a thread that `threading` does not know.
 _active: dict[int, threading.Thread] = threading._active  # type: ignore[attr-defined]
 _get_ident = threading.get_ident
@@ -810,8 +812,10 @@ def end(observation: Observation) -> None:
 def observation_at(address: Address) -> Observation | None:
     """What observes the server that listens at `address`, if it runs in this process."""
     for each in list(_running):
-        if each.address is not None and address in (reachable(each.address)[:2], ("localhost", each.address[1])):
-            return each
+        if each.address is not None and each.address[1] == address[1]:
+            everywhere = reachable(each.address) != each.address
+            if address[0] in (each.address[0], "localhost") or (everywhere and address[0] in ("127.0.0.1", "::1")):
+                return each
     return None
 
 

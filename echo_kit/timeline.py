@@ -73,7 +73,7 @@ class Timeline(Shown):
     lanes: tuple[Lane, ...]
     start: float
     now: float
-    stopped: bool
+    stopped: bool  # the server no longer listens
     dropped: int  # events that the log could not keep
     events: list[SocketEvent] = field(default_factory=list)
     pending: tuple[Pending, ...] = ()
@@ -92,7 +92,8 @@ class Timeline(Shown):
         ]
         if observation.stopping:  # a stopped server's picture ends with its last event
             now, pending = max((event.ended for event in events), default=now), ()
-        stopped, dropped = observation.stopping, observation.log.dropped
+        stopped = observation.stopping or not any(observation.sockets(listening=True))
+        dropped = observation.log.dropped
         return cls(observation.name, lanes, min(starts, default=now), now, stopped, dropped, events, pending)
 
     def zoom(

@@ -896,9 +896,11 @@ def answering(patch, answers):
     with patch.context() as context:
         context.setattr(backlog, "socket", SimpleNamespace(**{**vars(socket), "socket": fake}))
         context.setattr(backlog, "REPLY_TIME", 0.1)
-        yield kept
-    for each in kept:
-        each.close()
+        try:
+            yield kept
+        finally:
+            for each in kept:
+                each.close()
 
 
 @ON_LINUX
@@ -927,7 +929,8 @@ def test_a_broken_answer_is_none(answers, monkeypatch):
 @ON_LINUX
 def test_an_answer_without_end_is_given_up(monkeypatch):
     def talk():
-        while not over.is_set():
+        last = time.monotonic() + LONG / 4
+        while not over.is_set() and time.monotonic() < last:
             for each in list(asked):
                 with contextlib.suppress(OSError):  # its buffer is full, or nobody listens any more
                     each.send(netlink(20, entry()), socket.MSG_DONTWAIT)
@@ -938,9 +941,9 @@ def test_an_answer_without_end_is_given_up(monkeypatch):
         thread.start()
         try:
             began = time.monotonic()
-            with pytest.raises(ValueError, match="did not end its list of sockets in time"):
+            with pytest.raises((ValueError, TimeoutError)):  # whether or not there was one more to be read
                 backlog._sockets(socket.AF_INET, backlog._STATES, port=7)
-            assert time.monotonic() - began < LONG / 4
+            assert time.monotonic() - began < LONG / 5
         finally:
             over.set()
             thread.join()

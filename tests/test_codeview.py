@@ -1260,23 +1260,28 @@ CALLS = {"x86_64": {45: "recvfrom", 7: "poll"}, "aarch64": {207: "recvfrom", 73:
 
 
 def in_the_kernel(thread):
-    """(system call, the addresses of the sockets it waits for) of a thread, as Linux says."""
-    try:
-        with open(f"/proc/self/task/{thread.native_id}/syscall") as file:
-            number, *arguments = file.read().split()
-    except OSError as error:
-        pytest.skip(f"the kernel does not tell what a thread waits in: {error}")
-    known = CALLS.get(platform.machine(), {})
-    name = known.get(int(number)) if number.isdigit() else None
-    if not known:
+    """(system call, the numbers of the sockets it waits for) of a thread, as Linux says, when it has got there.
+
+    Python's view is a moment ahead: who has let go of the interpreter lock may still be on its way to the system call.
+    """
+    known = CALLS.get(platform.machine())
+    if known is None:
         pytest.skip(f"the numbers of the system calls of {platform.machine()} are not known to this test")
+    deadline, name, told = time.monotonic() + LONG, None, ""
+    while name is None:
+        assert time.monotonic() < deadline, f"it waits for no socket: {told}"
+        try:
+            with open(f"/proc/self/task/{thread.native_id}/syscall") as file:
+                told = file.read()
+        except OSError as error:
+            pytest.skip(f"the kernel does not tell what a thread waits in: {error}")
+        number, *arguments = told.split()
+        name = known.get(int(number)) if number.isdigit() else None
     if name == "recvfrom":
         return name, [int(arguments[0], 16)]
-    if name == "poll":  # an array of {int fd; short events, revents}
-        size = int(arguments[1], 16)
-        raw = ctypes.string_at(int(arguments[0], 16), 8 * size)
-        return name, [int.from_bytes(raw[at : at + 4], sys.byteorder) for at in range(0, 8 * size, 8)]
-    return number, []
+    # poll takes an array of {int fd; short events, revents}
+    raw = ctypes.string_at(int(arguments[0], 16), 8 * int(arguments[1], 16))
+    return name, [int.from_bytes(raw[at : at + 4], sys.byteorder) for at in range(0, len(raw), 8)]
 
 
 def end_of(number, peer):
