@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 
 from .events import Address, Connection, SocketEvent, visible
 from .observe import Observation
@@ -11,6 +13,7 @@ from .observe import Observation
 __all__ = ["Lane", "lanes_of"]
 
 NAME = 24  # characters of a client's name that are shown
+BROKEN_OFF = ("ConnectionResetError", "BrokenPipeError", "ConnectionAbortedError")
 TICK = 0.01  # seconds: the longest tick of a Linux kernel, to which its times are exact
 
 
@@ -89,10 +92,13 @@ def lanes_of(observation: Observation, events: list[SocketEvent] | None = None) 
             by_end[event.connection] = lane
     if observation.log.dropped:
         _make_up_for_the_dropped(observation, events, lanes, by_end)
+    of_end: defaultdict[Connection, defaultdict[str, list[SocketEvent]]] = defaultdict(lambda: defaultdict(list))
     for event in events:
-        known = by_end.get(event.connection)
+        of_end[event.connection][event.kind].append(event)
+    for end, calls in of_end.items():
+        known = by_end.get(end)
         if known is not None:
-            _enter(known, event)
+            _enter(known, calls)
     for task in observation.alive():  # one that has not read anything yet left no event
         known = by_end.get(task.connection) if task.connection else None
         if known is not None and task.label not in known.threads and known.closed is None:
@@ -131,29 +137,26 @@ def _make_up_for_the_dropped(
             by_end.update(dict.fromkeys(ends, lane))
 
 
-def _enter(lane: Lane, event: SocketEvent) -> None:
-    kind = event.kind
-    if kind == "client send":
-        lane.to_server.append(event)
-    elif kind == "client recv" and event.size:
-        lane.to_client.append(event)
-    elif kind == "client recv":
-        lane.rejected = lane.rejected or event.error == "ConnectionResetError"
-    elif kind == "client close":
+def _enter(lane: Lane, calls: Mapping[str, list[SocketEvent]]) -> None:
+    """What the calls on one end of it say, by their kinds."""
+    sent, got = calls.get("client send", []), calls.get("client recv", [])
+    reads, writes = calls.get("recv", []), calls.get("send", [])
+    lane.to_server += sent
+    lane.to_client += [event for event in got if event.size]
+    lane.rejected = lane.rejected or any(event.error == "ConnectionResetError" for event in got if not event.size)
+    for event in calls.get("client close", []):
         lane.left = event.began
-    elif kind in ("recv", "send"):
-        if event.thread not in lane.threads:
-            lane.threads.append(event.thread)
-        lane.last_used = event.ended
-        lane.reset = lane.reset or event.error in ("ConnectionResetError", "BrokenPipeError", "ConnectionAbortedError")
-        if kind == "recv" and not event.size:
-            lane.seen_off = lane.seen_off or event.ended
-        if kind == "send" and event.size:
-            lane.answers.append(event)
-        if lane.client is None and event.size:
-            (lane.to_server if kind == "recv" else lane.to_client).append(event)
-    elif kind in ("close", "shutdown") and lane.closed is None:
-        lane.closed = event.began
+    if reads or writes:
+        lane.answers += [event for event in writes if event.size]
+        if lane.client is None:
+            lane.to_server += [event for event in reads if event.size]
+            lane.to_client += lane.answers
+        lane.last_used = max(each[-1].ended for each in (reads, writes) if each)
+        lane.threads += dict.fromkeys(event.thread for event in sorted(reads + writes, key=attrgetter("ended")))
+        lane.reset = any(event.error in BROKEN_OFF for event in reads + writes if event.error)
+        lane.seen_off = next((event.ended for event in reads if not event.size), None)
+    for event in sorted(calls.get("close", []) + calls.get("shutdown", []), key=attrgetter("ended"))[:1]:
+        lane.closed = event.began if lane.closed is None else lane.closed
 
 
 def _give_names(lanes: Iterable[Lane]) -> None:
