@@ -274,13 +274,13 @@ class Timeline(Shown):
     def _thread_spans(self) -> tuple[dict[str, list[Span]], dict[Connection, list[Span]]]:
         """The same stretches twice: by thread, and by connection.
 
-        That a thread works for a client is seen from its calls: after a recv that returned something, until the same
+        That a thread works for a client is seen from its calls: after a recv or a send has come back, until the same
         thread's next call, if that is on the same connection.
         """
         names = {lane.server: lane.name for lane in self.lanes if lane.server is not None}
         by_thread: defaultdict[str, list[Span]] = defaultdict(list)
         by_connection: defaultdict[Connection, list[Span]] = defaultdict(list)
-        at: dict[str, SocketEvent | None] = {}  # by thread: its last call, if that was a recv
+        at: dict[str, SocketEvent | None] = {}  # by thread: its last call, if that was a recv or a send
         states = {"accept": IN_ACCEPT, "recv": IN_RECV, "send": IN_SEND, "close": "", "shutdown": ""}
         new = tuple.__new__  # half the time of Span(…), of which there may be hundreds of thousands
         for event in self.events:
@@ -299,7 +299,7 @@ class Timeline(Shown):
                 span = new(Span, (states[kind], began, ended, thread, name))
                 mine.append(span)
                 by_connection[connection].append(span)
-            at[thread] = event if kind == "recv" else None
+            at[thread] = event if kind in ("recv", "send") else None
         for thread, kind, pending_on, began in self.pending:
             mine = by_thread[thread]
             before = at.get(thread)
