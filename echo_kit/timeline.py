@@ -289,7 +289,9 @@ class Timeline(Shown):
                 continue
             mine, name = by_thread[thread], names.get(connection, "")
             before = at.get(thread)
-            if before is not None and before.connection is connection:
+            # From a send until a close it may have been in a recv that a stop has ended: such a one leaves no record.
+            told = before is not None and (before.kind == "recv" or kind in ("recv", "send"))
+            if before is not None and told and before.connection is connection:
                 works = new(Span, (WORKS, before.ended, began, thread, name))
                 mine.append(works)
                 by_connection[connection].append(works)
