@@ -3,6 +3,8 @@
 The format is Google's "Trace Event Format": complete events ("X") with a time and a duration in microseconds, instant
 events ("i"), counters ("C") and metadata ("M"). Clients are the threads of one "process", the server's threads those of
 another. Ids of threads start at 100: one that equals its process's id would be taken for its main thread.
+
+Perfetto refuses a character beyond U+FFFF that is written as two escapes (which JSON allows): so it is written as UTF-8.
 """
 
 from __future__ import annotations
@@ -24,16 +26,17 @@ CLIENTS, THREADS, FIRST_ID = 1, 2, 100
 def save(timeline: Timeline, path: str | PathLike[str]) -> None:
     """Write it to `path` as JSON. OSError if that cannot be written."""
     trace = {"traceEvents": list(events(timeline)), "displayTimeUnit": "ms"}
-    Path(path).write_text(json.dumps(trace), encoding="ascii")
+    Path(path).write_text(json.dumps(trace, ensure_ascii=False), encoding="utf-8")
 
 
 def events(timeline: Timeline) -> Iterator[dict[str, Any]]:
     """The trace's events; 0 is when the first client came."""
     server = visible(timeline.server)
-    yield _called("process_name", CLIENTS, FIRST_ID, f"clients of {server}")
-    yield _called("process_name", THREADS, FIRST_ID, f"threads of {server}")
+    for order, (process, who) in enumerate(((CLIENTS, "clients"), (THREADS, "threads"))):
+        yield _about("process_name", process, FIRST_ID, name=f"{who} of {server}")
+        yield _about("process_sort_index", process, FIRST_ID, sort_index=order)
     for number, lane in enumerate(timeline.lanes, FIRST_ID):
-        yield _called("thread_name", CLIENTS, number, lane.name)
+        yield from _lane(CLIENTS, number, lane.name)
         yield from _complete(timeline, timeline.spans[lane.name], CLIENTS, number)
         for verb, messages in (("sends", lane.to_server), ("is answered", lane.answers)):
             for message in messages:
@@ -42,7 +45,7 @@ def events(timeline: Timeline) -> Iterator[dict[str, Any]]:
                     "pid": CLIENTS, "tid": number, "ts": at / 1000
                 }  # fmt: skip
     for number, (label, spans) in enumerate(timeline.thread_spans.items(), FIRST_ID):
-        yield _called("thread_name", THREADS, number, label)
+        yield from _lane(THREADS, number, label)
         yield from _complete(timeline, spans, THREADS, number)
     waiting = 0
     for moment, change in sorted(_changes(timeline)):
@@ -50,8 +53,13 @@ def events(timeline: Timeline) -> Iterator[dict[str, Any]]:
         yield {"ph": "C", "name": "clients in the backlog", "pid": CLIENTS, "ts": moment / 1000, "args": {"n": waiting}}
 
 
-def _called(kind: str, pid: int, tid: int, name: str) -> dict[str, Any]:
-    return {"ph": "M", "name": kind, "pid": pid, "tid": tid, "args": {"name": name}}
+def _lane(pid: int, tid: int, name: str) -> Iterator[dict[str, Any]]:
+    yield _about("thread_name", pid, tid, name=name)
+    yield _about("thread_sort_index", pid, tid, sort_index=tid)
+
+
+def _about(kind: str, pid: int, tid: int, **args: str | int) -> dict[str, Any]:
+    return {"ph": "M", "name": kind, "pid": pid, "tid": tid, "args": args}
 
 
 def _at(timeline: Timeline, time: float) -> int:
