@@ -413,6 +413,7 @@ def _draw_counts(axis: Any, rows: list[_Row], view: _View, colours: dict[str, st
             ends["wait"] += [(waits[0].begin, 1), (waits[0].end, -1)]
         if served:
             ends["served" if row.lane else "threads"] += [(served[0].begin, 1), (row.spans[-1].end, -1)]
+    most = 1
     for words, changes in ends.items():
         if changes:
             changes.sort()
@@ -422,9 +423,10 @@ def _draw_counts(axis: Any, rows: list[_Row], view: _View, colours: dict[str, st
             axis.step(times, counts, where="post", color=colour, linewidth=2)
             axis.fill_between(times, counts, step="post", color=colour, alpha=0.25)
             axis.plot([], [], color=colour, linewidth=6, label=words)
+            most = max(most, *counts)
     axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=14, frameon=False, labelcolor=colours["ink"])
-    axis.set_ylim(bottom=0)
-    axis.yaxis.get_major_locator().set_params(integer=True)
+    axis.set_ylim(0, 1.25 * most)  # the highest number stands below the last lane's name
+    axis.set_yticks((0, most), ("0", f"{most:,}"), fontsize=14)
     axis.set_ylabel("how many", fontsize=14, color=colours["ink"])
 
 

@@ -17,11 +17,12 @@ from .timeline import BACKLOG, WORKS
 ROW = 0.36  # inches of a line of code, or of a mark
 COLUMN = WIDTH + 2.0  # inches of one snapshot
 INDENT = 0.25  # inches before the code
-LETTER = 0.132  # inches of a letter of code, and of a badge
-HEADLINE = 40  # letters of a line of the headline
+LETTER, BADGE = 0.1255, 0.122  # inches of a letter of code, and of a badge
+HEADLINE = 44  # letters of a line of the headline
 FIRST = 5  # row of the code's first line
 BOX = 1.9  # inches of a waiting client
 BOXES = 3  # of them
+NAME = 11  # letters of a name in a box
 
 BADGES: dict[str, tuple[str, str, str, str | None]] = {  # face, edge, line, ink
     STANDS: (COLOURS[WORKS], COLOURS[WORKS], "-", "#FFFFFF"),
@@ -80,14 +81,19 @@ def _draw_code(axis: Any, snapshot: Snapshot, rows: list[tuple[str, str]], colou
             _say(axis, INDENT, number, shown, ink, family="monospace", size=15)
             continue
         face, edge, line, letters = BADGES[kind]
-        at = INDENT + (len(text) - len(text.lstrip()) + 2) * LETTER
+        said = (
+            text.strip() if len(text.strip()) * BADGE < COLUMN - 0.2 else text.strip()[: int(COLUMN / BADGE) - 3] + "…"
+        )
+        indent = INDENT + (len(text) - len(text.lstrip()) + 2) * LETTER
+        at = max(0.1, min(indent, COLUMN - 0.1 - len(said) * BADGE))  # a long one begins further left
         box = {"boxstyle": "round,pad=0.18", "facecolor": face, "edgecolor": edge, "linestyle": line, "linewidth": 2}
-        _say(axis, at, number, text.strip(), letters or ink, size=14, weight="bold", bbox=box)
+        _say(axis, at, number, said, letters or ink, size=14, weight="bold", bbox=box)
 
 
 def _draw_backlog(axis: Any, snapshot: Snapshot, top: float, colours: dict[str, str]) -> None:
     backlog, ink = snapshot.backlog, colours["ink"]
     _say(axis, 0, top, "Waits in the backlog:", ink, size=19, weight="bold")
+    _say(axis, COLUMN, top, "connected, not accepted yet", ink, size=15, ha="right")
     boxes = list(backlog.lines())
     if len(boxes) > BOXES:
         boxes = [*boxes[: BOXES - 1], (f"and {len(backlog) - BOXES + 1:,} more", "")]
@@ -95,11 +101,19 @@ def _draw_backlog(axis: Any, snapshot: Snapshot, top: float, colours: dict[str, 
         _say(axis, INDENT, top + 1.5, "nobody" if backlog.listens else "(it no longer listens)", ink, size=19)
     for number, (name, said) in enumerate(boxes):
         at = INDENT + number * (BOX + 0.35)
-
         axis.add_patch(
             Rectangle((at, top + 0.75), BOX, 1.9, facecolor=COLOURS[BACKLOG], edgecolor=ink, hatch=None, lw=1.5)
         )
-        _say(axis, at + BOX / 2, top + 1.4, name[:12], "#1A1A1A", size=18, weight="bold", ha="center")
+        _say(
+            axis,
+            at + BOX / 2,
+            top + 1.4,
+            name if len(name) <= NAME else name[: NAME - 1] + "…",
+            "#1A1A1A",
+            size=18,
+            weight="bold",
+            ha="center",
+        )
         _say(axis, at + BOX / 2, top + 2.2, said.split(",")[0], "#1A1A1A", size=13, ha="center")
 
 

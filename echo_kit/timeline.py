@@ -291,7 +291,7 @@ class Timeline(Shown):
             before = at.get(thread)
             # From a send until a close it may have been in a recv that a stop has ended: such a one leaves no record.
             told = before is not None and (before.kind == "recv" or kind in ("recv", "send"))
-            if before is not None and told and before.connection is connection:
+            if before is not None and told and before.connection is connection and began > before.ended:
                 works = new(Span, (WORKS, before.ended, began, thread, name))
                 mine.append(works)
                 by_connection[connection].append(works)

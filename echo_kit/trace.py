@@ -4,7 +4,7 @@ The format is Google's "Trace Event Format": complete events ("X") with a time a
 events ("i"), counters ("C") and metadata ("M"). Clients are the threads of one "process", the server's threads those of
 another. Ids of threads start at 100: one that equals its process's id would be taken for its main thread.
 
-Perfetto refuses a character beyond U+FFFF that is written as two escapes (which JSON allows): so it is written as UTF-8.
+Perfetto refuses a character beyond U+FFFF that is written as two escapes, which JSON allows: so it is UTF-8.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def events(timeline: Timeline) -> Iterator[dict[str, Any]]:
     waiting = 0
     for moment, change in sorted(_changes(timeline)):
         waiting += change
-        yield {"ph": "C", "name": "clients in the backlog", "pid": CLIENTS, "ts": moment / 1000, "args": {"n": waiting}}
+        yield {"ph": "C", "name": "in the backlog", "pid": CLIENTS, "ts": moment / 1000, "args": {"clients": waiting}}
 
 
 def _lane(pid: int, tid: int, name: str) -> Iterator[dict[str, Any]]:
