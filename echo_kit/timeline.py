@@ -110,7 +110,7 @@ class Timeline(Shown):
         """
         whole = self.window or (0.0, self.now - self.start)
         window = (whole[0] if begin is None else float(begin), whole[1] if end is None else float(end))
-        if not window[0] < window[1]:
+        if (begin is not None or end is not None) and not window[0] < window[1]:
             raise ValueError(
                 f"zoom() goes from an earlier time to a later one, not from {window[0]:g} to {window[1]:g} s"
             )

@@ -1,16 +1,25 @@
 """The story of every connection: the same words in every run, figures that are right, nothing that was not seen."""
 
 import contextlib
+import csv
+import io
+import re
+import select
+import selectors
 import socket
+import subprocess
+import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import pytest
 
-from echo_kit import Client, NoReply, serve_single, serve_threaded, side_by_side, start
+from echo_kit import Client, NoReply, Reset, serve_single, serve_threaded, side_by_side, start
 from echo_kit.events import Connection, EventLog
 from echo_kit.observe import Observation
-from echo_kit.timeline import Timeline, quote
+from echo_kit.timeline import BACKLOG, CONNECTING, IN_ACCEPT, IN_RECV, IN_SEND, WORKS, Timeline, quote, stacked
 
 LONG = 20
 
@@ -406,3 +415,445 @@ def test_lanes_are_in_the_order_in_which_the_system_gave_the_clients_out():
     names = [lane.name for lane in Timeline.of(observation).lanes]
     observation.close_all()
     assert names == ["alice", "bob", "client 3", "carol"]
+
+
+# -- parts of it, as data --------------------------------------------------------------------------------------------
+
+
+def by_hand():
+    """Two clients at one thread: alice from 10 to 14 s, bob from 13 s on; bob still waits at 20 s for an answer."""
+    observation = Observation("by hand", EventLog(clock=lambda: 20.0))
+    observation.close_all()
+    log, thread = observation.log, "server thread"
+    ends = {}
+    for port, name, came in ((1, "alice", 10.0), (2, "bob", 13.0)):
+        client = Connection(("127.0.0.1", port), name=name, sent=5, messages=1)
+        ends[name] = client, Connection(client.client)
+        log.add("connect", came, client, ended=came + 0.5)
+        log.add("client send", came + 0.5, client, size=5, data=b"hello", ended=came + 0.5)
+    alice, served = ends["alice"]
+    alice.received = 5
+    log.add("accept", 9.0, served, thread=thread, ended=11.0)
+    log.add("recv", 11.0, served, thread=thread, size=5, data=b"hello", ended=11.5)
+    log.add("send", 12.0, served, thread=thread, size=5, data=b"hello", ended=12.25)
+    log.add("client recv", 12.25, alice, size=5, data=b"hello", ended=12.25)
+    log.add("client close", 13.5, alice, ended=13.5)
+    log.add("recv", 12.5, served, thread=thread, ended=13.5)
+    log.add("close", 14.0, served, thread=thread, ended=14.0)
+    _, served = ends["bob"]
+    log.add("accept", 14.5, served, thread=thread, ended=15.0)
+    log.add("recv", 15.0, served, thread=thread, size=5, data=b"hello", ended=15.0)
+    log.add("send", 16.0, served, thread=thread, error="BrokenPipeError", ended=16.0)
+    return Timeline.of(observation)
+
+
+def test_zoom_takes_a_part_of_the_time():
+    timeline = by_hand()
+    part = timeline.zoom(4.5, 6)
+    assert [lane.name for lane in part.lanes] == ["bob"]
+    assert part.window == (4.5, 6.0)
+    assert str(part).splitlines()[0] == "by hand: 1 of 2 connections, from 4.5 s to 6 s"
+    assert timeline.title == "by hand: 2 connections"
+    assert (timeline.window, timeline.others) == (None, 0)
+    assert [lane.name for lane in timeline.zoom(end=2.9).lanes] == ["alice"]
+    assert [lane.name for lane in timeline.zoom(3, 4).lanes] == ["alice", "bob"]
+    assert timeline.zoom(begin=3).window == (3.0, 10.0)
+    assert timeline.zoom(end=3).window == (0.0, 3.0)
+    assert str(timeline.zoom()) == str(timeline)
+    again = timeline.zoom(3, 9).zoom(end=4)
+    assert (again.window, again.title) == ((3.0, 4.0), "by hand: 2 connections, from 3 s to 4 s")
+    assert part.zoom(5).title == "by hand: 1 of 2 connections, from 5 s to 6 s"
+
+
+def test_zoom_takes_some_clients():
+    timeline = by_hand()
+    for asked in ("bob", ["bob"], ("bob",), {"bob"}):
+        part = timeline.zoom(clients=asked)
+        assert [lane.name for lane in part.lanes] == ["bob"]
+        assert str(part).startswith("by hand: 1 of 2 connections\n  bob  connected")
+    assert [lane.name for lane in timeline.zoom(clients=["bob", "alice"]).lanes] == ["alice", "bob"]
+    assert timeline.zoom(clients=()).title == "by hand: 0 of 2 connections"
+    assert [row["client"] for row in timeline.zoom(clients="bob").calls()] == ["bob"] * 5
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"clients": "carol"}, "there is no client 'carol' here; there are: alice and bob"),
+        ({"clients": ["alice", "dave"]}, "there is no client 'dave' here; there are: alice and bob"),
+        ({"begin": 3, "end": 3}, "zoom() goes from an earlier time to a later one, not from 3 to 3 s"),
+        ({"begin": 2.5, "end": 1}, "zoom() goes from an earlier time to a later one, not from 2.5 to 1 s"),
+        ({"begin": 99}, "zoom() goes from an earlier time to a later one, not from 99 to 10 s"),
+        ({"begin": float("nan")}, "zoom() goes from an earlier time to a later one, not from nan to 10 s"),
+    ],
+)
+def test_a_zoom_that_cannot_be(asked, told):
+    with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
+        by_hand().zoom(**asked)
+
+
+def test_a_zoom_into_an_empty_timeline():
+    with start(serve_single) as server:
+        timeline = server.timeline()
+    assert str(timeline.zoom()) == str(timeline)
+    assert timeline.zoom(0, 1).title == "serve_single: 0 connections, from 0 s to 1 s"
+    with pytest.raises(ValueError, match="'alice' here; there are: none"):
+        timeline.zoom(clients="alice")
+
+
+def test_calls_and_table_have_the_right_figures():
+    timeline = by_hand()
+    sent = {"thread": "", "call": "client send", "bytes": 5, "data": b"hello", "error": ""}
+    thread = {"thread": "server thread", "error": ""}
+    calls = timeline.calls()
+    assert calls[:4] == [
+        {"seconds": 0.0, "took": 0.5, "client": "alice", **sent, "call": "connect", "bytes": 0, "data": b""},
+        {"seconds": 0.5, "took": 0.0, "client": "alice", **sent},
+        {"seconds": -1.0, "took": 2.0, "client": "alice", **thread, "call": "accept", "bytes": 0, "data": b""},
+        {"seconds": 1.0, "took": 0.5, "client": "alice", **thread, "call": "recv", "bytes": 5, "data": b"hello"},
+    ]
+    assert calls[-1]["error"] == "BrokenPipeError"
+    assert len(calls) == len(timeline.events) == 14
+    assert [row["call"] for row in timeline.zoom(2.3, 2.6).calls()] == ["recv"]
+    alice, bob = timeline.table()
+    assert alice == {
+        "client": "alice",
+        "seconds waited": 0.5,
+        "seconds served": 3.0,
+        "seconds busy": 0.5 + 0.25 + 0.25 + 0.5,  # before, in and after sendall, and before it closes
+        "messages": 1,
+        "bytes sent": 5,
+        "bytes back": 5,
+        "threads": "server thread",
+    }
+    assert (bob["seconds waited"], bob["seconds served"], bob["seconds busy"]) == (1.5, 5.0, 1.0)
+
+
+@pytest.mark.parametrize("rows", ["calls", "table"])
+def test_rows_can_be_written_as_csv(rows):
+    with start(serve_threaded) as server, Client(server, name='alice, "a"') as alice:
+        echoed(alice, "hello")
+        made = getattr(server.timeline(), rows)()
+    assert all(type(row) is dict and row.keys() == made[0].keys() for row in made)
+    file = io.StringIO()
+    writer = csv.DictWriter(file, fieldnames=made[0])
+    writer.writeheader()
+    writer.writerows(made)
+    file.seek(0)
+    back = list(csv.DictReader(file))
+    assert back == [{key: str(value) for key, value in row.items()} for row in made]
+    assert back[0]["client"] == 'alice, "a"'
+
+
+def test_stretches_follow_from_the_calls():
+    timeline = by_hand()
+    assert [(state, begin, end) for state, begin, end, *_ in timeline.spans["alice"]] == [
+        (CONNECTING, 10.0, 10.5),
+        (BACKLOG, 10.5, 11.0),
+        (IN_RECV, 11.0, 11.5),
+        (WORKS, 11.5, 12.0),
+        (IN_SEND, 12.0, 12.25),
+        (WORKS, 12.25, 12.5),
+        (IN_RECV, 12.5, 13.5),
+        (WORKS, 13.5, 14.0),
+    ]
+    spans = timeline.thread_spans["server thread"]
+    assert [(span.state, span.client) for span in spans[:2]] == [(IN_ACCEPT, ""), (IN_RECV, "alice")]
+    assert all(before.end <= after.begin for before, after in pairwise(spans))
+    assert all(span.begin < span.end or span.client == "bob" for span in spans)
+
+
+def test_from_the_last_answer_until_a_stop_nobody_is_said_to_work():
+    """A recv that a stop has ended leaves no record: the thread may have waited in it all the time."""
+    with start(serve_threaded) as server, Client(server, name="alice") as alice:
+        echoed(alice, "hello")
+        with pytest.raises(NoReply):
+            alice.receive(timeout=0.1)
+        server.stop()
+        *_, last = server.timeline().spans["alice"]
+    assert last.end - last.begin > 0.1
+    assert last.state not in (WORKS, IN_SEND)
+
+
+def check_spans(timeline):
+    """The stretches of a lane are in order, touch each other, and go from its beginning to its end."""
+    for lane in timeline.lanes:
+        spans = timeline.spans[lane.name]
+        begins = [time for time in (lane.connecting, lane.connected, lane.accepted) if time is not None]
+        assert spans[0].begin == begins[0]
+        assert spans[-1].end == (timeline.now if lane.ended is None else lane.ended)
+        assert all(span.begin < span.end for span in spans[lane.connecting is not None :])
+        assert all(before.end == after.begin for before, after in pairwise(spans))
+        assert {span.client for span in spans} == {lane.name}
+    for label, spans in timeline.thread_spans.items():
+        assert all(before.end <= after.begin for before, after in pairwise(spans)), label
+        assert {span.thread for span in spans} <= {label}
+
+
+@pytest.mark.parametrize("serve", [serve_single, serve_threaded])
+def test_the_stretches_of_a_lane_cover_it(serve):
+    with start(serve) as server, Client(server, name="alice") as alice:
+        for number in range(20):
+            echoed(alice, f"m{number}")
+        with Client(server, name="bob") as bob, socket.create_connection(server.address) as stranger:
+            bob.send("hi")
+            stranger.sendall(b"hello")
+            check_spans(server.timeline())
+            alice.close()
+            assert bob.receive(timeout=LONG) == "hi"
+            check_spans(server.timeline())
+    assert len(server.timeline().lanes) == 3
+    check_spans(server.timeline())
+
+
+def test_a_timeline_is_a_picture_of_one_moment():
+    """Nothing of it changes when the server goes on, or is stopped."""
+
+    def said(timeline):
+        return str(timeline), str(timeline.by_thread()), timeline.table(), timeline.calls(), timeline.spans
+
+    with start(serve_single) as server, Client(server, name="alice") as alice, Client(server, name="bob") as bob:
+        echoed(alice, "hello")
+        bob.send("hi")
+        timeline, same = server.timeline(), server.timeline()
+        before = said(timeline)
+        echoed(alice, "again")
+        alice.close()
+        assert bob.receive(timeout=LONG) == "hi"
+        assert said(timeline) == before
+        server.stop()
+        assert said(timeline) == before
+        later = same  # what is worked out only when it is asked for
+        assert (str(later), str(later.by_thread())) == before[:2]
+        assert [row["bytes sent"] for row in later.table()] == [5, 2]
+        assert later.zoom(0, 1000).lanes == later.lanes
+
+
+def test_stacked_tells_of_both():
+    with start(serve_single) as one, start(serve_threaded) as two:
+        with Client(one, name="alice"), Client(two, name="bob"):
+            both = stacked(one.timeline(), two.timeline())
+    assert str(both) == repr(both) == "\n".join(map(str, both))
+    assert [timeline.server for timeline in both] == ["serve_single", "serve_threaded"]
+    assert both[1].start > both[0].start, "one clock for all"
+
+
+# -- one lane a thread -----------------------------------------------------------------------------------------------
+
+
+def threads_of(server):
+    return str(server.timeline().by_thread())
+
+
+def test_what_the_only_thread_does():
+    with start(serve_single) as server:
+        assert threads_of(server) == "serve_single: 1 thread\n  server thread  waits in accept"
+        with Client(server, name="alice") as alice, Client(server, name="bob") as bob:
+            echoed(alice, "hello")
+            echoed(alice, "again")
+            told = "serve_single: 1 thread\n  server thread  accepted alice · served alice"
+            assert threads_of(server) == f"{told} · waits in recv for alice"
+            alice.vanish()
+            echoed(bob, "hi")
+            assert threads_of(server) == f"{told} · accepted bob · served bob · waits in recv for bob"
+        assert threads_of(server).endswith("served bob · waits in accept")
+    assert threads_of(server) == f"{told} · accepted bob · served bob · ended"
+
+
+def test_what_a_thread_for_each_client_does():
+    with start(serve_threaded) as server, Client(server, name="alice") as alice, Client(server, name="bob") as bob:
+        echoed(alice, "hello")
+        assert threads_of(server) == (
+            "serve_threaded: 3 threads\n"
+            "  server thread  accepted alice · accepted bob · waits in accept\n"
+            "  thread 1       served alice · waits in recv for alice\n"
+            "  thread 2       waits in recv for bob"
+        )
+        echoed(bob, "hi")
+        alice.close()
+        assert threads_of(server).splitlines()[2:] == [
+            "  thread 1       served alice · ended",
+            "  thread 2       served bob · waits in recv for bob",
+        ]
+
+
+def test_threads_are_told_in_the_order_of_their_numbers():
+    with start(serve_threaded) as server, contextlib.ExitStack() as stack:
+        for number in range(11):
+            echoed(stack.enter_context(Client(server, name=f"c{number}")), "x")
+        labels = list(server.timeline().thread_spans)
+    assert labels == ["server thread", *(f"thread {number}" for number in range(1, 12))]
+
+
+def test_what_the_workers_of_a_pool_do():
+    def handle(conn):
+        with conn:
+            while data := conn.recv(100):
+                conn.sendall(data)
+
+    def serve(host, port):
+        with ThreadPoolExecutor(max_workers=1) as pool, socket.create_server((host, port)) as s:
+            while True:
+                pool.submit(handle, s.accept()[0])
+
+    with start(serve) as server, Client(server, name="alice") as alice, Client(server, name="bob") as bob:
+        echoed(alice, "hello")
+        bob.send("hi")
+        accepted = "serve: 2 threads\n  server thread  accepted alice · accepted bob · waits in accept\n"
+        assert threads_of(server) == accepted + "  thread 1       served alice · waits in recv for alice"
+        assert stories(server)["bob"] == 'connected · accepted · "hi" unread'
+        alice.close()
+        assert bob.receive(timeout=LONG) == "hi"
+        served = "  thread 1       served alice · served bob"
+        assert threads_of(server) == f"{accepted}{served} · waits in recv for bob"
+        bob.close()
+        assert threads_of(server) == f"{accepted}{served} · is in no socket call"
+        check_spans(server.timeline())
+
+
+def test_what_a_loop_over_select_does():
+    def serve(host, port):
+        with selectors.DefaultSelector() as chosen, socket.create_server((host, port)) as s:
+            chosen.register(s, selectors.EVENT_READ)
+            while True:
+                for key, _ in chosen.select():
+                    if key.fileobj is s:
+                        chosen.register(s.accept()[0], selectors.EVENT_READ)
+                    elif data := key.fileobj.recv(100):
+                        key.fileobj.sendall(data)
+                    else:
+                        chosen.unregister(key.fileobj)
+                        key.fileobj.close()
+
+    with start(serve) as server, Client(server, name="alice") as alice:
+        echoed(alice, "hello")
+        with Client(server, name="bob") as bob:
+            echoed(bob, "hi")
+            echoed(alice, "again")
+            timeline = server.timeline()
+            assert str(timeline.by_thread()) == (
+                "serve: 1 thread\n  server thread  accepted alice · served alice · accepted bob · served bob · "
+                "served alice · is in no socket call"
+            )
+            check_spans(timeline)
+            waits = [span for spans in timeline.spans.values() for span in spans if span.state == IN_SEND]
+            assert len(waits) == 3
+
+
+def test_what_a_handler_that_is_stuck_in_sendall_does():
+    with start(answering(lambda data: data * 10_000_000)) as server, Client(server, name="alice") as alice:
+        alice.send("x")
+        timeline = server.timeline()
+        assert str(timeline.by_thread()) == (
+            "serve: 1 thread\n  server thread  accepted alice · served alice · is in sendall to alice"
+        )
+        last = timeline.spans["alice"][-1]
+        assert (last.state, last.end, last.thread) == (IN_SEND, timeline.now, "server thread")
+        assert timeline.thread_spans["server thread"][-1] == last
+        check_spans(timeline)
+    assert str(server.timeline().by_thread()).endswith("served alice · ended")
+
+
+@pytest.mark.parametrize("answers_first", [False, True])
+def test_what_a_handler_that_computes_does(answers_first):
+    computes, over = threading.Event(), threading.Event()
+
+    def serve(host, port):
+        with socket.create_server((host, port)) as s:
+            conn, _ = s.accept()
+            with conn:
+                data = conn.recv(100)
+                if answers_first:
+                    conn.sendall(data)
+                while not over.is_set():
+                    computes.set()
+                    sum(range(1000))
+                conn.recv(100)
+
+    with start(serve) as server, Client(server, name="alice") as alice:
+        try:
+            alice.send("hello")
+            assert computes.wait(LONG)
+            timeline = server.timeline()
+        finally:
+            over.set()
+    assert str(timeline.by_thread()) == (
+        "serve: 1 thread\n  server thread  accepted alice · served alice · is in no socket call"
+    )
+    last = timeline.spans["alice"][-1]
+    assert (last.state, last.end) == (WORKS, timeline.now)
+    assert timeline.table()[0]["seconds busy"] >= last.end - last.begin
+    check_spans(timeline)
+
+
+# -- clients that are not ours ---------------------------------------------------------------------------------------
+
+STRANGER = """
+import socket, sys
+with socket.create_connection(("127.0.0.1", int(sys.argv[1]))) as sock:
+    sock.sendall(b"knock")
+    print("connected", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@contextlib.contextmanager
+def stranger(server):
+    """A client in a process of its own, which has connected and sent something; it leaves when its input ends."""
+    command = [sys.executable, "-c", STRANGER, str(server.address[1])]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert select.select([process.stdout], [], [], LONG)[0], "it did not connect"
+            assert process.stdout.readline() == "connected\n"
+            yield process
+            process.stdin.close()
+            assert process.wait(LONG) == 0
+        finally:
+            process.kill()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells who waits")
+def test_a_stranger_that_waits_is_seen_and_how_long_it_waited_is_known():
+    with start(serve_single) as server, Client(server, name="alice") as alice:
+        echoed(alice, "hello")
+        before = server.timeline().now
+        with stranger(server):
+            waiting = server.timeline()
+            assert waiting.story(waiting.lanes[-1]) == "connected · waits in the backlog behind alice"
+            (span,) = waiting.spans["client 2"]
+            assert (span.state, span.end) == (BACKLOG, waiting.now)
+            assert before <= span.begin <= waiting.now
+            check_spans(waiting)
+            with pytest.raises(NoReply):
+                alice.receive(timeout=0.1)
+            alice.close()
+            server.settle()
+            accepted = server.timeline()
+            told = (
+                'connected · waited in the backlog for alice · accepted · served by the server thread · "knock" echoed'
+            )
+            assert accepted.story(accepted.lanes[-1]) == told
+            row = accepted.table()[-1]
+            assert 0.08 <= row["seconds waited"] <= accepted.now - before  # to a tick of the kernel
+            check_spans(accepted)
+    assert str(waiting).endswith("waits in the backlog behind alice")
+
+
+def test_a_client_that_the_server_breaks_off():
+    """It closes with bytes unread, which resets the connection: our client notices, a stranger tells nobody."""
+
+    def serve(host, port):
+        with socket.create_server((host, port)) as s:
+            while True:
+                conn, _ = s.accept()
+                with conn:
+                    conn.recv(1)
+
+    with start(serve) as server, Client(server, name="alice") as alice, stranger(server):
+        alice.send("hello")
+        with pytest.raises(Reset):
+            alice.receive(timeout=LONG)
+        server.settle()
+        told = stories(server)
+    assert told["alice"] == f'{SERVED} · "hello" 1 of 5 bytes read · broken off by the server (reset)'
+    assert told["client 2"].endswith("· closed by the server")
