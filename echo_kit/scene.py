@@ -10,15 +10,16 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from .codeview import DIED, INSIDE, NOBODY, STANDS, CodeView, crowd, kind_of
-from .plots import COLOURS, DARK, INCHES_A_LANE, LABEL_LANES, LIGHT, TITLE, WIDTH, draw_timelines, drawable
+from .plots import COLOURS, DARK, INCHES_A_LANE, LABEL_LANES, LIGHT, draw_timelines, drawable
 from .snapshot import Snapshot
 from .timeline import BACKLOG, WORKS
 
 ROW = 0.36  # inches of a line of code, or of a mark
-COLUMN = WIDTH + 2.0  # inches of one snapshot
+COLUMN, EDGE = 7.6, 0.1  # inches of one snapshot, and left free on either side
+ROOM = COLUMN - 2 * EDGE
 INDENT = 0.25  # inches before the code
-LETTER, BADGE = 0.1255, 0.122  # inches of a letter of code, and of a badge
-HEADLINE = 44  # letters of a line of the headline
+LETTER, BADGE = 0.131, 0.122  # inches of a letter of code, and of a badge
+HEADLINE, NARROW = 44, 30  # letters of a line of the headline, and of the server's name above it
 FIRST = 5  # row of the code's first line
 BOX = 1.9  # inches of a waiting client
 BOXES = 3  # of them
@@ -40,14 +41,17 @@ def snapshot_figure(snapshots: Sequence[Snapshot], dark: bool = False) -> Figure
     rows = [_code_rows(each.code) for each in snapshots]
     above = (FIRST + max(map(len, rows)) + 4.2) * ROW
     lanes = max(len(each.timeline.lanes) for each in snapshots)
-    below = 1.9 + INCHES_A_LANE * max(1, min(lanes, LABEL_LANES))
+    below = 2.6 + INCHES_A_LANE * max(1, min(lanes, LABEL_LANES))
     figure = Figure(figsize=(COLUMN * len(snapshots), above + below), layout="constrained", facecolor=colours["paper"])
     parts: Any = figure.subfigures(2, 1, height_ratios=(above, below))
     upper, lower = parts
     for part in (upper, lower):
         part.set_facecolor(colours["paper"])
-    for axis, snapshot, mine in zip(upper.subplots(1, len(snapshots), squeeze=False)[0], snapshots, rows, strict=True):
-        axis.set_xlim(0, COLUMN)
+    for number, (snapshot, mine) in enumerate(zip(snapshots, rows, strict=True)):
+        # Outside of the layout, in which a long line would make the axis narrower: an inch stays an inch.
+        whole = COLUMN * len(snapshots)
+        axis = upper.add_axes(((number * COLUMN + EDGE) / whole, 0, ROOM / whole, 1))
+        axis.set_xlim(0, ROOM)
         axis.set_ylim(above / ROW, 0)
         axis.axis("off")
         _draw_code(axis, snapshot, mine, colours)
@@ -71,21 +75,20 @@ def _code_rows(code: CodeView) -> list[tuple[str, str]]:
 
 def _draw_code(axis: Any, snapshot: Snapshot, rows: list[tuple[str, str]], colours: dict[str, str]) -> None:
     ink = colours["ink"]
-    _say(axis, 0, 0.9, snapshot.code.server[:TITLE], ink, size=24, weight="bold")
+    _say(axis, 0, 0.9, snapshot.code.server[:NARROW], ink, size=24, weight="bold")
     for number, line in enumerate(textwrap.wrap(snapshot.headline, HEADLINE)[:2]):
         _say(axis, 0, 2.2 + 1.05 * number, line, ink, size=19)
-    room = int((COLUMN - INDENT) / LETTER)
+    room = int((ROOM - INDENT) / LETTER)
     for number, (kind, text) in enumerate(rows, FIRST):
         if not kind:
             shown = text if len(text) <= room else text[: room - 1] + "…"
             _say(axis, INDENT, number, shown, ink, family="monospace", size=15)
             continue
         face, edge, line, letters = BADGES[kind]
-        said = (
-            text.strip() if len(text.strip()) * BADGE < COLUMN - 0.2 else text.strip()[: int(COLUMN / BADGE) - 3] + "…"
-        )
+        said, most = text.strip(), int((ROOM - EDGE) / BADGE)
+        said = said if len(said) <= most else said[: most - 1] + "…"
         indent = INDENT + (len(text) - len(text.lstrip()) + 2) * LETTER
-        at = max(0.1, min(indent, COLUMN - 0.1 - len(said) * BADGE))  # a long one begins further left
+        at = max(EDGE, min(indent, ROOM - len(said) * BADGE))  # a long one begins further left
         box = {"boxstyle": "round,pad=0.18", "facecolor": face, "edgecolor": edge, "linestyle": line, "linewidth": 2}
         _say(axis, at, number, said, letters or ink, size=14, weight="bold", bbox=box)
 
@@ -93,7 +96,7 @@ def _draw_code(axis: Any, snapshot: Snapshot, rows: list[tuple[str, str]], colou
 def _draw_backlog(axis: Any, snapshot: Snapshot, top: float, colours: dict[str, str]) -> None:
     backlog, ink = snapshot.backlog, colours["ink"]
     _say(axis, 0, top, "Waits in the backlog:", ink, size=19, weight="bold")
-    _say(axis, COLUMN, top, "connected, not accepted yet", ink, size=15, ha="right")
+    _say(axis, ROOM, top, "connected, not accepted yet", ink, size=15, ha="right")
     boxes = list(backlog.lines())
     if len(boxes) > BOXES:
         boxes = [*boxes[: BOXES - 1], (f"and {len(backlog) - BOXES + 1:,} more", "")]
