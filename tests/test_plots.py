@@ -29,6 +29,9 @@ from echo_kit.plots import (
     PIXELS,
     STRIPES,
     WORDS,
+    _mixed,
+    _Row,
+    _View,
     png,
     stacked_figure,
     timeline_figure,
@@ -281,6 +284,17 @@ def test_a_dense_lane_has_the_mean_colour_of_each_pixel():
     assert (bottom, top) == pytest.approx((0.2, -0.2))
     assert not bars(axis, WORKS)
     assert "client sends" not in legend(axis.figure)
+
+
+def test_a_pixel_is_shared_by_what_is_in_it():
+    spans = [Span(IN_RECV, 0, 10.25), Span(WORKS, 10.25, 20.5), Span(IN_SEND, 20.75, 20.875), Span(BACKLOG, 30, 32)]
+    image = _mixed([_Row("", []), _Row("", spans)], _View(0.0, 1.0, 0.0, float(PIXELS)))
+    recv, works, backlog = (np.array(to_rgb(COLOURS[state])) * 255 for state in (IN_RECV, WORKS, BACKLOG))
+    for place, colour in ((9, recv), (10, 0.25 * recv + 0.75 * works), (20, works), (29, None), (31, backlog)):
+        assert image[1, place, :3] == pytest.approx(0 if colour is None else colour, abs=1)
+        assert image[1, place, 3] == (0 if colour is None else 255)
+    assert not image[0].any()
+    assert not image[1, 32:].any()
 
 
 def test_of_too_many_messages_none_is_marked():
