@@ -22,7 +22,8 @@ from types import CodeType, FrameType
 from typing import Any
 
 from .events import Connection, visible
-from .observe import Call, Observation, Task, call_in, is_student_code, ready, student_frame, thread_frames
+from .frames import is_student_code, thread_frames
+from .observe import Call, Observation, Task, call_in, ready, student_frame
 
 __all__ = ["CodeView", "Function", "Line", "Mark", "Place", "code_view", "where"]
 

@@ -18,15 +18,12 @@ from __future__ import annotations
 import concurrent.futures.thread
 import contextlib
 import itertools
-import os
 import re
 import selectors
 import socket
 import struct
 import sys
-import sysconfig
 import threading
-import traceback
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -35,6 +32,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 from .events import PREVIEW, Address, Connection, EventLog, plain_address, visible
+from .frames import forget_variables, is_student_code, student_traceback, thread_frames
 
 # shutdown() wakes a thread that is blocked in recv on Linux and macOS. On Windows the twin of recv first waits for
 # data or for the server's wake-up socket.
@@ -46,9 +44,6 @@ LINE_LENGTH = 2_000  # characters of a printed line that are kept
 Selector: type[selectors.BaseSelector] = getattr(selectors, "PollSelector", selectors.SelectSelector)
 _NOT_WORTH_A_RECORD = (BlockingIOError, TimeoutError, InterruptedError)
 _GIVEN_BY_PYTHON = re.compile(r"Thread-\d+( \(.*\))?|.*ThreadPoolExecutor-\d+_\d+")
-_HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
-_SERVERS = _HERE + "servers.py"  # the notebooks' finished servers: student code that happens to live here
-_STDLIB = tuple(sysconfig.get_paths()[key] + os.sep for key in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
 class ServerStopped(KeyboardInterrupt):
@@ -281,24 +276,6 @@ def reachable(address: Address) -> Address:
     return ({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address[0], address[0]), *address[1:])
 
 
-def is_student_code(frame: FrameType) -> bool:
-    """Whether the frame runs neither this package, nor the standard library, nor an installed package."""
-    return _is_student_file(frame.f_code.co_filename)
-
-
-def _is_student_file(filename: str) -> bool:
-    return filename == _SERVERS or not filename.startswith((_HERE, "<frozen", *_STDLIB))
-
-
-def thread_frames() -> dict[int, FrameType]:
-    """What each thread runs, by its id. Not the calling thread: its frame and this dictionary would hold each other,
-    and all other frames, with the sockets in their variables, until the garbage collector comes by.
-    """
-    frames = sys._current_frames()
-    del frames[threading.get_ident()]
-    return frames
-
-
 def student_frame(task: Task) -> FrameType | None:
     """The innermost frame of student code that the thread is in; None when it is in none."""
     frame = thread_frames().get(task.identity() or 0)
@@ -309,35 +286,6 @@ def student_frame(task: Task) -> FrameType | None:
 
 def _cut(line: str) -> str:
     return line if len(line) <= LINE_LENGTH else line[: LINE_LENGTH - 1] + "…"
-
-
-def forget_variables(error: BaseException | None) -> None:
-    """Let go of what the dead functions' variables hold. Else a socket that the student's code did not close would
-    stay open as long as the exception is kept, where without us it would be closed now.
-    """
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
-
-
-def student_traceback(error: BaseException) -> list[str]:
-    """The lines of the traceback, without the frames of this package and those that only start a thread."""
-    report = traceback.TracebackException.from_exception(error)
-    seen: set[int] = set()
-    link: traceback.TracebackException | None = report
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
-        link.stack = traceback.StackSummary.from_list(
-            traceback.FrameSummary(
-                "your cell" if "ipykernel_" in each.filename else each.filename, each.lineno, each.name, line=each.line
-            )
-            for each in itertools.dropwhile(lambda each: not _is_student_file(each.filename), link.stack)
-            if each.filename == _SERVERS or not each.filename.startswith(_HERE)
-        )
-        link = link.__cause__ or link.__context__
-    return list(report.format())
 
 
 # -- whose thread is this? -------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from typing import Any
 from . import codeview, observe
 from .backlog import Backlog, look
 from .events import Address, Connection, visible
+from .frames import thread_frames
 from .lanes import lanes_of
 from .snapshot import Snapshot
 from .timeline import Timeline
@@ -396,7 +397,7 @@ def _state(observation: observe.Observation) -> tuple[bool, object]:
 
     The second value is None while something is certain to move: bytes to be read, a client to be accepted.
     """
-    frames = observe.thread_frames()
+    frames = thread_frames()
     at_rest, accepting = True, False
     stands: list[object] = []
     reading: set[Connection] = set()

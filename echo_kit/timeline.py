@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import codecs
 import gc
-import sys
 from collections import defaultdict
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -17,8 +16,9 @@ from os import PathLike
 from typing import Any, NamedTuple
 
 from .events import Connection, SocketEvent, visible
+from .frames import thread_frames
 from .lanes import Lane, lanes_of
-from .observe import Observation, call_in, thread_frames
+from .observe import Observation, call_in
 
 __all__ = ["Shown", "Span", "Threads", "Timeline", "Timelines", "stacked"]
 
@@ -284,7 +284,7 @@ class Timeline(Shown):
         states = {"accept": IN_ACCEPT, "recv": IN_RECV, "send": IN_SEND, "close": "", "shutdown": ""}
         new = tuple.__new__  # half the time of Span(…), of which there may be hundreds of thousands
         for event in self.events:
-            kind, began, ended, connection, thread, _, _, _, _ = event
+            kind, began, ended, connection, thread, *_ = event
             if not thread or kind not in states:
                 continue
             mine, name = by_thread[thread], names.get(connection, "")

@@ -1,0 +1,64 @@
+"""Which code is the student's own: the frames that a view shows, and the part of a traceback that a log shows."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+import sysconfig
+import threading
+import traceback
+from types import FrameType
+
+__all__ = ["forget_variables", "is_student_code", "student_traceback", "thread_frames"]
+
+_HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_SERVERS = _HERE + "servers.py"  # the notebooks' finished servers: student code that happens to live here
+_STDLIB = tuple(sysconfig.get_paths()[key] + os.sep for key in ("stdlib", "platstdlib", "purelib", "platlib"))
+
+
+def is_student_code(frame: FrameType) -> bool:
+    """Whether the frame runs neither this package, nor the standard library, nor an installed package."""
+    return _is_student_file(frame.f_code.co_filename)
+
+
+def _is_student_file(filename: str) -> bool:
+    return filename == _SERVERS or not filename.startswith((_HERE, "<frozen", *_STDLIB))
+
+
+def thread_frames() -> dict[int, FrameType]:
+    """What each thread runs, by its id. Not the calling thread: its frame and this dictionary would hold each other,
+    and all other frames, with the sockets in their variables, until the garbage collector comes by.
+    """
+    frames = sys._current_frames()
+    del frames[threading.get_ident()]
+    return frames
+
+
+def forget_variables(error: BaseException | None) -> None:
+    """Let go of what the dead functions' variables hold. Else a socket that the student's code did not close would
+    stay open as long as the exception is kept, where without us it would be closed now.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+
+
+def student_traceback(error: BaseException) -> list[str]:
+    """The lines of the traceback, without the frames of this package and those that only start a thread."""
+    report = traceback.TracebackException.from_exception(error)
+    seen: set[int] = set()
+    link: traceback.TracebackException | None = report
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        link.stack = traceback.StackSummary.from_list(
+            traceback.FrameSummary(
+                "your cell" if "ipykernel_" in each.filename else each.filename, each.lineno, each.name, line=each.line
+            )
+            for each in itertools.dropwhile(lambda each: not _is_student_file(each.filename), link.stack)
+            if each.filename == _SERVERS or not each.filename.startswith(_HERE)
+        )
+        link = link.__cause__ or link.__context__
+    return list(report.format())
