@@ -14,6 +14,7 @@ __all__ = ["Lane", "lanes_of"]
 
 NAME = 24  # characters of a client's name that are shown
 BROKEN_OFF = ("ConnectionResetError", "BrokenPipeError", "ConnectionAbortedError")
+STOPPED = "ServerStopped"  # the "error" of a recv that a stop has ended: no end of file
 TICK = 0.01  # seconds: the longest tick of a Linux kernel, to which its times are exact
 
 
@@ -154,7 +155,7 @@ def _enter(lane: Lane, calls: Mapping[str, list[SocketEvent]]) -> None:
         lane.last_used = max(each[-1].ended for each in (reads, writes) if each)
         lane.threads += dict.fromkeys(event.thread for event in sorted(reads + writes, key=attrgetter("ended")))
         lane.reset = any(event.error in BROKEN_OFF for event in reads + writes if event.error)
-        lane.seen_off = next((event.ended for event in reads if not event.size), None)
+        lane.seen_off = next((each.ended for each in reads if not each.size and each.error != STOPPED), None)
     for event in sorted(calls.get("close", []) + calls.get("shutdown", []), key=attrgetter("ended"))[:1]:
         lane.closed = event.began if lane.closed is None else lane.closed
 

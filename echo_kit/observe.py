@@ -528,6 +528,7 @@ def _reader(plain: Callable[..., Any], into: bool) -> Callable[..., Any]:
             result = plain(self, *args, **named) if named else plain(self, *args)
         except OSError as error:
             if observation.stopping:
+                _record(seen, task, "recv", began, error=ServerStopped())
                 return nothing
             if not isinstance(error, _NOT_WORTH_A_RECORD):
                 _record(seen, task, "recv", began, error=error)
@@ -535,6 +536,7 @@ def _reader(plain: Callable[..., Any], into: bool) -> Callable[..., Any]:
         finally:
             task.waiting = None
         if observation.stopping:
+            _record(seen, task, "recv", began, error=ServerStopped())
             return nothing
         if into or named or len(args) > 1:
             if not (args[flags_at] if len(args) > flags_at else named.get("flags", 0)) & _PEEK:

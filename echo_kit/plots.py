@@ -217,6 +217,8 @@ def _draw(figure: Any, timelines: Sequence[Timeline], rows: list[list[_Row]], da
             nobody.set(ha="center", va="center")
         if titles and timeline.server:
             title = drawable(timeline.server[:TITLE])
+            if timeline.dropped:
+                title += f" (the oldest {timeline.dropped:,} events are missing)"
             axis.set_title(title, fontsize=17, fontweight="bold", color=colours["ink"], loc="left", parse_math=False)
         for each in grid[:, column]:
             _furnish(each, colours)
@@ -273,7 +275,8 @@ def _legend(rows: list[list[_Row]], longest: float, colours: dict[str, str], wor
     ink, every = colours["ink"], [row for each in rows for row in each]
     clients = any(row.lane is not None for row in every)
     usual = {BACKLOG, IN_RECV, WORKS} if clients or not every else {IN_ACCEPT, IN_RECV, WORKS}
-    there = {span.state for row in every for span in row.spans if span.end - span.begin > SEEN * longest}
+    wide = SEEN * longest
+    there = {state for row in every for state, begin, end, *_ in row.spans if end - begin > wide}
     handles: list[Any] = [
         Patch(facecolor=COLOURS[state], edgecolor=ink, linewidth=0.5, hatch=STRIPES.get(state), label=words)
         for state, words in WORDS.items()
@@ -293,7 +296,9 @@ def _draw_lanes(axis: Any, rows: list[_Row], view: _View, colours: dict[str, str
     sent, back = [], []
     first, last = view.start + view.begin, view.start + view.end
     for number, row in enumerate(rows):
-        shown = [span for span in row.spans if span.end >= first and span.begin <= last]
+        shown = row.spans
+        if shown and (shown[0].begin < first or shown[-1].end > last):
+            shown = [span for span in shown if span.end >= first and span.begin <= last]
         if len(shown) > FINE:
             edges = (view.begin * view.scale, view.end * view.scale, number + HALF, number - HALF)
             axis.imshow(_mixed([row], view), extent=edges, aspect="auto", interpolation="nearest", zorder=2)
@@ -449,8 +454,8 @@ def _write_on_bars(axis: Any, row: _Row, number: int, shown: list[Span], view: _
         said = next((each for each in (text, short) if each and cut and (cut[1] - cut[0]) * letters > len(each)), "")
         if cut is None or not said:
             continue
-        inside = [span for span in shown if span.begin < end and span.end > begin]
-        parts = [(view.cut(span.begin, span.end) or cut, span.state) for span in inside] if len(shown) <= FINE else []
+        inside = [span for span in shown if span.begin < end and span.end > begin] if len(shown) <= FINE else []
+        parts = [(view.cut(span.begin, span.end) or cut, span.state) for span in inside]
         part, state = max(parts, key=lambda each: each[0][1] - each[0][0], default=(cut, IN_RECV))
         if (part[1] - part[0]) * letters < len(said):
             part = cut

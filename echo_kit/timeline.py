@@ -8,12 +8,13 @@ from __future__ import annotations
 import codecs
 import gc
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import accumulate, groupby
 from os import PathLike
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from .events import Connection, SocketEvent, visible
 from .frames import thread_frames
@@ -64,8 +65,9 @@ class Shown:
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         from .plots import png
 
-        data, width, height = png(self.figure())
-        text = str(self)
+        with collector_paused():
+            data, width, height = png(self.figure())
+            text = str(self)
         return {"text/plain": text, "image/png": data}, {"image/png": {"width": width, "height": height, "alt": text}}
 
 
@@ -83,14 +85,15 @@ class Timeline(Shown):
     pending: tuple[Pending, ...] = ()
     window: tuple[float, float] | None = None  # what `zoom` shows, in seconds since `start`
     others: int = 0  # lanes that `zoom` leaves out
+    selects: bool = False  # between its calls the server may wait in select or poll, which leaves no record
 
     @classmethod
     def of(cls, observation: Observation) -> Timeline:
         frames = thread_frames()
         pending = tuple(_pending(task.label, call_in(frames.get(task.identity() or 0))) for task in observation.alive())
-        events = list(observation.log)
-        now = observation.log.clock()
         with collector_paused():
+            events = list(observation.log)
+            now = observation.log.clock()
             lanes = tuple(lanes_of(observation, events))
         starts = [
             time for lane in lanes for time in (lane.connecting, lane.connected, lane.accepted) if time is not None
@@ -99,7 +102,9 @@ class Timeline(Shown):
             now, pending = max((event.ended for event in events), default=now), ()
         stopped = observation.stopping or not any(observation.sockets(listening=True))
         dropped = observation.log.dropped
-        return cls(observation.name, lanes, min(starts, default=now), now, stopped, dropped, events, pending)
+        selects = any({"select", "poll"} & {*code.co_names} for code in observation.functions.copy())
+        start = min(starts, default=now)
+        return cls(observation.name, lanes, start, now, stopped, dropped, events, pending, selects=selects)
 
     def zoom(
         self, begin: float | None = None, end: float | None = None, clients: str | Collection[str] | None = None
@@ -195,7 +200,7 @@ class Timeline(Shown):
             accepted = lane.accepted if lane.accepted is not None else over
             end = lane.client_then or lane.server_then or Connection(())
             sent, back = _moved(lane)
-            busy = sum(each.end - each.begin for each in self.spans[lane.name] if each.state in (WORKS, IN_SEND))
+            busy = sum(end - begin for state, begin, end, *_ in self.spans[lane.name] if state in (WORKS, IN_SEND))
             rows.append(
                 {
                     "client": lane.name,
@@ -275,13 +280,14 @@ class Timeline(Shown):
         """The same stretches twice: by thread, and by connection.
 
         That a thread works for a client is seen from its calls: after a recv or a send has come back, until the same
-        thread's next call, if that is on the same connection.
+        thread's next call, if that is on the same connection. (Of a server that selects, only after a recv.)
         """
         names = {lane.server: lane.name for lane in self.lanes if lane.server is not None}
         by_thread: defaultdict[str, list[Span]] = defaultdict(list)
         by_connection: defaultdict[Connection, list[Span]] = defaultdict(list)
         at: dict[str, SocketEvent | None] = {}  # by thread: its last call, if that was a recv or a send
         states = {"accept": IN_ACCEPT, "recv": IN_RECV, "send": IN_SEND, "close": "", "shutdown": ""}
+        working = ("recv",) if self.selects else ("recv", "send")
         new = tuple.__new__  # half the time of Span(…), of which there may be hundreds of thousands
         for event in self.events:
             kind, began, ended, connection, thread, *_ = event
@@ -301,7 +307,7 @@ class Timeline(Shown):
                 span = new(Span, (states[kind], began, ended, thread, name))
                 mine.append(span)
                 by_connection[connection].append(span)
-            at[thread] = event if kind in ("recv", "send") else None
+            at[thread] = event if kind in working else None
         for thread, kind, pending_on, began in self.pending:
             mine = by_thread[thread]
             before = at.get(thread)
@@ -326,7 +332,8 @@ class Timeline(Shown):
         """A matplotlib Figure, to be saved or to be changed."""
         from .plots import timeline_figure
 
-        return timeline_figure([self], dark=dark)
+        with collector_paused():
+            return timeline_figure([self], dark=dark)
 
     def save_trace(self, path: str | PathLike[str]) -> None:
         """Write it as a Chrome trace (JSON), for ui.perfetto.dev or chrome://tracing. An existing file is replaced."""
@@ -423,46 +430,57 @@ def _moved(lane: Lane) -> tuple[int, int]:
 
 
 def _messages(lane: Lane) -> list[str]:
+    """What became of each message; of many, of the first few and the last."""
     sent = b"".join(event.data for event in lane.to_server)
     back = b"".join(event.data for event in lane.to_client)
     whole = (len(sent), len(back)) == _moved(lane)  # the records have all of the bytes
     if whole and not sent.startswith(back):  # no echo: tell both sides
-        told = [(event.began, "sent", event) for event in lane.to_server]
-        told += [(event.ended, "got", event) for event in lane.to_client]
-        joined: list[tuple[str, SocketEvent]] = []
-        for _, verb, event in sorted(told, key=lambda each: each[0]):
-            if verb == "got" and joined and joined[-1][0] == "got":  # in how many pieces an answer comes is no fact
-                before = joined.pop()[1]
-                event = event._replace(size=before.size + event.size, data=before.data + event.data)
-            joined.append((verb, event))
-        return _shortened([f"{verb} {quote(event)}" for verb, event in joined])
-    read = lane.server_then.received if lane.server_then else 0
-    total, returned = _moved(lane)
-    words = []
-    position = total - sum(event.size for event in lane.to_server)  # what the log has dropped came before
-    for event in lane.to_server:
-        end = position + event.size
-        if returned >= end:
-            state = "echoed"
-        elif returned > position:
-            state = f"{returned - position:,} of {event.size:,} bytes echoed"
-        elif lane.server_then and lane.server_then.sent > position:
-            state = "answered, and the client has not read it yet"
-        elif read >= end:
-            state = "read, not answered"
-        elif read > position:
-            state = f"{read - position:,} of {event.size:,} bytes read"
-        else:
-            state = "unread"
-        words.append(f"{quote(event)} {state}")
-        position = end
-    return _shortened(words)
+        return _shortened(_both_sides(lane), lambda told: f"{told[0]} {quote(told[1])}")
+    ends = list(accumulate(event.size for event in lane.to_server))
+    before = _moved(lane)[0] - (ends[-1] if ends else 0)  # what the log has dropped
+    return _shortened(
+        list(zip(lane.to_server, ends, strict=True)),
+        lambda told: f"{quote(told[0])} {_fate(lane, told[0].size, before + told[1])}",
+    )
 
 
-def _shortened(words: list[str]) -> list[str]:
-    if len(words) <= SHOWN:
-        return words
-    return [*words[: SHOWN - 2], f"… {len(words) - SHOWN + 1:,} more …", words[-1]]
+def _both_sides(lane: Lane) -> list[tuple[str, SocketEvent]]:
+    """("sent" or "got", message), in their order. In how many pieces an answer comes is no fact: they are joined."""
+    told = [(event.began, "sent", event) for event in lane.to_server]
+    told += [(event.ended, "got", event) for event in lane.to_client]
+    joined: list[tuple[str, SocketEvent]] = []
+    for verb, group in groupby(sorted(told, key=lambda each: each[0]), key=lambda each: each[1]):
+        events = [event for _, _, event in group]
+        if verb == "got":
+            data = b"".join(event.data for event in events)
+            events = [events[0]._replace(size=sum(event.size for event in events), data=data)]
+        joined += [(verb, event) for event in events]
+    return joined
+
+
+def _fate(lane: Lane, size: int, end: int) -> str:
+    """What became of a message of `size` bytes that ends with the client's byte number `end`."""
+    position, returned = end - size, _moved(lane)[1]
+    read, answered = (lane.server_then.received, lane.server_then.sent) if lane.server_then else (0, 0)
+    if returned >= end:
+        return "echoed"
+    if returned > position:
+        return f"{returned - position:,} of {size:,} bytes echoed"
+    if answered > position:
+        return "answered, and the client has not read it yet"
+    if read >= end:
+        return "read, not answered"
+    return f"{read - position:,} of {size:,} bytes read" if read > position else "unread"
+
+
+Told = TypeVar("Told")
+
+
+def _shortened(told: list[Told], words: Callable[[Told], str] = str) -> list[str]:
+    """Each in words; of more than `SHOWN`, the first few, how many more, and the last."""
+    if len(told) <= SHOWN:
+        return [words(each) for each in told]
+    return [*(words(each) for each in told[: SHOWN - 2]), f"… {len(told) - SHOWN + 1:,} more …", words(told[-1])]
 
 
 def _ending(lane: Lane) -> list[str]:

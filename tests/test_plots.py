@@ -547,3 +547,13 @@ def test_of_a_handler_that_computes():
         assert_readable(figure, LIGHT["paper"])
     (axis,) = timeline.figure().axes
     assert [lane for lane, *_ in rows_of(axis, BACKLOG)][-1] == 1
+
+
+def test_a_picture_says_that_the_log_was_full():
+    log = EventLog(capacity=3, clock=lambda: 9.0)
+    observation = Observation("serve", log)
+    for number in range(5):
+        log.add("recv", float(number), Connection(("127.0.0.1", 1)), "thread 1", 1, b"x", ended=number + 0.5)
+    figure = Timeline.of(observation).figure()
+    observation.close_all()
+    assert figure.axes[0].get_title(loc="left") == "serve (the oldest 2 events are missing)"

@@ -18,7 +18,7 @@ from socket import socket as bound_before
 
 import pytest
 
-from echo_kit import Client, ServerStuck, observe, runner, serve_single, serve_threaded, start
+from echo_kit import Client, ServerStuck, frames, observe, runner, serve_single, serve_threaded, start
 
 LONG = 20  # seconds after which a test gives up; nothing comes near it
 
@@ -875,7 +875,7 @@ def test_the_error_and_its_traceback(serve, capsys):
     assert lines[-1] == "ValueError: not for me"
     assert "The above exception was the direct cause of the following exception:" in lines
     assert '    raise ValueError("not for me") from error' in lines
-    own, stdlib = observe._HERE, threading.__file__
+    own, stdlib = frames._HERE, threading.__file__
     assert not [line for line in lines if own in line or stdlib in line]
     assert str(server.log).splitlines()[2] == f"alice ({'thread 1' if serve is dies_in_a_thread else 'server thread'})"
     assert capsys.readouterr() == ("", "")

@@ -19,7 +19,18 @@ import pytest
 from echo_kit import Client, NoReply, Reset, serve_single, serve_threaded, side_by_side, start
 from echo_kit.events import Connection, EventLog
 from echo_kit.observe import Observation
-from echo_kit.timeline import BACKLOG, CONNECTING, IN_ACCEPT, IN_RECV, IN_SEND, WORKS, Timeline, quote, stacked
+from echo_kit.timeline import (
+    ACCEPTED,
+    BACKLOG,
+    CONNECTING,
+    IN_ACCEPT,
+    IN_RECV,
+    IN_SEND,
+    WORKS,
+    Timeline,
+    quote,
+    stacked,
+)
 
 LONG = 20
 
@@ -563,16 +574,17 @@ def test_stretches_follow_from_the_calls():
     assert all(span.begin < span.end or span.client == "bob" for span in spans)
 
 
-def test_from_the_last_answer_until_a_stop_nobody_is_said_to_work():
-    """A recv that a stop has ended leaves no record: the thread may have waited in it all the time."""
+def test_from_the_last_answer_until_a_stop_the_thread_waits_in_recv():
+    """It was in a recv, which the stop has ended."""
     with start(serve_threaded) as server, Client(server, name="alice") as alice:
         echoed(alice, "hello")
         with pytest.raises(NoReply):
             alice.receive(timeout=0.1)
         server.stop()
-        *_, last = server.timeline().spans["alice"]
-    assert last.end - last.begin > 0.1
-    assert last.state not in (WORKS, IN_SEND)
+        *_, waits, ends = server.timeline().spans["alice"]
+    assert waits.state == IN_RECV
+    assert waits.end - waits.begin > 0.1
+    assert ends.state == ACCEPTED
 
 
 def check_spans(timeline):
@@ -738,6 +750,8 @@ def test_what_a_loop_over_select_does():
             check_spans(timeline)
             waits = [span for spans in timeline.spans.values() for span in spans if span.state == IN_SEND]
             assert len(waits) == 3
+            # It waits in select: nobody works for them.
+            assert [spans[-1].state for spans in timeline.spans.values()] == [ACCEPTED, ACCEPTED]
 
 
 def test_what_a_handler_that_is_stuck_in_sendall_does():

@@ -26,8 +26,8 @@ FAULTS = {
     "the last message is lost": (
         "part1_single_socket",
         "timeline.py",
-        "    for event in lane.to_server:\n        end =",
-        "    for event in lane.to_server[:-1]:\n        end =",
+        "list(zip(lane.to_server, ends, strict=True))",
+        "list(zip(lane.to_server, ends, strict=True))[:-1]",
     ),
     "two clients' names are swapped": (
         "part1_single_socket",
@@ -50,8 +50,8 @@ FAULTS = {
     "a thread that waits in recv counts as one that works": (
         "part1_single_socket",
         "timeline.py",
-        "if each.state in (WORKS, IN_SEND)",
-        "if each.state in (WORKS, IN_SEND, IN_RECV)",
+        "if state in (WORKS, IN_SEND)",
+        "if state in (WORKS, IN_SEND, IN_RECV)",
     ),
     "no waiting is recorded": (
         "part1_single_socket",
