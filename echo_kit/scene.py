@@ -95,8 +95,7 @@ def _draw_code(axis: Any, snapshot: Snapshot, rows: list[tuple[str, str]], colou
 
 def _draw_backlog(axis: Any, snapshot: Snapshot, top: float, colours: dict[str, str]) -> None:
     backlog, ink = snapshot.backlog, colours["ink"]
-    _say(axis, 0, top, "Waits in the backlog:", ink, size=19, weight="bold")
-    _say(axis, ROOM, top, "connected, not accepted yet", ink, size=15, ha="right")
+    _say(axis, 0, top, "Connected, not accepted yet (the backlog):", ink, size=19, weight="bold")
     boxes = list(backlog.lines())
     if len(boxes) > BOXES:
         boxes = [*boxes[: BOXES - 1], (f"and {len(backlog) - BOXES + 1:,} more", "")]

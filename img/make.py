@@ -65,15 +65,15 @@ def one_thread(host, port):
         handle_client(conn, addr)
 
 
-# fmt: off  (short lines, for the picture)
+# Short lines, for the picture:
+# fmt: off
 def thread_for_each(host, port):
     s = socket.create_server((host, port))
     while True:
         conn, addr = s.accept()
-        thread = Thread(target=handle_client, args=(conn, addr))
+        thread = Thread(target=handle_client,
+                        args=(conn, addr))
         thread.start()
-
-
 # fmt: on
 
 

@@ -91,7 +91,7 @@ def test_who_waits_and_why(dark):
     assert to_rgba(COLOURS[BACKLOG]) == nobody.get_bbox_patch().get_edgecolor()
     (box,) = boxes(axis)
     assert box.get_facecolor() == to_rgba(COLOURS[BACKLOG])
-    assert {"bob", "2 bytes unread", "Waits in the backlog:"} <= set(words)
+    assert {"bob", "2 bytes unread", "Connected, not accepted yet (the backlog):"} <= set(words)
     assert [label.get_text() for label in figure.subfigs[1].axes[0].get_yticklabels()] == ["alice", "bob"]
     theme = DARK if dark else LIGHT
     assert figure.get_facecolor() == to_rgba(theme["paper"])
