@@ -171,12 +171,13 @@ class CodeView:
                 else:
                     stands = any(mark.kind == STANDS for mark in line.marks)
                     chips = "".join(
-                        f' <span style="{_CHIP[kind_of(mark)]}">{escape(mark)}</span>' for mark in crowd(line.marks)
+                        f' <span style="{_CHIP[mark.kind]}">{escape(str(mark))}</span>' for mark in crowd(line.marks)
                     )
                     code = escape(line.text) or " "
                     rows.append(f"<div{_STANDING if stands else ''}>{code}{' ' if chips else ''}{chips}</div>")
             parts.append(f'<pre style="{_CODE}">{"".join(rows)}</pre>')
-        parts += [f'<div><span style="{_CHIP[STANDS]}">{escape(mark)}</span></div>' for mark in crowd(self.elsewhere)]
+        for mark in crowd(self.elsewhere):
+            parts.append(f'<div><span style="{_CHIP[mark.kind]}">{escape(str(mark))}</span></div>')
         return f'<div style="{_FRAME}">{"".join(parts)}</div>'
 
 
@@ -194,20 +195,16 @@ _CHIP = {
 }
 
 
-def kind_of(mark: str) -> str:
-    return next((kind for kind, sign in SIGNS.items() if mark.startswith(sign)), STANDS)
-
-
-def crowd(marks: tuple[Mark, ...]) -> list[str]:
-    """The marks of one line in words; of a crowd that does the same kind of thing, the first few and how many more."""
-    said: list[str] = []
+def crowd(marks: tuple[Mark, ...]) -> list[Mark]:
+    """The marks of one line; of a crowd that does the same kind of thing, the first few and how many more."""
+    shown: list[Mark] = []
     for kind in dict.fromkeys(mark.kind for mark in marks):
         same = [mark for mark in marks if mark.kind == kind]
-        shown = same if len(same) <= CROWD else same[: CROWD - 1]
-        said += map(str, shown)
-        if len(shown) < len(same):
-            said.append(f"{SIGNS[kind]} and {len(same) - len(shown):,} more")
-    return said
+        first = same if len(same) <= CROWD else same[: CROWD - 1]
+        shown += first
+        if len(first) < len(same):
+            shown.append(Mark(kind, "", f"and {len(same) - len(first):,} more"))
+    return shown
 
 
 # -- the snapshot ----------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from .codeview import DIED, INSIDE, NOBODY, STANDS, CodeView, crowd, kind_of
+from .codeview import DIED, INSIDE, NOBODY, STANDS, CodeView, crowd
 from .plots import COLOURS, DARK, INCHES_A_LANE, LABEL_LANES, LIGHT, draw_timelines, drawable
 from .snapshot import Snapshot
 from .timeline import BACKLOG, WORKS
@@ -69,8 +69,8 @@ def _code_rows(code: CodeView) -> list[tuple[str, str]]:
             rows.append(("", line.text if line is not None else "…"))
             if line is not None:
                 margin = " " * (len(line.text) - len(line.text.lstrip()))
-                rows += [(kind_of(mark), margin + mark) for mark in crowd(line.marks)]
-    return rows + [(kind_of(mark), mark) for mark in crowd(code.elsewhere)]
+                rows += [(mark.kind, f"{margin}{mark}") for mark in crowd(line.marks)]
+    return rows + [(mark.kind, str(mark)) for mark in crowd(code.elsewhere)]
 
 
 def _draw_code(axis: Any, snapshot: Snapshot, rows: list[tuple[str, str]], colours: dict[str, str]) -> None:
