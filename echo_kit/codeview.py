@@ -11,6 +11,7 @@ import inspect
 import itertools
 import linecache
 import re
+import selectors
 import sys
 import time
 import tokenize
@@ -168,16 +169,13 @@ class CodeView:
             for line in function.shown():
                 if line is None:
                     rows.append("<div>…</div>")
-                else:
-                    stands = any(mark.kind == STANDS for mark in line.marks)
-                    chips = "".join(
-                        f' <span style="{_CHIP[mark.kind]}">{escape(str(mark))}</span>' for mark in crowd(line.marks)
-                    )
-                    code = escape(line.text) or " "
-                    rows.append(f"<div{_STANDING if stands else ''}>{code}{' ' if chips else ''}{chips}</div>")
+                    continue
+                chips = [_chip(mark) for mark in crowd(line.marks)]
+                standing = _STANDING if any(mark.kind == STANDS for mark in line.marks) else ""
+                rows.append(f"<div{standing}>{'  '.join([escape(line.text) or ' ', *chips[:1]])}</div>")
+                rows += [f"<div{standing}>{' ' * len(line.text)}  {chip}</div>" for chip in chips[1:]]
             parts.append(f'<pre style="{_CODE}">{"".join(rows)}</pre>')
-        for mark in crowd(self.elsewhere):
-            parts.append(f'<div><span style="{_CHIP[mark.kind]}">{escape(str(mark))}</span></div>')
+        parts += [f"<div>{_chip(mark)}</div>" for mark in crowd(self.elsewhere)]
         return f'<div style="{_FRAME}">{"".join(parts)}</div>'
 
 
@@ -193,6 +191,10 @@ _CHIP = {
     NOBODY: _CHIPS + "border: 2px dashed #EE7733",
     DIED: _CHIPS + "background: #1A1A1A; color: #FFFFFF",
 }
+
+
+def _chip(mark: Mark) -> str:
+    return f'<span style="{_CHIP[mark.kind]}">{escape(str(mark))}</span>'
 
 
 def crowd(marks: tuple[Mark, ...]) -> list[Mark]:
@@ -421,8 +423,8 @@ def _words(call: Call, client: str) -> str:
     if call.kind == "accept":
         return "waits in accept for a new client"
     if call.kind == "recv":
-        return f"waits in {call.name} for {client or 'its client'}"
-    if sock is not None and not ready(sock, 2):
+        return f"waits in recv for {client or 'its client'}"  # also where a file object calls recv_into
+    if sock is not None and not ready(sock, selectors.EVENT_WRITE):
         return f"waits in {call.name}: {client or 'its client'} does not read"
     return f"is in {call.name} to {client or 'its client'}"
 
