@@ -581,10 +581,9 @@ def test_from_the_last_answer_until_a_stop_the_thread_waits_in_recv():
         with pytest.raises(NoReply):
             alice.receive(timeout=0.1)
         server.stop()
-        *_, waits, ends = server.timeline().spans["alice"]
-    assert waits.state == IN_RECV
-    assert waits.end - waits.begin > 0.1
-    assert ends.state == ACCEPTED
+        longest = max(server.timeline().spans["alice"], key=lambda span: span.end - span.begin)
+    assert longest.state == IN_RECV
+    assert longest.end - longest.begin > 0.1
 
 
 def check_spans(timeline):
