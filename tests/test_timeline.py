@@ -578,6 +578,7 @@ def test_from_the_last_answer_until_a_stop_the_thread_waits_in_recv():
     """It was in a recv, which the stop has ended."""
     with start(serve_threaded) as server, Client(server, name="alice") as alice:
         echoed(alice, "hello")
+        assert server.settle()  # the thread is in recv
         with pytest.raises(NoReply):
             alice.receive(timeout=0.1)
         server.stop()
