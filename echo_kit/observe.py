@@ -552,7 +552,8 @@ def _reader(plain: Callable[..., Any], into: bool) -> Callable[..., Any]:
             if size:
                 connection.received += size
                 connection.messages += 1
-            observation.log.add_later("recv", began, connection, task.label, size, result)
+            log = observation.log
+            log.add_later(("recv", began, connection, task.label, size, result, log.clock()))
             if type(sys.stdout) is not _Routed:
                 route_streams()
         except Exception as trouble:

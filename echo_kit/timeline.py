@@ -258,6 +258,8 @@ class Timeline(Shown):
         at = max(lane.connected or accepted, accepted)  # our client may be told of it later than the server
         for span in self._thread_spans[1].get(lane.server, ()):
             begin, end = span.begin, span.end
+            if begin >= over:
+                break  # its thread came to know of the end after others had closed the socket
             if begin < at or end > over:
                 begin, end = max(begin, at), min(end, over)
                 span = span._replace(begin=begin, end=end)

@@ -63,10 +63,10 @@ def test_memory():
 
 
 def test_what_is_added_later_is_there_when_it_is_looked_at():
-    log = EventLog(capacity=2, clock=iter([2.0, 4.0]).__next__)
-    log.add_later("recv", 1.0, ALICE, "thread 1", 3, b"abc")
+    log = EventLog(capacity=2)
+    log.add_later(("recv", 1.0, ALICE, "thread 1", 3, b"abc", 2.0))
     assert list(log) == [SocketEvent("recv", 1.0, 2.0, ALICE, "thread 1", 3, b"abc")]
-    log.add_later("recv", 3.0, ALICE, "thread 1", 2 * PREVIEW, b"x" * 2 * PREVIEW)
+    log.add_later(("recv", 3.0, ALICE, "thread 1", 2 * PREVIEW, b"x" * 2 * PREVIEW, 4.0))
     log.add("send", 5.0, ALICE, ended=6.0)
     assert (len(log), log.dropped) == (2, 1)
     assert [event.data for event in log] == [b"x" * PREVIEW, b""]
@@ -78,7 +78,7 @@ def test_threads_that_bring_new_connections_at_once(busy):
 
     def write(label):
         for size, connection in enumerate(shared):
-            log.add_later("recv", log.clock(), connection, label, size, b"")
+            log.add_later(("recv", log.clock(), connection, label, size, b"", log.clock()))
             log.add("recv", log.clock(), Connection(("own", label, size)), label, size)
 
     threads = [threading.Thread(target=write, args=(f"thread {number}",)) for number in range(4)]

@@ -618,6 +618,19 @@ def test_the_stretches_of_a_lane_cover_it(serve):
     check_spans(server.timeline())
 
 
+def test_a_thread_that_notices_late_that_its_socket_was_closed():
+    observation = Observation("by hand", EventLog(clock=lambda: 9.0))
+    end, log = Connection(("127.0.0.1", 1)), observation.log
+    log.add("accept", 0.0, end, "server thread", ended=1.0)
+    log.add("recv", 2.0, end, "thread 1", error="ServerStopped", ended=5.0)
+    log.add("close", 4.0, end, ended=4.5)
+    log.add("send", 6.0, end, "thread 1", error="BrokenPipeError", ended=7.0)
+    timeline = Timeline.of(observation)
+    observation.close_all()
+    check_spans(timeline)
+    assert [(span.state, span.end) for span in timeline.spans["client 1"]] == [(ACCEPTED, 2.0), (IN_RECV, 4.0)]
+
+
 def test_a_timeline_is_a_picture_of_one_moment():
     """Nothing of it changes when the server goes on, or is stopped."""
 
