@@ -460,6 +460,8 @@ def _accept(self: socket.socket) -> tuple[socket.socket, Address]:
         if task is None or self.family not in _FAMILIES:
             return _plain_accept(self)
         seen = task.observation.watch_listener(self)  # it was listening before the server was started
+    elif not seen.listening:
+        return _plain_accept(self)  # of a connection: it fails at once, where _wait would wait for its next bytes
     observation = seen.observation
     task = _task_for(observation)
     task.connection = None

@@ -500,3 +500,13 @@ def test_a_traceback_names_the_cell_and_not_its_file():
     assert 'File "your cell", line 2, in broken' in text
     assert not re.search(r"ipykernel_\d", text)
     assert runner.newest("nobody") is None
+
+
+def test_accept_on_a_connection_fails_at_once():
+    def talk(conn):
+        try:
+            conn.accept()
+        except OSError as error:
+            print(error.strerror)
+
+    assert logged(talk)[0] == ["Invalid argument"]
