@@ -18,6 +18,7 @@ from __future__ import annotations
 import concurrent.futures.thread
 import contextlib
 import itertools
+import operator
 import re
 import selectors
 import socket
@@ -541,7 +542,7 @@ def _reader(plain: Callable[..., Any], into: bool) -> Callable[..., Any]:
             _record(seen, task, "recv", began, error=ServerStopped())
             return nothing
         if into or named or len(args) > 1:
-            if not (args[flags_at] if len(args) > flags_at else named.get("flags", 0)) & _PEEK:
+            if not operator.index(args[flags_at] if len(args) > flags_at else named.get("flags", 0)) & _PEEK:
                 data = (args[0] if args else named.get("buffer")) if into else result
                 _record(seen, task, "recv", began, result if into else len(result), data)
             return result
@@ -571,7 +572,7 @@ def _sender(plain: Callable[..., int | None]) -> Callable[..., int | None]:
     The peer waits for what happens before the call, and not for what happens after it: so all else comes after.
     """
 
-    def send(self: socket.socket, data: Any, *args: Any) -> int | None:
+    def send(self: socket.socket, data: Any, /, *args: Any) -> int | None:
         __tracebackhide__ = True
         seen = _observed.get(id(self))
         if seen is None:
@@ -594,7 +595,7 @@ def _sender(plain: Callable[..., int | None]) -> Callable[..., int | None]:
     return send
 
 
-def _shutdown(self: socket.socket, how: int) -> None:
+def _shutdown(self: socket.socket, how: int, /) -> None:
     seen = _observed.get(id(self))
     if seen is None:
         return _plain_shutdown(self, how)

@@ -354,10 +354,30 @@ def test_the_wrong_arguments_get_pythons_own_error():
         for wrong in (lambda: conn.recv("x"), lambda: conn.recv(), lambda: conn.sendall("text"), lambda: conn.send(1)):
             with pytest.raises(TypeError):
                 wrong()
+        for wrong in (lambda: conn.send(data=b"x"), lambda: conn.sendall(data=b"x"), lambda: conn.shutdown(how=2)):
+            with pytest.raises(TypeError):
+                wrong()
         with pytest.raises(ValueError, match="negative"):
             conn.recv(-1)
 
-    logged(talk)
+    assert logged(talk)[0] == []
+
+
+def test_flags_that_are_a_number_only_when_asked():
+    class Flags:
+        def __index__(self):
+            return 0
+
+    def talk(conn):
+        assert conn.recv(2, Flags()) == b"ab"
+        buffer = bytearray(2)
+        assert (conn.recv_into(buffer, 2, Flags()), buffer) == (2, b"cd")
+
+    with start(talking(talk)) as server, Client(server) as client:
+        client.send("abcd")
+        server.settle()
+        assert server.error is None
+        assert [data for _, _, data, _ in events_of(server, "recv")] == [b"ab", b"cd"]
 
 
 def test_a_socket_that_is_dropped_counts_as_closed():
