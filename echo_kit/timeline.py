@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import gc
+import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -119,6 +120,8 @@ class Timeline(Shown):
             raise ValueError(
                 f"zoom() goes from an earlier time to a later one, not from {window[0]:g} to {window[1]:g} s"
             )
+        if not math.isfinite(window[1] - window[0]):
+            raise ValueError(f"zoom() needs times in seconds, not {window[0]:g} and {window[1]:g}")
         asked = [clients] if isinstance(clients, str) else clients
         names = [lane.name for lane in self.lanes]
         unknown = [name for name in asked or () if name not in names]
@@ -406,7 +409,12 @@ class Timelines(Shown, tuple[Timeline, ...]):
 
 
 def stacked(*timelines: Timeline) -> Timelines:
-    """Several servers on one time axis: what happened at the same moment stands above one another."""
+    """Several servers on one time axis: what happened at the same moment stands above one another.
+
+    Raises TypeError for anything but timelines.
+    """
+    if not all(isinstance(each, Timeline) for each in timelines):
+        raise TypeError(f"stacked() takes timelines, not {', '.join(type(each).__name__ for each in timelines)}")
     together = Timelines(timelines)
     together.one_axis = True
     return together

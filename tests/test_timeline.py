@@ -884,3 +884,14 @@ def test_a_client_that_the_server_breaks_off():
         told = stories(server)
     assert told["alice"] == f'{SERVED} · "hello" 1 of 5 bytes read · broken off by the server (reset)'
     assert told["client 2"].endswith("· closed by the server")
+
+
+def test_what_cannot_be_drawn_is_refused_when_it_is_asked_for():
+    with start(serve_single) as server, Client(server, name="alice"):
+        timeline = server.timeline()
+        for begin, end in ((0, float("inf")), (float("-inf"), None), (-1e308, 1e308)):
+            with pytest.raises(ValueError, match="needs times in seconds"):
+                timeline.zoom(begin, end)
+        for wrong in (server, server.snapshot(), [timeline], timeline.by_thread()):
+            with pytest.raises(TypeError, match="takes timelines, not"):
+                stacked(wrong)
