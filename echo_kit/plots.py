@@ -68,6 +68,7 @@ ENTRY, SYMBOL = 0.102, 0.62  # inches of a letter in the legend, and of what sta
 HALF, ABOVE = 0.2, 0.35  # of a lane: half a bar, and how far above or below its middle the marks are
 TITLE = 40  # characters of a server's name
 LARGEST = 11.0  # inches, for any number of lanes
+LINES = 2000  # lanes that are drawn; of more, so many that lie evenly among them
 PIXELS = 1000  # across a timeline: what is nearer to its neighbour is drawn as one
 CHOSEN = 12  # lanes that are named where there is no room for all the names
 SEEN = 0.004  # of the width: a stretch as wide as that needs a word in the legend
@@ -401,7 +402,9 @@ def _marks(axis: Any, points: list[tuple[float, int]], marker: str, above: float
 def _draw_raster(axis: Any, rows: list[_Row], view: _View, colours: dict[str, str]) -> None:
     """Many lanes: each a thin line of coloured pixels, so that 1,000 are drawn as fast as 10."""
     edges = (view.begin * view.scale, view.end * view.scale, len(rows) - 0.5, -0.5)
-    axis.imshow(_mixed(rows, view), extent=edges, aspect="auto", interpolation="nearest", zorder=1)
+    # More lines than a picture has are not seen, and take 60 kB each while it is drawn.
+    seen = [rows[each] for each in np.linspace(0, len(rows) - 1, min(len(rows), LINES)).round().astype(int)]
+    axis.imshow(_mixed(seen, view), extent=edges, aspect="auto", interpolation="nearest", zorder=1)
     chosen = sorted({round(each * (len(rows) - 1) / (CHOSEN - 1)) for each in range(CHOSEN)})
     names = [drawable(rows[each].name) for each in chosen]
     axis.set_yticks(chosen, names, fontsize=14, color=colours["ink"], parse_math=False)

@@ -557,3 +557,9 @@ def test_a_picture_says_that_the_log_was_full():
     figure = Timeline.of(observation).figure()
     observation.close_all()
     assert figure.axes[0].get_title(loc="left") == "serve (the oldest 2 events are missing)"
+
+
+def test_a_picture_of_very_many_lanes_takes_bounded_memory():
+    image = timeline_figure([made(3000)]).axes[0].images[0].get_array()
+    assert image.shape[0] <= 2000
+    assert image.shape[0] >= 1000
