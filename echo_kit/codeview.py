@@ -24,7 +24,7 @@ from typing import Any
 
 from .events import Connection, visible
 from .frames import is_student_code, thread_frames
-from .observe import Call, Observation, Task, call_in, ready, student_frame
+from .observe import Call, Observation, Task, call_in, current_task, ready, student_frame
 
 __all__ = ["CodeView", "Function", "Line", "Mark", "Place", "code_view", "where"]
 
@@ -233,6 +233,9 @@ def code_view(observation: Observation, names: Mapping[Connection, str], stopped
     note = "stopped" if stopped else ""
     if looks and stopped:
         note = f"stopped, but {_threads(len(looks))} did not end"
+    asks = current_task()
+    if asks is not None and asks.observation is observation and not stopped:
+        note = f"{asks.label} asks for this, and is not shown"
     if observation.error is not None:
         died, place = _died(observation)
         note = f"{note}, after {died}" if note else died

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 from .events import Connection, SocketEvent, visible
 from .frames import thread_frames
 from .lanes import Lane, lanes_of
-from .observe import Observation, call_in
+from .observe import Observation, call_in, current_task
 
 __all__ = ["Shown", "Span", "Threads", "Timeline", "Timelines", "stacked"]
 
@@ -92,6 +92,9 @@ class Timeline(Shown):
     def of(cls, observation: Observation) -> Timeline:
         frames = thread_frames()
         pending = tuple(_pending(task.label, call_in(frames.get(task.identity() or 0))) for task in observation.alive())
+        here = current_task()
+        if here is not None and here.observation is observation:  # one of its threads asks
+            pending += (_pending(here.label, None),)
         with collector_paused():
             events = list(observation.log)
             now = observation.log.clock()

@@ -1499,3 +1499,25 @@ def test_a_sleeper_and_a_waiter_are_told_the_same_20_times_on_a_busy_machine(bus
                 "◀ thread 1: waits in ends.wait(timeout=LONG), serving alice"
             ]
         ends.set()
+
+
+def test_a_thread_that_asks_for_a_view_has_not_ended():
+    told = []
+
+    def serve(host, port):
+        with socket.create_server((host, port)) as s:
+            conn, _ = s.accept()
+            with conn:
+                conn.sendall(conn.recv(10))
+                told.append(str(server.where()).partition("\n")[0])
+                told.append(str(server.timeline().by_thread()).partition("\n")[2].strip())
+                conn.recv(10)
+
+    with start(serve) as server, Client(server, name="alice") as alice:
+        alice.send("hi")
+        alice.receive()
+        server.settle()
+    assert told == [
+        "serve: server thread asks for this, and is not shown",
+        "server thread  accepted alice · served alice · is in no socket call",
+    ]
