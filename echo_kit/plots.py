@@ -48,7 +48,7 @@ STRIPES = {BACKLOG: "///", IN_SEND: "xxx"}
 WORDS = {  # of the legend
     CONNECTING: "connecting",
     BACKLOG: "waits in the backlog",
-    ACCEPTED: "accepted, no thread is at it",
+    ACCEPTED: "accepted, no thread is seen at it",
     IN_ACCEPT: "waits in accept for a client",
     IN_RECV: "server waits for the client (recv)",
     WORKS: "server works for the client",

@@ -67,8 +67,10 @@ class Snapshots(Shown, tuple[Snapshot, ...]):
 def side_by_side(*views: Any) -> Timelines | Snapshots:
     """Several timelines, or several snapshots, in one picture. Times start at 0 in each, with the same scale.
 
-    Raises TypeError for anything else, and for a mixture.
+    Raises TypeError for anything else, for a mixture and for none at all.
     """
+    if not views:
+        raise TypeError("side_by_side() takes timelines or snapshots: give at least one")
     if all(isinstance(view, Snapshot) for view in views):
         return Snapshots(views)
     if all(isinstance(view, Timeline) for view in views):

@@ -9,7 +9,7 @@ import codecs
 import gc
 import math
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -26,11 +26,12 @@ __all__ = ["Shown", "Span", "Threads", "Timeline", "Timelines", "stacked"]
 
 SHOWN = 6  # messages of a lane that the text names one by one
 QUOTED = 24  # characters of a message that are shown
+TOLD = 200  # lines of the text: thousands help nobody, and are saved twice with the picture
 
 # What a stretch of a lane is. The last three are what is seen of a client's thread, the last four of any thread.
 CONNECTING = "connecting"
 BACKLOG = "waits in the backlog"
-ACCEPTED = "accepted, no thread is at it"
+ACCEPTED = "accepted, no thread is seen at it"
 IN_ACCEPT = "thread waits in accept"
 IN_RECV = "server waits in recv"
 WORKS = "server works"
@@ -189,7 +190,7 @@ class Timeline(Shown):
     def __str__(self) -> str:
         lines = [self.title]
         width = max((len(lane.name) for lane in self.lanes), default=0)
-        lines += [f"  {lane.name:<{width}}  {self.story(lane)}" for lane in self.lanes]
+        lines += _few(self.lanes, lambda lane: f"  {lane.name:<{width}}  {self.story(lane)}")
         if self.dropped:
             lines.append(f"  (the log was full: the oldest {self.dropped:,} events are missing)")
         return "\n".join(lines)
@@ -360,7 +361,7 @@ class Threads(Shown):
         stories = self._stories()
         count = f"{len(stories):,} thread{'' if len(stories) == 1 else 's'}"
         width = max(map(len, stories), default=0)
-        lines = [f"  {label:<{width}}  {story}" for label, story in stories.items()]
+        lines = _few(list(stories.items()), lambda each: f"  {each[0]:<{width}}  {each[1]}")
         return "\n".join([f"{visible(timeline.server)}: {count}", *lines])
 
     __repr__ = __str__
@@ -384,7 +385,7 @@ class Threads(Shown):
                 "recv": f"waits in recv for {name}",
                 "send": f"is in sendall to {name}",
             }
-            now[pending.thread] = doing.get(pending.kind, "is in no socket call")
+            now[pending.thread] = doing.get(pending.kind, "is in no call that is recorded")
         return {label: " · ".join([*_shortened(mine), now.get(label, "ended")]) for label, mine in told.items()}
 
     def figure(self, dark: bool = False) -> Any:
@@ -414,10 +415,11 @@ class Timelines(Shown, tuple[Timeline, ...]):
 def stacked(*timelines: Timeline) -> Timelines:
     """Several servers on one time axis: what happened at the same moment stands above one another.
 
-    Raises TypeError for anything but timelines.
+    Raises TypeError for anything but timelines, and for none at all.
     """
-    if not all(isinstance(each, Timeline) for each in timelines):
-        raise TypeError(f"stacked() takes timelines, not {', '.join(type(each).__name__ for each in timelines)}")
+    if not timelines or not all(isinstance(each, Timeline) for each in timelines):
+        given = ", ".join(type(each).__name__ for each in timelines) or "nothing"
+        raise TypeError(f"stacked() takes timelines, not {given}")
     together = Timelines(timelines)
     together.one_axis = True
     return together
@@ -493,6 +495,13 @@ def _shortened(told: list[Told], words: Callable[[Told], str] = str) -> list[str
     if len(told) <= SHOWN:
         return [words(each) for each in told]
     return [*(words(each) for each in told[: SHOWN - 2]), f"… {len(told) - SHOWN + 1:,} more …", words(told[-1])]
+
+
+def _few(told: Sequence[Told], line: Callable[[Told], str]) -> list[str]:
+    """A line for each; of more than `TOLD`, for the first ones, how many more, and for the last."""
+    if len(told) <= TOLD:
+        return [line(each) for each in told]
+    return [*(line(each) for each in told[: TOLD - 2]), f"  … {len(told) - TOLD + 1:,} more …", line(told[-1])]
 
 
 def _ending(lane: Lane) -> list[str]:

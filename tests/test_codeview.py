@@ -1519,5 +1519,5 @@ def test_a_thread_that_asks_for_a_view_has_not_ended():
         server.settle()
     assert told == [
         "serve: server thread asks for this, and is not shown",
-        "server thread  accepted alice · served alice · is in no socket call",
+        "server thread  accepted alice · served alice · is in no call that is recorded",
     ]

@@ -732,7 +732,7 @@ def test_what_the_workers_of_a_pool_do():
         served = "  thread 1       served alice · served bob"
         assert threads_of(server) == f"{accepted}{served} · waits in recv for bob"
         bob.close()
-        assert threads_of(server) == f"{accepted}{served} · is in no socket call"
+        assert threads_of(server) == f"{accepted}{served} · is in no call that is recorded"
         check_spans(server.timeline())
 
 
@@ -758,7 +758,7 @@ def test_what_a_loop_over_select_does():
             timeline = server.timeline()
             assert str(timeline.by_thread()) == (
                 "serve: 1 thread\n  server thread  accepted alice · served alice · accepted bob · served bob · "
-                "served alice · is in no socket call"
+                "served alice · is in no call that is recorded"
             )
             check_spans(timeline)
             waits = [span for spans in timeline.spans.values() for span in spans if span.state == IN_SEND]
@@ -805,7 +805,7 @@ def test_what_a_handler_that_computes_does(answers_first):
         finally:
             over.set()
     assert str(timeline.by_thread()) == (
-        "serve: 1 thread\n  server thread  accepted alice · served alice · is in no socket call"
+        "serve: 1 thread\n  server thread  accepted alice · served alice · is in no call that is recorded"
     )
     last = timeline.spans["alice"][-1]
     assert (last.state, last.end) == (WORKS, timeline.now)
@@ -895,3 +895,25 @@ def test_what_cannot_be_drawn_is_refused_when_it_is_asked_for():
         for wrong in (server, server.snapshot(), [timeline], timeline.by_thread()):
             with pytest.raises(TypeError, match="takes timelines, not"):
                 stacked(wrong)
+
+
+def test_of_thousands_the_text_tells_some():
+    observation = Observation("serve", EventLog(clock=lambda: 9999.0))
+    for number in range(1000):
+        end = Connection(("127.0.0.1", number))
+        observation.log.add("accept", float(number), end, "server thread", ended=number + 0.5)
+        observation.log.add("recv", number + 0.5, end, f"thread {number + 1}", ended=number + 0.7)
+    timeline = Timeline.of(observation)
+    observation.close_all()
+    for view, last in ((timeline, "  client 1000"), (timeline.by_thread(), "  thread 1000")):
+        title, *lines = str(view).splitlines()
+        assert title.startswith("serve: 1,00")
+        assert len(lines) == 200
+        assert lines[-2] in ("  … 801 more …", "  … 802 more …")
+        assert lines[-1].startswith(last)
+
+
+@pytest.mark.parametrize("together", [stacked, side_by_side])
+def test_nothing_cannot_be_put_together(together):
+    with pytest.raises(TypeError, match="takes timelines"):
+        together()
