@@ -14,7 +14,17 @@ __all__ = ["forget_variables", "is_student_code", "student_traceback", "thread_f
 
 _HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _SERVERS = _HERE + "servers.py"  # the notebooks' finished servers: student code that happens to live here
-_STDLIB = tuple(sysconfig.get_paths()[key] + os.sep for key in ("stdlib", "platstdlib", "purelib", "platlib"))
+_PACKAGES = ("site-packages", "dist-packages")
+# A folder may have several names. `sysconfig` says one (Homebrew: /opt/homebrew/opt/…), frames have the one by which a
+# file was found (/opt/homebrew/Cellar/…): that of `threading` for the standard library, that in sys.path for packages.
+_LIBRARIES = tuple(
+    folder.rstrip(os.sep) + os.sep
+    for folder in (
+        *(sysconfig.get_paths()[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")),
+        os.path.dirname(threading.__file__),
+        *(folder for folder in sys.path if os.path.basename(folder.rstrip(os.sep)) in _PACKAGES),
+    )
+)
 
 
 def is_student_code(frame: FrameType) -> bool:
@@ -23,7 +33,7 @@ def is_student_code(frame: FrameType) -> bool:
 
 
 def _is_student_file(filename: str) -> bool:
-    return filename == _SERVERS or not filename.startswith((_HERE, "<frozen", *_STDLIB))
+    return filename == _SERVERS or not filename.startswith((_HERE, "<frozen", *_LIBRARIES))
 
 
 def thread_frames() -> dict[int, FrameType]:

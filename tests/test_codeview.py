@@ -1036,6 +1036,45 @@ def test_a_handler_in_another_file(module):
         assert [line.number for line in server.where().functions[-1].lines] == [4, 5, 6, 7]
 
 
+# Homebrew's Python says /opt/homebrew/opt/… in sysconfig, and its frames say /opt/homebrew/Cellar/…; and packages of
+# `pip install --user` are in a folder that `sysconfig.get_paths` does not name.
+UNDER_OTHER_NAMES = """
+import sys, sysconfig
+known = sysconfig.get_paths()
+sysconfig.get_paths = lambda: known | {"stdlib": "/opt/python/lib", "platstdlib": "/opt/python/lib"}
+sys.path.append(sys.argv[1])
+import echo_kit, socket, wrapper
+
+def serve(host, port):
+    with socket.create_server((host, port)) as s:
+        while True:
+            with s.accept()[0] as conn:
+                wrapper.call(conn.recv, 100)
+
+with echo_kit.start(wrapper.wrapped(serve)) as server:
+    print(server.where())
+    with echo_kit.Client(server, name="alice"):
+        print(server.where())
+"""
+
+
+def test_a_library_that_is_found_under_another_name_than_sysconfig_says(tmp_path):
+    packages, program = tmp_path / "site-packages", tmp_path / "program.py"
+    packages.mkdir()
+    (packages / "wrapper.py").write_text(
+        "def call(function, *args):\n    return function(*args)\n\n"
+        "def wrapped(serve):\n    return lambda host, port: call(serve, host, port)\n"
+    )
+    program.write_text(UNDER_OTHER_NAMES)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONIOENCODING": "utf-8"}
+    command = [sys.executable, str(program), str(packages)]
+    text = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, encoding="utf-8").stdout
+    code = [line.strip().partition("  ") for line in text.splitlines() if line.startswith("    ")]
+    said = [words.strip() for _, _, words in code]
+    assert [line for line, _, _ in code] == list(map(str.strip, UNDER_OTHER_NAMES.splitlines()[7:12])) * 2
+    assert [each for each in said if each] == [SERVER, "○ nobody is here", "◀ server thread: waits in recv for alice"]
+
+
 def test_code_without_source():
     made, other = {}, {}
     exec("def handle(conn):\n    with conn:\n        inner(conn)\n", made)
