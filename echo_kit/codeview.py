@@ -395,7 +395,7 @@ class _Look:
         self.before = stand, status
 
 
-_SELECT = re.compile(r"(^|\.)(select|poll)\(")
+_SELECT = re.compile(r"(^|\.)(select|poll|control)\(")  # control: of kqueue, on macOS
 
 
 def _chain(frame: FrameType | None) -> Chain:

@@ -87,7 +87,7 @@ class Timeline(Shown):
     pending: tuple[Pending, ...] = ()
     window: tuple[float, float] | None = None  # what `zoom` shows, in seconds since `start`
     others: int = 0  # lanes that `zoom` leaves out
-    selects: bool = False  # between its calls the server may wait in select or poll, which leaves no record
+    selects: bool = False  # between its calls the server may wait in select, poll or kqueue, which leaves no record
 
     @classmethod
     def of(cls, observation: Observation) -> Timeline:
@@ -107,7 +107,8 @@ class Timeline(Shown):
             now, pending = max((event.ended for event in events), default=now), ()
         stopped = observation.stopping or not any(observation.sockets(listening=True))
         dropped = observation.log.dropped
-        selects = any({"select", "poll"} & {*code.co_names} for code in observation.functions.copy())
+        waits = {"select", "poll", "control"}  # control: of kqueue, on macOS
+        selects = any(waits & {*code.co_names} for code in observation.functions.copy())
         start = min(starts, default=now)
         return cls(observation.name, lanes, start, now, stopped, dropped, events, pending, selects=selects)
 

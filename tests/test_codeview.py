@@ -25,6 +25,7 @@ import threading
 import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
@@ -861,6 +862,43 @@ def test_select_select():
             echoed(alice)
             echoed(bob)
             assert where(server) == {line: ["◀ server thread: waits in select.select(known, [], [])"]}
+
+
+@pytest.mark.skipif(not hasattr(select, "poll"), reason="a kqueue is made of a poll here")
+def test_a_kqueue_as_on_a_mac(module):
+    made = module("""
+        import select, socket
+        def kqueue_loop(host, port):
+            with socket.create_server((host, port)) as s:
+                kq = select.kqueue()
+                known = {s.fileno(): s}
+                while True:
+                    for event in kq.control(known, 10):
+                        each = known[event[0]]
+                        if each is s:
+                            conn = s.accept()[0]
+                            known[conn.fileno()] = conn
+                        else:
+                            each.sendall(each.recv(1024))
+    """)
+
+    def control(known, _):
+        poll = select.poll()
+        for number in known:
+            poll.register(number, select.POLLIN)
+        return poll.poll()
+
+    control.__code__ = control.__code__.replace(co_filename=threading.__file__)  # it is no student's
+    made.select = SimpleNamespace(kqueue=lambda: SimpleNamespace(control=control))
+    line = "for event in kq.control(known, 10):"
+    with start(made.kqueue_loop) as server:
+        with clients(server, "alice") as (alice,):
+            echoed(alice)
+            time.sleep(0.3)
+            assert where(server) == {line: ["◀ server thread: waits in kq.control(known, 10)"]}
+            timeline = server.timeline()
+            assert timeline.table()[0]["seconds busy"] < 0.2
+            assert timeline.selects
 
 
 def test_several_threads_in_accept_on_one_listener():
