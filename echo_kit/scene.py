@@ -95,7 +95,10 @@ def _draw_code(axis: Any, snapshot: Snapshot, rows: list[tuple[str, str]], colou
 
 def _draw_backlog(axis: Any, snapshot: Snapshot, top: float, colours: dict[str, str]) -> None:
     backlog, ink = snapshot.backlog, colours["ink"]
-    _say(axis, 0, top, "Connected, not accepted yet (the backlog):", ink, size=19, weight="bold")
+    who = "Connected, not accepted yet (the backlog):"
+    if backlog.listens and not backlog.complete:  # this system does not tell of others
+        who = "Clients of echo_kit in the backlog:"
+    _say(axis, 0, top, who, ink, size=19, weight="bold")
     boxes = list(backlog.lines())
     if len(boxes) > BOXES:
         boxes = [*boxes[: BOXES - 1], (f"and {len(backlog) - BOXES + 1:,} more", "")]

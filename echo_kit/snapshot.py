@@ -30,7 +30,8 @@ class Snapshot(Shown):
             return self.code.title.partition(": ")[2]
         if not names:
             accepts = any(mark.words.startswith("waits in accept") for mark in stands)
-            return "nobody waits" + (": a thread stands ready to accept the next client" if accepts else "")
+            nobody = "nobody waits" if self.backlog.complete else "no client of echo_kit waits"
+            return nobody + (": a thread stands ready to accept the next client" if accepts else "")
         who = names[0] if len(names) == 1 else f"{len(names):,} clients"
         wait = f"{who} wait{'s' if len(names) == 1 else ''}"
         if len(stands) == 1:

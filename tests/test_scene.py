@@ -6,12 +6,13 @@ import socket
 import threading
 import warnings
 from contextlib import ExitStack
+from types import SimpleNamespace
 
 import pytest
 from matplotlib.colors import to_rgba
 from matplotlib.patches import Rectangle
 
-from echo_kit import Client, serve_single, serve_threaded, side_by_side, start
+from echo_kit import Client, backlog, serve_single, serve_threaded, side_by_side, start
 from echo_kit.plots import COLOURS, DARK, LIGHT, png
 from echo_kit.scene import BOXES, snapshot_figure
 from echo_kit.timeline import BACKLOG, WORKS
@@ -97,6 +98,26 @@ def test_who_waits_and_why(dark):
     assert figure.get_facecolor() == to_rgba(theme["paper"])
     assert recv.get_color() == theme["ink"]
     assert_whole(figure)
+
+
+def test_where_the_kernel_does_not_tell_of_strangers_the_picture_does_not_deny_them(monkeypatch):
+    monkeypatch.setattr(backlog, "sys", SimpleNamespace(platform="darwin"))
+    with start(serve_single) as server, Client(server, name="alice") as alice:
+        echoed(alice, "hello")
+        with socket.create_connection(server.address):  # it waits, and nobody can know
+            snapshot = server.snapshot()
+            words = said(code_axes(snapshot.figure())[0])
+            assert snapshot.headline == words[1] == "no client of echo_kit waits"
+            assert words[-2:] == ["Clients of echo_kit in the backlog:", "nobody"]
+            with Client(server, name="bob"):
+                figure = server.snapshot().figure()
+                words = said(code_axes(figure)[0])
+                assert words[1].startswith("bob waits: the only thread waits in recv")
+                assert words[-3:] == ["Clients of echo_kit in the backlog:", "bob", "nothing to read"]
+                assert_whole(figure)
+    assert server.snapshot().headline == "stopped"
+    words = said(code_axes(server.snapshot().figure())[0])
+    assert words[-2:] == ["Connected, not accepted yet (the backlog):", "(it no longer listens)"]
 
 
 @THEMES
