@@ -45,6 +45,14 @@ def test_nothing_is_hidden_from_the_comparison(name):
 
 
 @every_notebook
+def test_no_cell_waits_for_ever_for_a_program(name):
+    """On Windows `send_signal(SIGINT)` raises ValueError, and the program goes on: its output has no end."""
+    for cell in code_cells(name):
+        assert ".stdout.read(" not in cell.source
+        assert not re.search(r"\.(wait|communicate)\((?!timeout=)", cell.source)
+
+
+@every_notebook
 def test_the_file_holds_no_state_of_one_machine(name):
     book = BOOKS[name]
     assert set(book.metadata) == {"kernelspec", "language_info"}
