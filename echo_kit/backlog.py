@@ -11,6 +11,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import os
+import selectors
 import socket
 import struct
 import sys
@@ -22,7 +23,7 @@ from typing import NamedTuple
 
 from .events import Address, Connection, plain_address, visible
 from .lanes import NAME, TICK, lanes_of
-from .observe import Observation
+from .observe import Observation, ready
 
 __all__ = ["Backlog", "Waiting", "look"]
 
@@ -98,7 +99,10 @@ class Backlog:
         if table is not None:
             rows = sorted(table.waiting, key=lambda row: order.get(row.client, len(order)))
         else:
-            rows = [_Row(address, end.sent, None, end.closed) for address, end in ours.items() if listeners]
+            # One that has broken off may be gone from the queue, and no accept has told us so. An empty queue is known.
+            empty = not any(ready(sock, selectors.EVENT_READ) for sock in listeners)
+            open_ends = [(address, end) for address, end in ours.items() if not (end.closed and empty)]
+            rows = [_Row(address, end.sent, None, end.closed) for address, end in open_ends if listeners]
         return cls(
             visible(observation.name),
             tuple(

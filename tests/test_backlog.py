@@ -833,6 +833,34 @@ def test_where_the_kernel_cannot_be_asked_only_ours_are_known(why, monkeypatch):
         assert NOT_TOLD not in str(server.backlog())
 
 
+def test_where_accept_says_that_a_client_has_broken_off_it_waits_no_longer(monkeypatch):
+    """macOS (ECONNABORTED) and Windows (WSAECONNRESET) do; Linux returns the connection."""
+    other_system(monkeypatch)
+    real = observe._plain_accept
+
+    def accept(sock):
+        conn, address = real(sock)
+        if conn.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            conn.close()
+            raise ConnectionAbortedError
+        return conn, address
+
+    monkeypatch.setattr(observe, "_plain_accept", accept)
+
+    def serve(host, port):
+        with socket.create_server((host, port)) as s:
+            while True:
+                with contextlib.suppress(ConnectionAbortedError), s.accept()[0] as conn:
+                    while data := conn.recv(1024):
+                        conn.sendall(data)
+
+    with alice_at(serve) as (server, alice):
+        Client(server, name="dave").vanish()
+        assert [each.name for each in server.backlog().waiting] == ["dave"]
+        alice.close()
+        assert str(server.backlog()).splitlines() == ["backlog of serve: nobody waits", NOT_TOLD]
+
+
 @ON_LINUX
 def test_a_kernel_without_tcp_diag_ends_its_empty_list_with_an_error(monkeypatch):
     monkeypatch.setattr(socket, "IPPROTO_TCP", 254)  # nobody lists the sockets of such a protocol
