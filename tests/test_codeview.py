@@ -29,7 +29,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from echo_kit import Client, ServerStuck, observe, serve_single, serve_threaded, start
+from echo_kit import Client, NoReply, ServerStuck, observe, serve_single, serve_threaded, start
 from echo_kit.codeview import CROWD, DIED, INSIDE, NOBODY, SIGNS, STANDS, Function, Line, Mark, code_view, crowd
 from echo_kit.servers import handle_client
 
@@ -894,7 +894,8 @@ def test_a_kqueue_as_on_a_mac(module):
     with start(made.kqueue_loop) as server:
         with clients(server, "alice") as (alice,):
             echoed(alice)
-            time.sleep(0.3)
+            with pytest.raises(NoReply):
+                alice.receive(timeout=0.3)
             assert where(server) == {line: ["◀ server thread: waits in kq.control(known, 10)"]}
             timeline = server.timeline()
             assert timeline.table()[0]["seconds busy"] < 0.2
