@@ -61,7 +61,8 @@ DARK_BARS = (WORKS, IN_SEND)
 LABEL_LANES = 24  # up to so many lanes have room for words
 INCHES_A_LANE = 0.85
 WIDTH, SUMMARY, MARGIN = 7.2, 2.9, 0.6  # inches of a timeline, of what its lanes come to, of what stands around
-LETTERS = 60  # of a quoted message that fit side by side into an axis
+BESIDE = 5.2  # inches of one of several timelines: a page is only so wide
+LETTERS = 60  # of a quoted message that fit side by side into an axis of `WIDTH`
 BOLD = 0.95  # as many fit that are bold
 LETTER = 0.14  # inches of a letter of a lane's name, which widens the picture
 ENTRY, SYMBOL = 0.102, 0.62  # inches of a letter in the legend, and of what stands before the words
@@ -107,7 +108,7 @@ def timeline_figure(timelines: Sequence[Timeline], dark: bool = False) -> Figure
     """
     if not timelines:
         raise ValueError("there is no timeline to draw: give at least one")
-    rows = [_client_rows(timeline) for timeline in timelines]
+    rows = [_client_rows(timeline, summaries=len(timelines) == 1) for timeline in timelines]
     return _figure(timelines, rows, dark)
 
 
@@ -143,7 +144,7 @@ def stacked_figure(timelines: Sequence[Timeline], dark: bool = False) -> Figure:
 # -- what there is to draw -------------------------------------------------------------------------------------------
 
 
-def _client_rows(timeline: Timeline) -> list[_Row]:
+def _client_rows(timeline: Timeline, summaries: bool = True) -> list[_Row]:
     table = timeline.table() if len(timeline.lanes) <= LABEL_LANES else []
     rows = [_Row(lane.name, timeline.spans[lane.name], lane=lane) for lane in timeline.lanes]
     for row, lane, facts in zip(rows, timeline.lanes, table, strict=False):
@@ -158,7 +159,7 @@ def _client_rows(timeline: Timeline) -> list[_Row]:
             said.append(f"served {_duration(facts['seconds served'])}")
         many = facts["messages"]
         moved = f"{many:,} message{'' if many == 1 else 's'}, {facts['bytes sent']:,} B"
-        row.summary = f"{', '.join(said)}\n{moved}"
+        row.summary = f"{', '.join(said)}\n{moved}" if summaries else ""
     return rows
 
 
@@ -177,21 +178,27 @@ def _figure(timelines: Sequence[Timeline], rows: list[list[_Row]], dark: bool) -
     height = min(LARGEST, 1.9 + INCHES_A_LANE * max(1, most))
     names = max((len(row.name) for each in rows for row in each if not row.heading), default=0)
     summaries = any(row.summary for each in rows for row in each)
-    width = (WIDTH + LETTER * names + (SUMMARY if summaries else 0)) * len(timelines) + MARGIN
+    axis = WIDTH if len(timelines) == 1 else BESIDE
+    width = (axis + LETTER * names + (SUMMARY if summaries else 0)) * len(timelines) + MARGIN
     figure = Figure(figsize=(width, height), layout="constrained", facecolor=(DARK if dark else LIGHT)["paper"])
-    _draw(figure, timelines, rows, dark)
+    _draw(figure, timelines, rows, dark, letters=LETTERS * axis / WIDTH)
     return figure
 
 
 def draw_timelines(figure: Any, timelines: Sequence[Timeline], dark: bool) -> None:
     """Draw them side by side into a figure or a part of one, without what each client's lane comes to."""
-    rows = [_client_rows(timeline) for timeline in timelines]
-    for row in (row for each in rows for row in each):
-        row.summary = ""
+    rows = [_client_rows(timeline, summaries=False) for timeline in timelines]
     _draw(figure, timelines, rows, dark, titles=False)
 
 
-def _draw(figure: Any, timelines: Sequence[Timeline], rows: list[list[_Row]], dark: bool, titles: bool = True) -> None:
+def _draw(
+    figure: Any,
+    timelines: Sequence[Timeline],
+    rows: list[list[_Row]],
+    dark: bool,
+    titles: bool = True,
+    letters: float = LETTERS,
+) -> None:
     colours = DARK if dark else LIGHT
     most = max(map(len, rows))
     words = most <= LABEL_LANES
@@ -206,7 +213,7 @@ def _draw(figure: Any, timelines: Sequence[Timeline], rows: list[list[_Row]], da
     scale, unit = (1000.0, "milliseconds") if longest < 2 else (1.0, "seconds")
     for column, (timeline, mine) in enumerate(zip(timelines, rows, strict=True)):
         axis = grid[0][column]
-        view = _View(timeline.start, scale, begin, begin + longest * 1.02)
+        view = _View(timeline.start, scale, begin, begin + longest * 1.02, letters)
         axis.set_xlim(view.begin * scale, view.end * scale)
         if words:
             _draw_lanes(axis, mine, view, colours, most)
@@ -247,6 +254,7 @@ class _View:
     scale: float
     begin: float
     end: float
+    letters: float = LETTERS  # that fit side by side
 
     def at(self, time: float) -> float:
         return (time - self.start) * self.scale
@@ -451,7 +459,7 @@ def _furnish(axis: Any, colours: dict[str, str]) -> None:
 
 def _write_on_bars(axis: Any, row: _Row, number: int, shown: list[Span], view: _View) -> None:
     """What each long enough stretch is, written on its longest part, in the colour of that part."""
-    letters = LETTERS * BOLD / (view.end - view.begin)  # that fit into a second
+    letters = view.letters * BOLD / (view.end - view.begin)  # that fit into a second
     for begin, end, text, short in row.words:
         cut = view.cut(begin, end)
         said = next((each for each in (text, short) if each and cut and (cut[1] - cut[0]) * letters > len(each)), "")
@@ -482,7 +490,7 @@ def _quotes(axis: Any, messages: Sequence[SocketEvent], row: int, view: _View, i
     """What was sent, beside its mark, as far as it fits before the next mark."""
     places = [view.at(event.began) for event in messages]
     end = view.end * view.scale
-    letters = LETTERS / ((view.end - view.begin) * view.scale)  # how many fit into one unit of the axis
+    letters = view.letters / ((view.end - view.begin) * view.scale)  # how many fit into one unit of the axis
     free_from = float("-inf")
     for event, x, after in zip(messages, places, [*places, float("inf")][1:], strict=True):
         room = (min(after, end) - x) * letters - 3
