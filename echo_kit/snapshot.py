@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .backlog import Backlog
-from .codeview import CodeView
+from .codeview import STANDS, CodeView
 from .timeline import Shown, Timeline, Timelines
 
 __all__ = ["Snapshot", "Snapshots", "side_by_side"]
@@ -24,7 +24,7 @@ class Snapshot(Shown):
     def headline(self) -> str:
         """Who waits, and why, in one sentence from what was seen."""
         marks = [mark for function in self.code.functions for line in function.lines for mark in line.marks]
-        stands = [mark for mark in (*marks, *self.code.elsewhere) if mark.kind == "stands"]
+        stands = [mark for mark in (*marks, *self.code.elsewhere) if mark.kind == STANDS]
         names = [each.name for each in self.backlog.waiting]
         if not stands or not self.backlog.listens:
             return self.code.title.partition(": ")[2]

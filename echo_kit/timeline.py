@@ -191,7 +191,8 @@ class Timeline(Shown):
     def __str__(self) -> str:
         lines = [self.title]
         width = max((len(lane.name) for lane in self.lanes), default=0)
-        lines += _few(self.lanes, lambda lane: f"  {lane.name:<{width}}  {self.story(lane)}")
+        told = _shortened(self.lanes, lambda lane: f"{lane.name:<{width}}  {self.story(lane)}", TOLD)
+        lines += [f"  {line}" for line in told]
         if self.dropped:
             lines.append(f"  (the log was full: the oldest {self.dropped:,} events are missing)")
         return "\n".join(lines)
@@ -362,7 +363,8 @@ class Threads(Shown):
         stories = self._stories()
         count = f"{len(stories):,} thread{'' if len(stories) == 1 else 's'}"
         width = max(map(len, stories), default=0)
-        lines = _few(list(stories.items()), lambda each: f"  {each[0]:<{width}}  {each[1]}")
+        told = _shortened(list(stories.items()), lambda each: f"{each[0]:<{width}}  {each[1]}", TOLD)
+        lines = [f"  {line}" for line in told]
         return "\n".join([f"{visible(timeline.server)}: {count}", *lines])
 
     __repr__ = __str__
@@ -491,18 +493,11 @@ def _fate(lane: Lane, size: int, end: int) -> str:
 Told = TypeVar("Told")
 
 
-def _shortened(told: list[Told], words: Callable[[Told], str] = str) -> list[str]:
-    """Each in words; of more than `SHOWN`, the first few, how many more, and the last."""
-    if len(told) <= SHOWN:
+def _shortened(told: Sequence[Told], words: Callable[[Told], str] = str, limit: int = SHOWN) -> list[str]:
+    """Each in words; of more than `limit`, the first ones, how many more, and the last."""
+    if len(told) <= limit:
         return [words(each) for each in told]
-    return [*(words(each) for each in told[: SHOWN - 2]), f"… {len(told) - SHOWN + 1:,} more …", words(told[-1])]
-
-
-def _few(told: Sequence[Told], line: Callable[[Told], str]) -> list[str]:
-    """A line for each; of more than `TOLD`, for the first ones, how many more, and for the last."""
-    if len(told) <= TOLD:
-        return [line(each) for each in told]
-    return [*(line(each) for each in told[: TOLD - 2]), f"  … {len(told) - TOLD + 1:,} more …", line(told[-1])]
+    return [*(words(each) for each in told[: limit - 2]), f"… {len(told) - limit + 1:,} more …", words(told[-1])]
 
 
 def _ending(lane: Lane) -> list[str]:
