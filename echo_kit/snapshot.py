@@ -28,15 +28,15 @@ class Snapshot(Shown):
         names = [each.name for each in self.backlog.waiting]
         if not stands or not self.backlog.listens:
             return self.code.title.partition(": ")[2]
+        accepts = any(mark.words.startswith("waits in accept") for mark in stands)
         if not names:
-            accepts = any(mark.words.startswith("waits in accept") for mark in stands)
             nobody = "nobody waits" if self.backlog.complete else "no client of echo_kit waits"
             return nobody + (": a thread stands ready to accept the next client" if accepts else "")
         who = names[0] if len(names) == 1 else f"{len(names):,} clients"
         wait = f"{who} wait{'s' if len(names) == 1 else ''}"
         if len(stands) == 1:
             return f"{wait}: the only thread {stands[0].words}"
-        return f"{wait}: none of the {len(stands):,} threads is in accept"
+        return wait if accepts else f"{wait}: none of the {len(stands):,} threads is in accept"
 
     def __str__(self) -> str:
         return "\n\n".join(map(str, (self.code, self.backlog, self.timeline)))

@@ -239,3 +239,16 @@ def test_what_a_notebook_gets():
         data, metadata = shown._repr_mimebundle_(include=None, exclude=None)
         assert data["text/plain"] == metadata["image/png"]["alt"] == str(shown)
         assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
+
+
+def test_the_headline_does_not_deny_a_thread_that_is_in_accept():
+    """At another listening socket than the one at which bob waits."""
+
+    def serve(host, port):
+        with socket.create_server((host, port)) as first, socket.create_server((host, 0)) as second:
+            threading.Thread(target=second.accept).start()
+            with first.accept()[0] as conn:
+                while data := conn.recv(1024):
+                    conn.sendall(data)
+
+    assert snapshot_with("alice", "bob", serve=serve).headline == "bob waits"
