@@ -16,7 +16,7 @@ from typing import Any
 
 _HOME = {
     "Client": "client",
-    "ClientPanel": "panels",
+    "ClientPanel": "client_panel",
     "EchoError": "client",
     "NoReply": "client",
     "Refused": "client",

@@ -31,7 +31,8 @@ MAY_IMPORT = {
     "trace": {"events", "timeline"},
     "plots": {"events", "lanes", "timeline"},
     "scene": {"codeview", "timeline", "snapshot", "plots"},
-    "panels": {"events", "observe", "runner", "client", "codeview", "timeline", "plots"},
+    "panel": set(),
+    "client_panel": {"events", "runner", "client", "panel"},
     "__main__": {"events", "servers", "client"},
 }
 # Inside of a function (what draws or writes), or for types only.

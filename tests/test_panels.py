@@ -5,8 +5,8 @@ import threading
 import pytest
 
 import echo_kit
-from echo_kit import panels
-from echo_kit.panels import ClientPanel
+from echo_kit import client_panel
+from echo_kit.client_panel import ClientPanel
 
 
 @pytest.fixture
@@ -97,14 +97,14 @@ def test_a_long_message_is_one_answer(single, open_panel):
 
 
 def test_the_transcript_and_its_entries_are_bounded(single, open_panel, monkeypatch):
-    monkeypatch.setattr(panels, "ENTRIES", 10)
+    monkeypatch.setattr(client_panel, "ENTRIES", 10)
     panel = open_panel(single, name="alice")
     for number in range(30):
         do(panel, "send", str(number))
     until(panel, lambda it: it.entries and not any(e.get("open") for e in it.entries) and "29" in str(said(it)))
     assert len(panel.entries) <= 10
     do(panel, "send", "x" * 10_000)
-    until(panel, lambda it: len(it.entries[-1]["text"]) == panels.SHOWN)
+    until(panel, lambda it: len(it.entries[-1]["text"]) == client_panel.SHOWN)
 
 
 def test_an_empty_message_and_control_characters(single, open_panel):

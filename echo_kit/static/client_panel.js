@@ -90,6 +90,7 @@ function render({ model, el }) {
   model.on("change:state change:connected change:where", drawState);
   drawEntries();
   drawState();
+  model.send({ do: "hello" }); // a page shows it
   return () => {
     model.off("change:entries", drawEntries);
     model.off("change:state change:connected change:where", drawState);

@@ -15,16 +15,14 @@ import selectors
 import socket
 import threading
 import time
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-import anywidget
 import traitlets
-from IPython import get_ipython
 
 from .client import Client, EchoError
 from .events import Address, visible
+from .panel import Bundle, Panel, answer_nobody
 from .runner import Server, newest
 
 __all__ = ["ClientPanel"]
@@ -35,10 +33,8 @@ PAINTS = 20  # a second, at most
 TOGETHER = 0.005  # seconds: what happens so close together, like a message and its echo, is painted once
 _STATIC = Path(__file__).parent / "static"
 
-_panels: dict[tuple[object, str], ClientPanel] = {}  # running a cell again replaces its panel, and hangs up the old one
 
-
-class ClientPanel(anywidget.AnyWidget):
+class ClientPanel(Panel):
     """A client to type into: it connects at once, Enter sends, the transcript shows what is still unanswered.
 
     server  what `start` returned, or an address (host, port)
@@ -56,47 +52,28 @@ class ClientPanel(anywidget.AnyWidget):
     entries = traitlets.List(traitlets.Dict()).tag(sync=True)
 
     def __init__(self, server: Server | Address, name: str = "client") -> None:
-        key = (server.name if isinstance(server, Server) else server, name)
-        earlier = _panels.pop(key, None)
-        if earlier is not None:
-            earlier.close()
-        super().__init__(name=visible(str(name)))
-        # ipykernel 7.4 notes which loop the page shall answer to, and takes it for the one that runs this cell: then
-        # nobody hears the page while a cell runs. Forget that, and the page chooses a loop that is free.
-        with contextlib.suppress(AttributeError):
-            del self.comm._reply_subshell_id
+        super().__init__((server.name if isinstance(server, Server) else server, name), name=visible(str(name)))
         self._worker = _Worker(self, server, str(name))
-        self.on_msg(self._on_message)
         self._worker.do("connect")
-        _panels[key] = self
-        self._key = key
 
-    def _on_message(self, _widget: Any, content: Any, _buffers: Any) -> None:
-        # In the main thread or a subshell's: only hand the work on.
-        if isinstance(content, dict) and content.get("do") in ("connect", "disconnect", "send"):
-            self._worker.do(content["do"], str(content.get("text", "")))
+    def _do(self, message: dict[str, Any]) -> None:
+        if message.get("do") in ("connect", "disconnect", "send"):
+            self._worker.do(message["do"], str(message.get("text", "")))
 
     def close(self) -> None:
         """Hang up, end the worker and remove the widget. Calling it again does nothing."""
-        if _panels.get(self._key) is self:
-            del _panels[self._key]
         self._worker.end()
         super().close()
 
     def __repr__(self) -> str:
         return f"ClientPanel {self.name}"
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        bundle = super()._repr_mimebundle_(**kwargs)
-        if bundle is None:
-            return None
-        data, metadata = bundle
-        data["text/plain"] = repr(self)
-        data["text/html"] = (
+    def _still(self) -> Bundle:
+        note = (
             f"<p><b>{html.escape(self.name)}</b>: here is a panel to type messages into. "
             "It needs a running kernel: open the notebook in JupyterLab and run this cell.</p>"
         )
-        return data, metadata
+        return {"text/plain": repr(self), "text/html": note}, {}
 
 
 class _Worker:
@@ -132,7 +109,7 @@ class _Worker:
     # -- the worker's thread -------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        _answer_nobody()
+        answer_nobody()
         try:
             while self._step():
                 pass
@@ -299,11 +276,3 @@ class _Worker:
             self._panel.state = self._state
             self._panel.connected = self._client is not None
             self._panel.entries = [dict(entry) for entry in self._entries]
-
-
-def _answer_nobody() -> None:
-    """Let ipykernel 7 take what this thread sends for no answer to a cell: see `ClientPanel.__init__`."""
-    kernel = getattr(get_ipython(), "kernel", None)
-    parent = getattr(kernel, "_shell_parent", None)
-    if isinstance(parent, ContextVar):
-        parent.set({})

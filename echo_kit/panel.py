@@ -1,0 +1,138 @@
+"""`Panel`: what the live widgets have in common, on the kernel's side. `Slot`: their place below a cell.
+
+A widget view is worth nothing without its kernel: a saved notebook would show "model not found". So a panel stands in a
+slot of its own, and leaves there, when it ends, a picture or a text of its last state.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import uuid
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+import anywidget
+from IPython import get_ipython
+from IPython.display import display
+
+__all__ = ["Panel"]
+
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+
+Bundle = tuple[dict[str, Any], dict[str, Any]]  # data and metadata, by mime type
+
+
+class Slot:
+    """The outputs in which something live stands. It may have been displayed several times."""
+
+    def __init__(self) -> None:
+        self._ids: list[str] = []
+
+    def show(self, bundle: Bundle) -> None:
+        """Display it below the running cell."""
+        self._ids.append(uuid.uuid4().hex)
+        display(bundle[0], metadata=bundle[1], raw=True, display_id=self._ids[-1])
+
+    def leave(self, still: Bundle) -> None:
+        """Put what shall stay in the place of what was live."""
+        while self._ids:
+            display(still[0], metadata=still[1], raw=True, display_id=self._ids.pop(), update=True)
+
+
+class _Closable(Protocol):
+    def close(self) -> None: ...
+
+
+_open: dict[object, _Closable] = {}  # running a cell again replaces what it shows
+
+
+def take_place(key: object, newer: _Closable) -> None:
+    """Let `newer` be what is open under that key, until `give_up`; what was open under it is closed."""
+    earlier = _open.pop(key, None)
+    if earlier is not None:
+        earlier.close()
+    _open[key] = newer
+    _close_all_before_exit()
+
+
+def give_up(key: object, closed: _Closable) -> None:
+    """`closed` is no longer open, whoever has its key by now."""
+    if _open.get(key) is closed:
+        del _open[key]
+
+
+class Panel(anywidget.AnyWidget):
+    """A live widget that replaces the earlier one of its kind and `key`, and leaves `_still()` behind when it ends.
+
+    A subclass says in `_still` what stands in a notebook without the widget, and in `_do` what a message of the page,
+    {"do": ...}, shall do. The page's script sends {"do": "hello"} when it draws a view.
+    """
+
+    def __init__(self, key: object, **traits: Any) -> None:
+        super().__init__(**traits)
+        # ipykernel 7.4 notes which loop the page shall answer to, and takes it for the one that runs this cell: then
+        # nobody hears the page while a cell runs. Forget that, and the page chooses a loop that is free.
+        with contextlib.suppress(AttributeError):
+            del self.comm._reply_subshell_id
+        self._slot = Slot()
+        self._seen = False  # whether a page has drawn it
+        self._key = (type(self).__name__, key)  # the type itself is one an instance: traits were added to it
+        take_place(self._key, self)
+        self.on_msg(self._on_message)
+
+    def _still(self) -> Bundle:
+        """What stands in the notebook when there is no kernel: text/plain, and text/html or image/png."""
+        raise NotImplementedError
+
+    def _do(self, message: dict[str, Any]) -> None:
+        """Take a message of the page, "hello" too. Runs in the main thread or a subshell's: only hand the work on."""
+
+    def _on_message(self, _widget: Any, content: Any, _buffers: Any) -> None:
+        if isinstance(content, dict):
+            self._seen = self._seen or content.get("do") == "hello"
+            self._do(content)
+
+    def _repr_mimebundle_(self, **_: Any) -> Bundle:
+        data, metadata = self._still()
+        view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
+        return {**data, WIDGET_VIEW: view}, metadata
+
+    def _ipython_display_(self) -> None:
+        self._slot.show(self._still() if self.comm is None else self._repr_mimebundle_())
+
+    def close(self) -> None:
+        """Remove the widget and leave `_still()` where a page has shown it. Calling it again does nothing."""
+        if self.comm is None:
+            return
+        give_up(self._key, self)
+        # Without a page (nbclient, nbval, nbconvert --execute) the outputs stay as they are: the same in each run.
+        if self._seen:
+            self._slot.leave(self._still())
+        super().close()
+
+
+def answer_nobody() -> None:
+    """Let ipykernel 7 take what this thread sends for no answer to a cell: see `Panel.__init__`."""
+    kernel = getattr(get_ipython(), "kernel", None)
+    parent = getattr(kernel, "_shell_parent", None)
+    if isinstance(parent, ContextVar):
+        parent.set({})
+
+
+def _close_all() -> None:
+    for each in list(_open.values()):
+        each.close()
+
+
+_registered = False
+
+
+def _close_all_before_exit() -> None:
+    """Before the interpreter waits for its threads, while the kernel can still speak to the page."""
+    global _registered
+    if not _registered:
+        import atexit
+
+        getattr(threading, "_register_atexit", atexit.register)(_close_all)
+        _registered = True
