@@ -23,6 +23,7 @@ _HOME = {
     "Reset": "client",
     "Server": "runner",
     "ServerClosed": "client",
+    "ServerPanel": "server_panel",
     "ServerStuck": "runner",
     "Snapshot": "snapshot",
     "Timeline": "timeline",

@@ -214,8 +214,54 @@ def crowd(marks: tuple[Mark, ...]) -> list[Mark]:
 
 def code_view(observation: Observation, names: Mapping[Connection, str], stopped: bool = False) -> CodeView:
     """Take the snapshot. `names` says what each connection's client is called."""
-    tasks = [task for task in observation.alive() if not (stopped and task.idle())]
-    looks = _stands(tasks, names)
+    return _made(observation, _stands(_tasks(observation, stopped), names), stopped)
+
+
+def _tasks(observation: Observation, stopped: bool) -> list[Task]:
+    return [task for task in observation.alive() if not (stopped and task.idle())]
+
+
+class Watch:
+    """Looks at a server's threads again and again, and need not wait in between: it remembers the look before."""
+
+    def __init__(self, observation: Observation) -> None:
+        self._observation = observation
+        self._looks: dict[Task, tuple[object, _Look]] = {}
+        self._seen: object = None
+        self._view: CodeView | None = None
+
+    def look(self, names: Mapping[Connection, str], stopped: bool = False) -> CodeView:
+        """As `code_view`. The same object as before, if nothing has moved."""
+        looks: dict[Task, tuple[object, _Look]] = {}
+        frames = thread_frames()
+        for task in _tasks(self._observation, stopped):
+            before, key = self._looks.get(task), None
+            waiting = task.waiting
+            if waiting is not None:  # in accept or recv, and where it was: nothing new is to be seen
+                frame = frames.get(task.identity() or 0)
+                while frame is not None and not is_student_code(frame):
+                    frame = frame.f_back
+                if frame is not None:
+                    key = (waiting, frame.f_code, frame.f_lasti, names.get(waiting.connection))
+                if before is not None and key is not None and before[0] == key:
+                    looks[task] = before
+                    continue
+            look = _Look(task, names)
+            if before is not None:
+                look.before = before[1].before
+            look.see(frames)
+            looks[task] = (None if look.guessed else key), look
+        frames = {}  # a function that returns meanwhile lets go of its variables, as it would without us
+        self._looks = looks
+        observation = self._observation
+        seen = [stopped, observation.error, len(observation.functions), len(observation.accepts)]
+        seen += [(task, *each[1].seen) for task, each in looks.items()]
+        if self._view is None or seen != self._seen:
+            self._seen, self._view = seen, _made(observation, [each[1] for each in looks.values()], stopped)
+        return self._view
+
+
+def _made(observation: Observation, looks: list[_Look], stopped: bool) -> CodeView:
     functions = dict.fromkeys((code.co_filename, code) for code in observation.functions.copy())
     marks: dict[Spot, list[Mark]] = {}
     elsewhere: list[Mark] = []
@@ -306,6 +352,10 @@ class _Look:
         self.selects = False  # it waits for whichever of many sockets has something to say
         self.guessed = False  # what it is in is no call that we know
         self.before: tuple[object, bytes] | None = None
+
+    @property
+    def seen(self) -> tuple[object, ...]:
+        return self.chain, self.words, self.client, self.expression
 
     @property
     def mark(self) -> Mark:

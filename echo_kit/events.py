@@ -6,6 +6,7 @@ an event carries two: when the call began and when it came back. That pair is th
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import time
 from collections import deque
@@ -77,6 +78,10 @@ _HEAD = struct.Struct(
 _pack = _HEAD.pack
 _CODES = {kind: 2 * number for number, kind in enumerate(KINDS)}  # and one more if the call failed
 _PACKED = itemgetter(2)
+_CODE_AT, _SIZE_AT, _NO_BYTES = 15, slice(24, 32), bytes(8)  # the number's last byte says what kind of call it was
+_TRAFFIC_CODES = frozenset(_CODES[kind] for kind in ("recv", "send", "client send", "client recv"))
+_Record = tuple[Connection, str, bytes]
+TRAFFIC, OTHERS = 1_000, 100_000  # events that a tap keeps between two reads
 
 
 class EventLog:
@@ -89,13 +94,14 @@ class EventLog:
         if capacity < 1:
             raise ValueError(f"an event log holds at least 1 event, not {capacity}")
         self.clock = clock
-        self._records: deque[tuple[Connection, str, bytes]] = deque(maxlen=capacity)
+        self._records: deque[_Record] = deque(maxlen=capacity)
         self._append = self._records.append
         self._next = count(0, 256).__next__  # atomic in CPython, so that no lock is needed
         self._unpacked: deque[tuple[Any, ...]] = deque()  # at most one a thread
         # The same in a third of the time: (kind, began, connection, thread, size, message, ended) is kept as it is, and
         # added with the next `catch_up`. It is a method of the deque, because a function of ours takes as long again.
         self.add_later: Callable[[tuple[Any, ...]], None] = self._unpacked.append
+        self._taps: list[Tap] = []
 
     def add(
         self,
@@ -127,12 +133,25 @@ class EventLog:
 
     def __iter__(self) -> Iterator[SocketEvent]:
         """The events in the order in which the calls ended."""
-        new, cls, unpack, size_of_head = tuple.__new__, SocketEvent, _HEAD.unpack_from, _HEAD.size
-        for connection, thread, packed in sorted(self._snapshot(), key=_PACKED):
-            ended, number, began, size = unpack(packed)
-            rest = packed[size_of_head:]
-            data, error = (b"", rest.decode()) if number & 1 else (rest, "")
-            yield new(cls, (KINDS[(number & 255) >> 1], began, ended, connection, thread, size, data, error))
+        return _events(self._snapshot())
+
+    def tap(self) -> Tap:
+        """A reader that gets what has happened so far, and then what comes, without going through the log again."""
+        tap = Tap(self)
+        self._taps.append(tap)
+        self._append = self._append_and_tell  # a log without a tap pays nothing for taps
+        return tap
+
+    def _append_and_tell(self, record: _Record) -> None:
+        self._records.append(record)
+        for tap in self._taps:
+            tap._add(record)
+
+    def _untap(self, tap: Tap) -> None:
+        if tap in self._taps:
+            self._taps.remove(tap)
+        if not self._taps:
+            self._append = self._records.append
 
     def __len__(self) -> int:
         self.catch_up()
@@ -146,10 +165,60 @@ class EventLog:
         numbers = [_HEAD.unpack_from(packed)[1] >> 8 for _, _, packed in records[-1000:]]
         return max(numbers) + 1 - len(records) if numbers else 0
 
-    def _snapshot(self) -> list[tuple[Connection, str, bytes]]:
+    def _snapshot(self) -> list[_Record]:
         self.catch_up()
         # A deque that grows while it is walked raises RuntimeError; copy() is one C call under the interpreter lock.
         return list(self._records.copy())
+
+
+class Tap:
+    """Reads a log while it grows. Of traffic (recv, send) it keeps the newest `TRAFFIC` events between two reads: a
+    flood costs its reader no more than a brook. All others it keeps, up to `OTHERS`.
+
+    skipped  how many events it has left out so far, about (0 only if there were none)
+    """
+
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
+        self._traffic: deque[_Record] = deque(maxlen=TRAFFIC)
+        self._others: deque[_Record] = deque(maxlen=OTHERS)
+        self._begun = False
+        self.skipped = 0
+
+    def _add(self, record: _Record) -> None:  # from any thread
+        packed = record[2]
+        moves_bytes = packed[_CODE_AT] in _TRAFFIC_CODES and packed[_SIZE_AT] != _NO_BYTES  # else it is an end of file
+        kept = self._traffic if moves_bytes else self._others
+        self.skipped += len(kept) == kept.maxlen
+        kept.append(record)
+
+    def read(self) -> list[SocketEvent]:
+        """What has come since the last read, in the order in which the calls ended; at first, what the log holds."""
+        self._log.catch_up()
+        records: list[_Record] = []
+        for kept in (self._traffic, self._others):
+            for _ in range(len(kept)):
+                with contextlib.suppress(IndexError):  # a full one loses its oldest while we read
+                    records.append(kept.popleft())
+        if not self._begun:
+            self._begun = True
+            whole = self._log._snapshot()
+            known = {id(record) for record in whole}  # both hold the same tuples
+            records = whole + [record for record in records if id(record) not in known]
+        return list(_events(records))
+
+    def close(self) -> None:
+        """The log no longer knows it. Calling it again does nothing."""
+        self._log._untap(self)
+
+
+def _events(records: list[_Record]) -> Iterator[SocketEvent]:
+    new, cls, unpack, size_of_head = tuple.__new__, SocketEvent, _HEAD.unpack_from, _HEAD.size
+    for connection, thread, packed in sorted(records, key=_PACKED):
+        ended, number, began, size = unpack(packed)
+        rest = packed[size_of_head:]
+        data, error = (b"", rest.decode()) if number & 1 else (rest, "")
+        yield new(cls, (KINDS[(number & 255) >> 1], began, ended, connection, thread, size, data, error))
 
 
 def plain_address(address: Address) -> Address:

@@ -81,6 +81,7 @@ class Server:
         self._observation = observe.Observation(name)
         self._ending = threading.Lock()
         self._stopped = False
+        self._again: Callable[[int | None], Server] | None = None  # how to start the same at some port
 
     @property
     def address(self) -> Address:
@@ -169,6 +170,20 @@ class Server:
                 "To be rid of the thread, restart the kernel."
             )
 
+    def restart(self) -> Server:
+        """Stop it, if it runs, and start the same function again: at the same port, or at a free one if that is taken.
+
+        Returns the new server. Raises `ServerStuck` and what `start` raises.
+        """
+        assert self._again is not None  # start() returns no server without
+        self.stop()
+        try:
+            return self._again(self._observation.address[1] if self._observation.address else None)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            return self._again(None)
+
     def settle(self, timeout: float = SETTLE) -> bool:
         """Wait until every thread of the server waits for somebody else. False: it was still busy after `timeout` s."""
         observe.route_streams()
@@ -237,7 +252,9 @@ def start(
     for attempt in range(3):
         chosen = port if port is not None else _free_port(host)
         try:
-            return _start_once(serve, name, host, chosen, timeout)
+            server = _start_once(serve, name, host, chosen, timeout)
+            server._again = lambda port: start(serve, name=name, host=host, port=port, timeout=timeout)
+            return server
         except OSError as error:
             # Somebody may have taken the free port in the meantime.
             if error.errno != errno.EADDRINUSE or port is not None or not _wants_port(serve) or attempt == 2:

@@ -36,6 +36,7 @@ IN_ACCEPT = "thread waits in accept"
 IN_RECV = "server waits in recv"
 WORKS = "server works"
 IN_SEND = "server waits in sendall"
+PAUSED = "paused, step by step"
 
 
 class Span(NamedTuple):

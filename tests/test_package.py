@@ -31,7 +31,9 @@ MAY_IMPORT = {
     "trace": {"events", "timeline"},
     "plots": {"events", "lanes", "timeline"},
     "scene": {"codeview", "timeline", "snapshot", "plots"},
+    "live": {"events", "frames", "observe", "lanes", "codeview", "backlog", "timeline"},
     "panel": set(),
+    "server_panel": {"events", "live", "panel", "runner"},
     "client_panel": {"events", "runner", "client", "panel"},
     "__main__": {"events", "servers", "client"},
 }

@@ -1,0 +1,294 @@
+"""`ServerPanel` without a page: messages go in as a page would send them, what would go to the page is kept."""
+
+import base64
+import queue
+import socket
+import threading
+import time
+
+import pytest
+
+import echo_kit
+from echo_kit import server_panel
+from echo_kit.panel import WIDGET_VIEW
+from echo_kit.server_panel import ServerPanel
+
+
+class Watched(ServerPanel):
+    """Keeps what goes to the page, and what the page would then show."""
+
+    def __init__(self, server):
+        self.messages = queue.Queue()
+        self.head, self.picture, self.lanes = {}, {}, {}
+        super().__init__(server)
+
+    def send(self, content, buffers=None):
+        self.messages.put(content)
+
+    def do(self, what, **more):
+        self._on_message(self, {"do": what, **more}, [])
+
+    def take(self, timeout):
+        message = self.messages.get(timeout=timeout)
+        self.head, change = message["head"], dict(message["picture"])
+        if change.pop("whole", False):
+            self.picture, self.lanes = {}, {}
+        for lane in change.pop("lanes", ()):
+            self.lanes.setdefault(lane["id"], {}).update(lane)
+        self.picture |= change
+        return message
+
+    def until(self, condition, timeout=15):
+        """Take messages until what the page shows fulfils `condition`; say now and then that somebody looks."""
+        deadline = time.monotonic() + timeout
+        while not condition():
+            assert time.monotonic() < deadline, (self.head, self.picture, self.lanes)
+            self.do("look")
+            try:
+                self.take(timeout=server_panel.LEASE / 4)
+            except queue.Empty:
+                continue
+
+    def marks(self):
+        functions = self.picture.get("code", {"functions": []})["functions"]
+        lines = [line for each in functions for line in each["lines"] if line]
+        return [" ".join(filter(None, mark[1:])) for _, marks in lines for mark in marks]
+
+
+@pytest.fixture
+def single():
+    with echo_kit.start(echo_kit.serve_single, name="single") as server:
+        yield server
+        echo_kit.runner.newest("single") and echo_kit.runner.newest("single").stop()
+
+
+@pytest.fixture
+def open_panel():
+    opened = []
+
+    def make(server):
+        opened.append(Watched(server))
+        return opened[-1]
+
+    yield make
+    for panel in opened:
+        panel.close()
+
+
+@pytest.fixture
+def stage(single, open_panel):
+    panel = open_panel(single)
+    panel.do("hello")
+    panel.until(lambda: "code" in panel.picture)
+    return panel
+
+
+def threads_of(panel):
+    return [thread for thread in threading.enumerate() if thread.name == f"stage of {panel.server.name}"]
+
+
+def test_it_shows_bob_wait_and_then_served(stage, single):
+    assert (stage.head["state"], stage.head["running"]) == ("running", True)
+    assert stage.head["address"] == f"127.0.0.1:{single.address[1]}"
+    with echo_kit.Client(single, "alice") as alice, echo_kit.Client(single, "bob") as bob:
+        bob.send("hi")
+        stage.until(lambda: stage.picture["words"] == "1 served · 1 waiting · 0 messages")
+        stage.until(lambda: [row[:2] for row in stage.picture["backlog"]["rows"]] == [["bob", "2 bytes unread"]])
+        stage.until(lambda: "◀ server thread waits in recv for alice" in stage.marks())
+        assert "○ nobody is here" in stage.marks()
+        alice.close()
+        stage.until(lambda: stage.picture["words"] == "1 served · 0 waiting · 1 message")
+        stage.until(lambda: "◀ server thread waits in recv for bob" in stage.marks())
+
+
+def test_a_second_page_gets_the_whole_picture(stage, single):
+    with echo_kit.Client(single, "alice"):
+        stage.until(lambda: stage.picture["words"].startswith("1 served"))
+        stage.until(lambda: "◀ server thread waits in recv for alice" in stage.marks())
+        before = dict(stage.picture)
+        stage.do("hello")
+        stage.picture, stage.lanes = {}, {}
+        stage.until(lambda: "words" in stage.picture)
+        for name in ("words", "code", "backlog"):
+            assert stage.picture[name] == before[name]
+        assert {lane["name"] for lane in stage.lanes.values()} == {"alice"}
+
+
+def test_frozen_the_picture_stands_still_and_then_shows_what_has_happened(stage, single):
+    stage.do("freeze")
+    stage.until(lambda: stage.head["frozen"])
+    words = stage.picture["words"]
+    with echo_kit.Client(single, "alice") as alice:
+        alice.send("hello")
+        alice.receive()  # the server goes on
+        stage.do("hello")  # a page that comes now sees the frozen picture, too
+        stage.until(lambda: stage.messages.empty() and stage.picture.get("words") == words)
+        assert not stage.lanes
+        stage.do("go on")
+        stage.until(lambda: stage.picture["words"] == "1 served · 0 waiting · 1 message")
+        assert not stage.head["frozen"]
+        (lane,) = stage.lanes.values()
+        assert [mark[2] for mark in lane["marks"]] == ['"hello"', '"hello"']
+
+
+def test_stop_and_start_again_at_the_same_port(stage, single):
+    port = single.address[1]
+    with echo_kit.Client(single, "alice") as alice:
+        alice.send("hello")
+        alice.receive()
+        stage.do("stop")
+        stage.until(lambda: stage.head["state"] == "stopped" and stage.picture["stopped"])
+        assert not single.running
+        with pytest.raises(echo_kit.EchoError):
+            alice.receive(timeout=5)
+    stage.do("start")
+    stage.until(lambda: stage.head["state"] == "running" and not stage.picture["stopped"])
+    assert stage.server is not single
+    assert stage.server.address[1] == port
+    assert not stage.lanes
+    with echo_kit.Client(stage.server, "bob") as bob:
+        bob.send("again")
+        assert bob.receive() == "again"
+        stage.do("start")  # while it runs: restart
+        second = stage.server
+        stage.until(lambda: stage.server is not second and stage.head["state"] == "running")
+
+
+def test_if_the_port_is_taken_it_starts_at_another(stage, single):
+    port = single.address[1]
+    stage.do("stop")
+    stage.until(lambda: stage.head["state"] == "stopped")
+    with socket.create_server(("127.0.0.1", port)):
+        stage.do("start")
+        stage.until(lambda: stage.head["state"] == "running")
+        assert stage.server.address[1] != port
+
+
+def test_when_the_cell_is_run_again_it_shows_the_new_server(stage, single):
+    with echo_kit.start(echo_kit.serve_single, name="single") as second:
+        stage.until(lambda: stage.head["address"].endswith(f":{second.address[1]}"))
+        with echo_kit.Client(second, "carol"):
+            stage.until(lambda: stage.picture["words"].startswith("1 served"))
+
+
+def test_a_server_that_does_not_start_again_says_why(open_panel):
+    first = threading.Event()
+
+    def serve(host, port):
+        if first.is_set():
+            raise ValueError("no <b>second</b> time")
+        first.set()
+        with socket.create_server((host, port)) as listener:
+            listener.accept()
+
+    with echo_kit.start(serve) as server:
+        panel = open_panel(server)
+        panel.do("hello")
+        panel.do("start")
+        panel.until(lambda: "no <b>second</b> time" in panel.head.get("note", ""))
+        assert panel.head["state"] == "stopped"
+
+
+def test_while_a_stop_waits_the_panel_answers(open_panel):
+    released = threading.Event()
+
+    def serve(host, port):
+        with socket.create_server((host, port)) as listener:
+            conn, _ = listener.accept()
+            with conn:
+                conn.recv(10)
+                released.wait(10)  # no stop ends this
+
+    server = echo_kit.start(serve)
+    try:
+        panel = open_panel(server)
+        panel.do("hello")
+        with socket.create_connection(server.address) as client:
+            client.sendall(b"x")
+            panel.until(lambda: any("released.wait" in mark for mark in panel.marks()))
+            panel.do("stop")
+            panel.until(lambda: panel.head["state"] == "stopping")
+            panel.do("hello")
+            panel.messages.queue.clear()
+            assert panel.take(timeout=1.5)["head"]["state"] == "stopping"
+            released.set()
+            panel.until(lambda: panel.head["state"] == "stopped")
+    finally:
+        released.set()
+
+
+def test_while_nobody_looks_it_does_not_draw(stage, single, monkeypatch):
+    monkeypatch.setattr(server_panel, "LEASE", 0.0)
+    stage.do("hello")
+    with echo_kit.Client(single, "alice"):
+        single.settle()
+        stage.messages.queue.clear()
+        with pytest.raises(queue.Empty):
+            while "lanes" not in stage.messages.get(timeout=1)["picture"]:
+                pass
+    monkeypatch.undo()
+    stage.until(lambda: stage.lanes)
+
+
+def test_with_nothing_to_tell_it_sends_a_sign_of_life_a_second(stage):
+    stage.until(lambda: stage.messages.empty() and set(stage.take(timeout=5)["picture"]) == {"now"})
+    began = time.monotonic()
+    stage.do("look")
+    assert set(stage.take(timeout=5)["picture"]) == {"now"}
+    assert time.monotonic() - began > server_panel.BEAT / 2
+
+
+def test_a_failing_view_says_so_and_goes_on(stage, single, monkeypatch):
+    def fails(*_):
+        raise RuntimeError("<i>broken</i>")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(echo_kit.live.Live, "look", fails)
+        stage.until(lambda: "this view has failed: RuntimeError: <i>broken</i>" in stage.head["note"])
+    with echo_kit.Client(single, "alice"):
+        stage.until(lambda: stage.picture["words"].startswith("1 served"))
+
+
+def test_other_messages_do_nothing(stage, single):
+    for message in [None, 7, {}, {"do": "end"}, {"do": ["stop"]}, {"do": "step", "thread": 7}, {"do": None}]:
+        stage._on_message(stage, message, [])
+    with echo_kit.Client(single, "alice"):
+        stage.until(lambda: stage.picture["words"].startswith("1 served"))
+
+
+def test_nothing_runs_before_a_page_has_come_and_after_the_panel_is_closed(single, open_panel):
+    panel = open_panel(single)
+    assert not threads_of(panel)
+    panel.do("hello")
+    assert len(threads_of(panel)) == 2
+    panel.close()
+    assert not threads_of(panel)
+    assert single._observation.log._taps == []
+    panel.do("hello")
+    assert not threads_of(panel)
+    panel.close()
+    assert single.running
+
+
+def test_a_second_panel_of_the_server_replaces_the_first(single, open_panel):
+    first = open_panel(single)
+    first.do("hello")
+    open_panel(single)
+    assert not threads_of(first)
+
+
+def test_only_a_server_has_a_stage():
+    with pytest.raises(TypeError, match="needs a server that start"):
+        ServerPanel(("127.0.0.1", 8000))
+
+
+def test_without_a_page_it_is_the_picture_of_the_moment(single, open_panel):
+    with echo_kit.Client(single, "<b>alice</b>"):
+        panel = open_panel(single)
+        data, metadata = panel._repr_mimebundle_()
+        assert WIDGET_VIEW in data
+        assert data["text/plain"] == str(single.snapshot())
+        assert "waits in recv for <b>alice</b>" in data["text/plain"]
+        assert metadata["image/png"]["alt"] == data["text/plain"]
+        assert base64.b64decode(data["image/png"])[:4] == b"\x89PNG"
+        assert "text/html" not in data
