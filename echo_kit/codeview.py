@@ -23,13 +23,13 @@ from types import CodeType, FrameType
 from typing import Any
 
 from .events import Connection, visible
-from .frames import is_student_code, thread_frames
-from .observe import Call, Observation, Task, call_in, current_task, ready, student_frame
+from .frames import is_student_code, student_frame, thread_frames
+from .observe import Call, Observation, Task, call_in, current_task, ready
 
 __all__ = ["CodeView", "Function", "Line", "Mark", "Place", "code_view", "where"]
 
-STANDS, INSIDE, NOBODY, DIED = "stands", "inside", "nobody", "died"
-SIGNS = {STANDS: "◀", INSIDE: "↳", NOBODY: "○", DIED: "✕"}
+STANDS, PAUSED, INSIDE, NOBODY, DIED = "stands", "paused", "inside", "nobody", "died"
+SIGNS = {STANDS: "◀", PAUSED: "‖", INSIDE: "↳", NOBODY: "○", DIED: "✕"}
 LONG = 40  # lines of a function that are shown whole; of a longer one, those around the marks
 AROUND = 3
 WIDE = 60  # columns of code beyond which the marks no longer stand in one column
@@ -53,7 +53,7 @@ class Place:
 
 def where(task: Task) -> Place | None:
     """The innermost line of student code that the thread is in; None when it is in none (an idle worker of a pool)."""
-    frame = student_frame(task)
+    frame = student_frame(task.identity())
     if frame is None:
         return None
     text = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
@@ -62,9 +62,11 @@ def where(task: Task) -> Place | None:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """What is said beside a line: `thread` stands here, is inside a function called here, died here; or nobody is."""
+    """What is said beside a line: `thread` stands here, is held before the call here, is inside a function called here,
+    died here; or nobody is.
+    """
 
-    kind: str  # STANDS, INSIDE, NOBODY, DIED
+    kind: str  # STANDS, PAUSED, INSIDE, NOBODY, DIED
     thread: str
     words: str
     client: str = ""  # whom the thread serves
@@ -171,7 +173,7 @@ class CodeView:
                     rows.append("<div>…</div>")
                     continue
                 chips = [_chip(mark) for mark in crowd(line.marks)]
-                standing = _STANDING if any(mark.kind == STANDS for mark in line.marks) else ""
+                standing = _STANDING if any(mark.kind in (STANDS, PAUSED) for mark in line.marks) else ""
                 rows.append(f"<div{standing}>{'  '.join([escape(line.text) or ' ', *chips[:1]])}</div>")
                 rows += [f"<div{standing}>{' ' * len(line.text)}  {chip}</div>" for chip in chips[1:]]
             parts.append(f'<pre style="{_CODE}">{"".join(rows)}</pre>')
@@ -187,6 +189,7 @@ _STANDING = ' style="background: rgba(0, 119, 187, 0.14)"'
 _CHIPS = "font-family: sans-serif; font-weight: bold; padding: 1px 6px; border-radius: 4px; white-space: nowrap; "
 _CHIP = {
     STANDS: _CHIPS + "background: #0077BB; color: #FFFFFF",
+    PAUSED: _CHIPS + "border: 4px double #0077BB",
     INSIDE: _CHIPS + "border: 1px solid #0077BB",
     NOBODY: _CHIPS + "border: 2px dashed #EE7733",
     DIED: _CHIPS + "background: #1A1A1A; color: #FFFFFF",
@@ -282,6 +285,8 @@ def _made(observation: Observation, looks: list[_Look], stopped: bool) -> CodeVi
     asks = current_task()
     if asks is not None and asks.observation is observation and not stopped:
         note = f"{asks.label} asks for this, and is not shown"
+    if looks and observation.gate.closed:
+        note = f"step by step, {note}" if note else "step by step"
     if observation.error is not None:
         died, place = _died(observation)
         note = f"{note}, after {died}" if note else died
@@ -350,6 +355,7 @@ class _Look:
         self.words = self.client = self.expression = ""
         self.chain: Chain = []
         self.selects = False  # it waits for whichever of many sockets has something to say
+        self.paused = False  # it is held before a call
         self.guessed = False  # what it is in is no call that we know
         self.before: tuple[object, bytes] | None = None
 
@@ -364,17 +370,21 @@ class _Look:
             words += ", outside of your code"
         if self.guessed and self.client:
             words += f", serving {self.client}"
-        return Mark(STANDS, self.task.label, words, self.client)
+        return Mark(PAUSED if self.paused else STANDS, self.task.label, words, self.client)
 
     def see(self, frames: Mapping[int, FrameType]) -> None:
         innermost = frames.get(self.task.identity() or 0)
         self.chain, self.expression = _chain(innermost), ""
         served = self.task.connection
         self.client = self.names.get(served, "") if served is not None and not served.closed else ""
-        call = call_in(innermost)
+        held = self.task.paused
+        call = held or call_in(innermost)
         if call is not None and not call.seen.listening:
             self.client = self.names.get(call.seen.connection, "")
-        if call is not None:
+        self.paused = held is not None
+        if held is not None:
+            self.words = _held(held, self.client)
+        elif call is not None:
             self.words = _words(call, self.client)
         else:
             self._see_library(innermost)
@@ -480,6 +490,15 @@ def _words(call: Call, client: str) -> str:
     if sock is not None and not ready(sock, selectors.EVENT_WRITE):
         return f"waits in {call.name}: {client or 'its client'} does not read"
     return f"is in {call.name} to {client or 'its client'}"
+
+
+def _held(call: Call, client: str) -> str:
+    """Before which call a thread is held, step by step."""
+    who = client or "its client"
+    objects = {"recv": f" for {who}", "send": f" to {who}", "close": f" of {client or 'a client'}'s connection"}
+    if call.seen.listening:
+        objects = {"close": " of the listening socket"}
+    return f"paused before {'recv' if call.kind == 'recv' else call.name}{objects.get(call.kind, '')}"
 
 
 def _expression(frame: FrameType) -> str:

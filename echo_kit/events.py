@@ -1,4 +1,4 @@
-"""What was seen: one record a socket call, and the bounded log that holds the records.
+"""What was seen: one record a socket call, the bounded log that holds the records, and a line that was printed.
 
 In this file live plain data and nothing else. Times are seconds of one monotonic clock (`EventLog.clock`);
 an event carries two: when the call began and when it came back. That pair is the bar "blocked in recv".
@@ -21,6 +21,7 @@ CAPACITY = 250_000  # events that a log keeps unless told otherwise: less than 5
 KINDS = (
     *("listen", "accept", "recv", "send", "shutdown", "close"),  # on the server's side
     *("connect", "client send", "client recv", "client close"),  # on the side of our own clients
+    "pause",  # no call: a thread of the server was held before one, step by step
 )
 
 Address = tuple[Any, ...]  # (host, port), or (host, port, flow, scope) for IPv6
@@ -64,6 +65,15 @@ class Connection:
     closed: bool = False
     cut_off: bool = field(default=False)  # closed because the server was stopped
     waited: float | None = None  # seconds from the handshake to the accept, as the kernel says; None: it does not
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line that a server's thread printed."""
+
+    thread: str
+    connection: Connection | None
+    text: str
 
 
 # An event in the log is (connection, thread, packed): half of what a tuple with its numbers takes, with a message of 64
@@ -224,6 +234,11 @@ def _events(records: list[_Record]) -> Iterator[SocketEvent]:
 def plain_address(address: Address) -> Address:
     """(host, port); a client that reaches an IPv6 server by IPv4 is called by its IPv4 address, as it calls itself."""
     return (address[0].removeprefix("::ffff:") if "." in address[0] else address[0], address[1])
+
+
+def reachable(address: Address) -> Address:
+    """Where a client on this machine connects to: 0.0.0.0 and :: are no places to go to."""
+    return ({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address[0], address[0]), *address[1:])
 
 
 def visible(text: str) -> str:

@@ -10,7 +10,7 @@ import threading
 import traceback
 from types import FrameType
 
-__all__ = ["forget_variables", "is_student_code", "student_traceback", "thread_frames"]
+__all__ = ["forget_variables", "is_asked_for", "is_student_code", "student_frame", "student_traceback", "thread_frames"]
 
 _HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _SERVERS = _HERE + "servers.py"  # the notebooks' finished servers: student code that happens to live here
@@ -43,6 +43,24 @@ def thread_frames() -> dict[int, FrameType]:
     frames = sys._current_frames()
     del frames[threading.get_ident()]
     return frames
+
+
+def student_frame(ident: int | None) -> FrameType | None:
+    """The innermost frame of student code that the thread of that id is in; None when it is in none."""
+    frame = thread_frames().get(ident or 0)
+    while frame is not None and not is_student_code(frame):
+        frame = frame.f_back
+    return frame
+
+
+def is_asked_for(frame: FrameType | None) -> bool:
+    """Whether it is the server's code that calls a socket's method, of which `frame` is the caller: not ours that
+    cleans up, nor a destructor. The garbage collector runs these at any moment, in whichever thread: that one may have
+    a lock of the interpreter's in its hand.
+    """
+    while frame is not None and frame.f_globals.get("__name__") in ("socket", "contextlib"):
+        frame = frame.f_back
+    return frame is not None and (is_student_code(frame) or frame.f_globals.get("__name__") == "socketserver")
 
 
 def forget_variables(error: BaseException | None) -> None:

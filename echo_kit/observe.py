@@ -10,6 +10,9 @@
   `threading.excepthook` and `sys.unraisablehook` (for threads of the `_thread` module) send its last words there.
   (ipykernel 7 would show them below whichever cell ran last.)
 
+While a server runs step by step, each twin stands behind a wrapper that first waits at the server's gate. The twins
+themselves know nothing of it, so that it costs nothing when it is off.
+
 A broken observer must not break the observed: the real call always comes first and its result is always returned.
 """
 
@@ -17,6 +20,7 @@ from __future__ import annotations
 
 import concurrent.futures.thread
 import contextlib
+import functools
 import itertools
 import operator
 import re
@@ -32,8 +36,9 @@ from dataclasses import dataclass, field
 from types import CodeType, FrameType
 from typing import Any
 
-from .events import PREVIEW, Address, Connection, EventLog, plain_address, visible
-from .frames import forget_variables, is_student_code, student_traceback, thread_frames
+from .events import PREVIEW, Address, Connection, EventLog, Line, plain_address, reachable, visible
+from .frames import forget_variables, is_asked_for, is_student_code, student_traceback, thread_frames
+from .stepping import Gate, after
 
 # shutdown() wakes a thread that is blocked in recv on Linux and macOS. On Windows the twin of recv first waits for
 # data or for the server's wake-up socket.
@@ -70,6 +75,11 @@ class Task:
     starting: bool = False  # Thread.start() has been called and has not come back
     waiting: Observed | None = None  # it is in accept or recv on this socket, and has not come back
 
+    @property
+    def paused(self) -> Call | None:
+        """The call before which it is held, step by step."""
+        return self.observation.gate.what(self)
+
     def identity(self) -> int | None:
         return self.thread.ident if self.thread else self.ident
 
@@ -80,10 +90,9 @@ class Task:
         """What Linux says of the thread: one that wants to run is "R", or runs again and again to ask for Python's
         lock, which its count of switches shows. Empty elsewhere.
         """
+        native_id = self.thread.native_id if self.thread else self.native_id
         try:
-            with open(
-                f"/proc/self/task/{self.thread.native_id if self.thread else self.native_id}/status", "rb"
-            ) as file:
+            with open(f"/proc/self/task/{native_id}/status", "rb") as file:
                 return file.read()
         except OSError:
             return b""
@@ -92,15 +101,6 @@ class Task:
         """Whether it is a pool's worker that has nothing to do. The pool may be older than the server: let it be."""
         frame = thread_frames().get(self.identity() or 0)
         return self.thread in _pool_workers and frame is not None and frame.f_code is _idle_code
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One line that a server's thread printed."""
-
-    thread: str
-    connection: Connection | None
-    text: str
 
 
 @dataclass(eq=False, slots=True)
@@ -128,6 +128,7 @@ class Observation:
         self.backlog: int | None = None
         self.listening = threading.Event()
         self.stopping = False
+        self.gate = Gate()  # where its threads are held, step by step
         self.abort = False  # end connections by a reset: the port must be free again at once
         self.error: BaseException | None = None
         self.error_thread = ""  # the label of the thread that died of it
@@ -226,6 +227,7 @@ class Observation:
             if self.abort:  # no end of file before the reset: a client that closed on it would keep the port busy
                 _quietly(sock.setsockopt, socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
             _quietly(_plain_shutdown, sock, socket.SHUT_RD if self.abort else socket.SHUT_RDWR)
+        step_by_step(self, False)  # last, so that who is held comes to sockets that are shut down
 
     def insist(self) -> None:
         """Wake also who waits in sendall for a client that does not read, or in select() where shutdown wakes none."""
@@ -270,19 +272,6 @@ class Observation:
                 self.error, self.error_thread = error, task.label
             self.write(task, "".join(student_traceback(error)))
         forget_variables(error)
-
-
-def reachable(address: Address) -> Address:
-    """Where a client on this machine connects to: 0.0.0.0 and :: are no places to go to."""
-    return ({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address[0], address[0]), *address[1:])
-
-
-def student_frame(task: Task) -> FrameType | None:
-    """The innermost frame of student code that the thread is in; None when it is in none."""
-    frame = thread_frames().get(task.identity() or 0)
-    while frame is not None and not is_student_code(frame):
-        frame = frame.f_back
-    return frame
 
 
 def _cut(line: str) -> str:
@@ -621,7 +610,10 @@ def _close(self: socket.socket) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A socket call that has not come back: `name` is accept, recv or recv_into, send or sendall."""
+    """A socket call that has not come back, or before which a thread is held: since `began` in the log's clock.
+
+    `name` is accept, recv or recv_into, send or sendall; of one that is still to come also close.
+    """
 
     name: str
     seen: Observed
@@ -655,6 +647,52 @@ _TWINS: dict[str, Callable[..., Any]] = {
     "close": _close,
 }
 _TWIN_CODES = {_TWINS[name].__code__ for name in ("accept", "recv", "send")}
+
+
+# -- step by step ----------------------------------------------------------------------------------------------------
+
+
+def _pause(name: str, sock: socket.socket) -> None:
+    """Hold the calling thread before it calls `name`, if it is one of the server's and the server's code calls."""
+    seen = _observed.get(id(sock))
+    if seen is None or not seen.observation.gate.closed:
+        return
+    observation = seen.observation
+    try:
+        task = current_task()
+        if task is None or task.thread in _pool_workers:
+            task = _task_for(observation)
+        if task.observation is not observation or task is not current_task():
+            return  # a cell that uses the server's socket, or a thread of another server
+        if name in ("send", "close") and not is_asked_for(sys._getframe(2)):
+            return  # by the destructor of a file of makefile(), or to clean up
+        task.connection = None if seen.listening else seen.connection
+        began = observation.log.clock()
+        observation.gate.wait(task, Call(name, seen, began))
+        observation.log.add("pause", began, seen.connection, task.label)
+    except Exception as trouble:  # never the observed program's problem
+        observation.trouble = trouble
+
+
+_HELD = ("accept", "recv", "recv_into", "send", "sendall", "close")
+_STEPPING = {name: after(functools.partial(_pause, name), _TWINS[name]) for name in _HELD}
+
+
+def step_by_step(observation: Observation, on: bool) -> None:
+    """Hold the server's threads before each of their calls from now on, or let all of them go.
+
+    What somebody has patched over one of our patches stays, and such calls are not held.
+    """
+    with _lock:
+        if on and not observation.stopping:
+            observation.gate.close()
+        else:
+            observation.gate.open()
+        stepping = any(each.gate.closed for each in _running)
+        for name, pausing in _STEPPING.items():
+            before, after = (_TWINS[name], pausing) if stepping else (pausing, _TWINS[name])
+            if vars(socket.socket).get(name) is before:
+                setattr(socket.socket, name, after)
 
 
 # -- threads, streams, last words ------------------------------------------------------------------------------------
@@ -746,6 +784,7 @@ def end(observation: Observation) -> None:
     with _lock:
         if observation not in _running:
             return
+        step_by_step(observation, False)
         _running.remove(observation)
         # A thread that is stuck stays its own, and goes on printing into its log.
         observation.drop([task for task in observation.tasks if task.idle() or not task.alive()])

@@ -27,6 +27,7 @@ from .timeline import (
     IN_ACCEPT,
     IN_RECV,
     IN_SEND,
+    PAUSED,
     WORKS,
     Span,
     Timeline,
@@ -43,8 +44,9 @@ COLOURS = {
     IN_RECV: "#99CCEE",
     WORKS: "#0066AA",
     IN_SEND: "#AA3377",
+    PAUSED: "#9A9A9A",
 }
-STRIPES = {BACKLOG: "///", IN_SEND: "xxx"}
+STRIPES = {BACKLOG: "///", IN_SEND: "xxx", PAUSED: ".."}
 WORDS = {  # of the legend
     CONNECTING: "connecting",
     BACKLOG: "waits in the backlog",
@@ -53,6 +55,7 @@ WORDS = {  # of the legend
     IN_RECV: "server waits for the client (recv)",
     WORKS: "server works for the client",
     IN_SEND: "sendall waits: the client does not read",
+    PAUSED: "paused, step by step",
 }
 LIGHT = {"paper": "#FFFFFF", "ink": "#1A1A1A", "faint": "#D5D5D5"}
 DARK = {"paper": "#1E1E1E", "ink": "#F2F2F2", "faint": "#4A4A4A"}
@@ -120,6 +123,8 @@ def threads_figure(timeline: Timeline, dark: bool = False) -> Figure:
         words: list[_Words] = []
         for span in spans:  # who it is with, over all neighbouring stretches of the same client
             said = "waits in accept" if span.state == IN_ACCEPT else f"with {span.client}" if span.client else ""
+            if span.state == PAUSED and not span.client:
+                said = "paused before accept"
             if words and words[-1].text == said:
                 words[-1] = words[-1]._replace(end=span.end)
             else:
@@ -332,8 +337,8 @@ def _draw_lanes(axis: Any, rows: list[_Row], view: _View, colours: dict[str, str
             said = row.summary if most <= AIRY else row.summary.partition("\n")[0]
             axis.text(1.01, number, said, transform=axis.get_yaxis_transform(), va="center", fontsize=13, color=ink)
     for state, each in shapes.items():  # one collection a state: a patch for each bar is slow at hundreds of bars
-        edge = ink if state == BACKLOG else COLOURS[state]
-        width = 1.0 if state == BACKLOG else 0.8
+        outlined = state in (BACKLOG, PAUSED)  # what fills them has the colour of the edge
+        edge, width = (ink, 1.0) if outlined else (COLOURS[state], 0.8)
         bars = PolyCollection(
             each, facecolors=COLOURS[state], edgecolors=edge, linewidths=width, hatch=STRIPES.get(state), zorder=2
         )

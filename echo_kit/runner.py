@@ -22,7 +22,7 @@ from typing import Any
 
 from . import codeview, observe
 from .backlog import Backlog, look
-from .events import Address, Connection, visible
+from .events import Address, Connection, reachable, visible
 from .frames import thread_frames
 from .lanes import lanes_of
 from .snapshot import Snapshot
@@ -87,7 +87,7 @@ class Server:
     def address(self) -> Address:
         """(host, port) for a client on this machine."""
         assert self._observation.address is not None  # start() returns no server that does not listen
-        return observe.reachable(self._observation.address)[:2]
+        return reachable(self._observation.address)[:2]
 
     @property
     def error(self) -> BaseException | None:
@@ -124,6 +124,46 @@ class Server:
     def snapshot(self) -> Snapshot:
         """All three views of one moment, in one picture."""
         return Snapshot(self.where(), self.backlog(), self.timeline())
+
+    @property
+    def paused(self) -> bool:
+        """Whether it runs step by step."""
+        return self._observation.gate.closed
+
+    def pause(self) -> None:
+        """Run it step by step: from now on each of its threads stops before its next `accept`, `recv`, `recv_into`,
+        `send`, `sendall` or `close` of a socket that the views know, and stays there until `step` or `resume`.
+
+        A thread that is in such a call stays in it, and stops before its next one. Two kinds of calls are not seen to
+        come: those of a method that the code has kept from before, as in `read = conn.recv`, and a `send` or `close`
+        that an installed package makes. Waits first as `timeline` does, so that a server that has just been started is
+        in its accept. On a stopped server, or when it is called again, it does nothing.
+        """
+        if not self.paused:
+            self.settle()
+        observe.step_by_step(self._observation, True)
+
+    def step(self, thread: str | None = None) -> list[str]:
+        """Let each thread that has stopped make the one call before which it stands, or only the one called `thread`.
+
+        Waits first as `timeline` does, so that a thread that is on its way to its next call has come there. Returns
+        the labels of those that it let go, [] where none had stopped. ValueError where `thread` has not.
+        """
+        self.settle()
+        gate = self._observation.gate
+        held = [task for task in self._observation.alive() if task.paused]
+        if thread is not None:
+            named = [task for task in held if task.label == thread]
+            if not named:
+                names = ", ".join(task.label for task in held) or "no thread"
+                hint = "" if self.paused else f"; {self.name} does not run step by step, pause() makes it do so"
+                raise ValueError(f"step() finds no paused thread {thread!r}: paused now: {names}{hint}")
+            held = named
+        return [task.label for task in held if gate.let_go(task)]
+
+    def resume(self) -> None:
+        """Let all of its threads run freely again. Calling it again does nothing."""
+        observe.step_by_step(self._observation, False)
 
     def client_names(self) -> dict[Connection, str]:
         """The server's connections in the order in which they were accepted, each with its client's name."""
@@ -410,7 +450,8 @@ def _stop_all_before_exit() -> None:
 
 
 def _state(observation: observe.Observation) -> tuple[bool, object]:
-    """Whether each of its threads waits in a socket call that nothing will end by itself; and what they all stand at.
+    """Whether each of its threads waits in a socket call that nothing will end by itself, or is held before one; and
+    what they all stand at.
 
     The second value is None while something is certain to move: bytes to be read, a client to be accepted.
     """
@@ -421,8 +462,13 @@ def _state(observation: observe.Observation) -> tuple[bool, object]:
     if any(task.starting for task in observation.tasks):
         return False, None
     tasks = observation.alive()
+    if observation.gate.leaving(tasks):
+        return False, None
+    held = [task.paused for task in tasks]
     waits = [task.waiting for task in tasks]
-    for task, seen in zip(tasks, waits, strict=True):
+    for task, seen, call in zip(tasks, waits, held, strict=True):
+        if call is not None:
+            continue
         if seen is None:
             status = task.status()
             if b"State:\tR" in status:
@@ -448,5 +494,7 @@ def _state(observation: observe.Observation) -> tuple[bool, object]:
         elif server_side in reading and (client.closed or client.sent > server_side.received):
             return False, None
     if observation.alive() != tasks or [task.waiting for task in tasks] != waits:  # one moved while we looked
+        return False, None
+    if observation.gate.leaving(tasks) or [task.paused for task in tasks] != held:
         return False, None
     return at_rest, stands

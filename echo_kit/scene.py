@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from .codeview import DIED, INSIDE, NOBODY, STANDS, CodeView, crowd
+from .codeview import DIED, INSIDE, NOBODY, PAUSED, STANDS, CodeView, crowd
 from .plots import COLOURS, DARK, INCHES_A_LANE, LABEL_LANES, LIGHT, draw_timelines, drawable
 from .snapshot import Snapshot
 from .timeline import BACKLOG, WORKS
@@ -27,6 +27,7 @@ NAME = 11  # letters of a name in a box
 
 BADGES: dict[str, tuple[str, str, str, str | None]] = {  # face, edge, line, ink
     STANDS: (COLOURS[WORKS], COLOURS[WORKS], "-", "#FFFFFF"),
+    PAUSED: ("none", COLOURS[WORKS], ":", None),
     INSIDE: ("none", COLOURS[WORKS], "-", None),
     NOBODY: ("none", COLOURS[BACKLOG], "--", None),
     DIED: ("#1A1A1A", "#1A1A1A", "-", "#FFFFFF"),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .backlog import Backlog
-from .codeview import STANDS, CodeView
+from .codeview import PAUSED, STANDS, CodeView
 from .timeline import Shown, Timeline, Timelines
 
 __all__ = ["Snapshot", "Snapshots", "side_by_side"]
@@ -24,7 +24,7 @@ class Snapshot(Shown):
     def headline(self) -> str:
         """Who waits, and why, in one sentence from what was seen."""
         marks = [mark for function in self.code.functions for line in function.lines for mark in line.marks]
-        stands = [mark for mark in (*marks, *self.code.elsewhere) if mark.kind == STANDS]
+        stands = [mark for mark in (*marks, *self.code.elsewhere) if mark.kind in (STANDS, PAUSED)]
         names = [each.name for each in self.backlog.waiting]
         if not stands or not self.backlog.listens:
             return self.code.title.partition(": ")[2]
@@ -35,7 +35,7 @@ class Snapshot(Shown):
         who = names[0] if len(names) == 1 else f"{len(names):,} clients"
         wait = f"{who} wait{'s' if len(names) == 1 else ''}"
         if len(stands) == 1:
-            return f"{wait}: the only thread {stands[0].words}"
+            return f"{wait}: the only thread {'is ' if stands[0].kind == PAUSED else ''}{stands[0].words}"
         return wait if accepts else f"{wait}: none of the {len(stands):,} threads is in accept"
 
     def __str__(self) -> str:

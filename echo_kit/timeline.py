@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 from .events import Connection, SocketEvent, visible
 from .frames import thread_frames
 from .lanes import Lane, lanes_of
-from .observe import Observation, call_in, current_task
+from .observe import Call, Observation, Task, call_in, current_task
 
 __all__ = ["Shown", "Span", "Threads", "Timeline", "Timelines", "stacked"]
 
@@ -28,7 +28,7 @@ SHOWN = 6  # messages of a lane that the text names one by one
 QUOTED = 24  # characters of a message that are shown
 TOLD = 200  # lines of the text: thousands help nobody, and are saved twice with the picture
 
-# What a stretch of a lane is. The last three are what is seen of a client's thread, the last four of any thread.
+# What a stretch of a lane is. The last four are what is seen of a client's thread, the last five of any thread.
 CONNECTING = "connecting"
 BACKLOG = "waits in the backlog"
 ACCEPTED = "accepted, no thread is seen at it"
@@ -36,7 +36,7 @@ IN_ACCEPT = "thread waits in accept"
 IN_RECV = "server waits in recv"
 WORKS = "server works"
 IN_SEND = "server waits in sendall"
-PAUSED = "paused, step by step"
+PAUSED = "thread is paused, step by step"
 
 
 class Span(NamedTuple):
@@ -50,12 +50,13 @@ class Span(NamedTuple):
 
 
 class Pending(NamedTuple):
-    """A call that has not come back: which thread is in it, and on which connection."""
+    """A call that has not come back, or before which a thread is held: which thread, and on which connection."""
 
     thread: str
-    kind: str  # accept, recv or send; "" for none that is known
+    kind: str  # accept, recv or send, or pause; "" for none that is known
     connection: Connection | None
     began: float
+    call: str = ""  # before which it is held
 
 
 class Shown:
@@ -93,10 +94,10 @@ class Timeline(Shown):
     @classmethod
     def of(cls, observation: Observation) -> Timeline:
         frames = thread_frames()
-        pending = tuple(_pending(task.label, call_in(frames.get(task.identity() or 0))) for task in observation.alive())
+        pending = tuple(_pending(task, call_in(frames.get(task.identity() or 0))) for task in observation.alive())
         here = current_task()
         if here is not None and here.observation is observation:  # one of its threads asks
-            pending += (_pending(here.label, None),)
+            pending += (Pending(here.label, "", None, 0.0),)
         with collector_paused():
             events = list(observation.log)
             now = observation.log.clock()
@@ -242,7 +243,7 @@ class Timeline(Shown):
                 "error": event.error,
             }
             for event in self.events
-            if event.connection in names and self._shows(event)
+            if event.connection in names and event.kind != "pause" and self._shows(event)
         ]
 
     def _shows(self, event: SocketEvent) -> bool:
@@ -292,14 +293,15 @@ class Timeline(Shown):
         """The same stretches twice: by thread, and by connection.
 
         That a thread works for a client is seen from its calls: after a recv or a send has come back, until the same
-        thread's next call, if that is on the same connection. (Of a server that selects, only after a recv.)
+        thread's next call, if that is on the same connection. (Of a server that selects, only after a recv.) Of what
+        came before a call, what the thread was held for, step by step, is no work.
         """
         names = {lane.server: lane.name for lane in self.lanes if lane.server is not None}
         by_thread: defaultdict[str, list[Span]] = defaultdict(list)
         by_connection: defaultdict[Connection, list[Span]] = defaultdict(list)
-        at: dict[str, SocketEvent | None] = {}  # by thread: its last call, if that was a recv or a send
-        states = {"accept": IN_ACCEPT, "recv": IN_RECV, "send": IN_SEND, "close": "", "shutdown": ""}
-        working = ("recv",) if self.selects else ("recv", "send")
+        at: dict[str, SocketEvent | None] = {}  # by thread: its last call, if that was a recv or a send; or its pause
+        states = {"accept": IN_ACCEPT, "recv": IN_RECV, "send": IN_SEND, "pause": PAUSED, "close": "", "shutdown": ""}
+        working = ("recv", "pause") if self.selects else ("recv", "send", "pause")
         new = tuple.__new__  # half the time of Span(…), of which there may be hundreds of thousands
         for event in self.events:
             kind, began, ended, connection, thread, *_ = event
@@ -308,19 +310,21 @@ class Timeline(Shown):
             mine, name = by_thread[thread], names.get(connection, "")
             before = at.get(thread)
             # From a send until a close it may have been in a recv that a stop has ended: such a one leaves no record.
-            told = before is not None and (before.kind == "recv" or kind in ("recv", "send"))
+            told = before is not None and (before.kind in ("recv", "pause") or kind in ("recv", "send", "pause"))
             if before is not None and told and before.connection is connection and began > before.ended:
                 works = new(Span, (WORKS, before.ended, began, thread, name))
                 mine.append(works)
                 by_connection[connection].append(works)
             if kind == "accept":
                 mine.append(Span(IN_ACCEPT, began, ended, thread))
+            elif kind == "pause" and not name:  # before accept
+                mine.append(Span(PAUSED, began, ended, thread))
             elif states[kind]:
                 span = new(Span, (states[kind], began, ended, thread, name))
                 mine.append(span)
                 by_connection[connection].append(span)
-            at[thread] = event if kind in working else None
-        for thread, kind, pending_on, began in self.pending:
+            at[thread] = event if kind in working and (name or kind != "pause") else None
+        for thread, kind, pending_on, began, _ in self.pending:
             mine = by_thread[thread]
             before = at.get(thread)
             if before is not None and pending_on in (before.connection, None):
@@ -384,10 +388,13 @@ class Threads(Shown):
         now = {}
         for pending in timeline.pending:
             name = names.get(pending.connection, "its client") if pending.connection else ""
+            whom = {"recv": f" for {name}", "send": f" to {name}", "sendall": f" to {name}"}
+            whom["close"] = f" of {name}'s connection" if pending.connection in names else " of the listening socket"
             doing = {
                 "accept": "waits in accept",
                 "recv": f"waits in recv for {name}",
                 "send": f"is in sendall to {name}",
+                "pause": f"is paused before {pending.call}{whom.get(pending.call, '')}",
             }
             now[pending.thread] = doing.get(pending.kind, "is in no call that is recorded")
         return {label: " · ".join([*_shortened(mine), now.get(label, "ended")]) for label, mine in told.items()}
@@ -531,12 +538,14 @@ def collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _pending(label: str, call: Any) -> Pending:
-    return (
-        Pending(label, call.kind, call.seen.connection, call.began)
-        if call is not None
-        else Pending(label, "", None, 0.0)
-    )
+def _pending(task: Task, call: Call | None) -> Pending:
+    held = task.paused
+    if held is not None:
+        name = "recv" if held.kind == "recv" else held.name
+        return Pending(task.label, "pause", held.seen.connection, held.began, name)
+    if call is not None:
+        return Pending(task.label, call.kind, call.seen.connection, call.began)
+    return Pending(task.label, "", None, 0.0)
 
 
 def _numbered(label: str) -> tuple[int, int]:

@@ -30,7 +30,7 @@ from types import SimpleNamespace
 import pytest
 
 from echo_kit import Client, NoReply, ServerStuck, observe, serve_single, serve_threaded, start
-from echo_kit.codeview import CROWD, DIED, INSIDE, NOBODY, SIGNS, STANDS, Function, Line, Mark, code_view, crowd
+from echo_kit.codeview import CROWD, DIED, INSIDE, NOBODY, PAUSED, SIGNS, STANDS, Function, Line, Mark, code_view, crowd
 from echo_kit.servers import handle_client
 
 # Many of these servers leave their sockets to the reference count, as many a student's does.
@@ -1305,7 +1305,7 @@ def test_a_crowd_by_its_kinds():
         "○ nobody is here",
     ]
     assert crowd(several[:CROWD]) == list(several[:CROWD])
-    assert set(SIGNS) == {STANDS, INSIDE, NOBODY, DIED}
+    assert set(SIGNS) == {STANDS, PAUSED, INSIDE, NOBODY, DIED}
 
 
 # -- HTML --------------------------------------------------------------------------------------------------------------
