@@ -9,6 +9,8 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter_ns
 
+import pytest
+
 ROOT = Path(__file__).parent.parent.parent
 LIMIT = 30  # seconds that anything may take before the test fails
 PAIRS = 7  # of server processes: where its code and data come to lie makes one process faster than another
@@ -16,7 +18,8 @@ BLOCKS, ROUND_TRIPS = 24, 100  # of each server
 MESSAGE = b"x" * 64
 AT_MOST = 1.05  # times as long
 
-# Both processes import echo_kit and serve in a thread; one of them is observed. It tells its port, and ends with us.
+# Both processes import echo_kit and serve in a thread; one of them is observed, and may have run step by step before.
+# It tells its port, and ends with us.
 SERVER = """
 import os, socket, sys, threading, echo_kit
 
@@ -34,10 +37,13 @@ kind, to_tell, *processor = sys.argv[1:]
 ports, listening = [], threading.Event()
 if processor:
     os.sched_setaffinity(0, {int(processor[0])})
-if kind == "observed":
-    echo_kit.start(serve)
-else:
+if kind == "plain":
     threading.Thread(target=serve, args=("127.0.0.1", 0), daemon=True).start()
+else:
+    server = echo_kit.start(serve)
+if kind == "resumed":
+    server.pause()
+    server.resume()
 listening.wait()
 socket.create_connection(("127.0.0.1", int(to_tell))).sendall(b"%d" % ports[0])
 sys.stdin.read()
@@ -92,7 +98,7 @@ def block(sock):
     return median(times)
 
 
-def measured():
+def measured(kind):
     """One ratio for each pair of processes: the median over blocks that were measured one right after the other.
 
     What slows the machine down slows both blocks down, and where it hits one of them the median leaves that pair out.
@@ -100,7 +106,7 @@ def measured():
     ratios = []
     with apart() as processor:
         for _ in range(PAIRS):
-            with connection_to("plain", processor) as plain, connection_to("observed", processor) as observed:
+            with connection_to("plain", processor) as plain, connection_to(kind, processor) as observed:
                 for each in (plain, observed) * 5:
                     block(each)  # until the interpreter has specialised the code
                 pairs = [(block(plain), block(observed)) for _ in range(BLOCKS)]
@@ -110,8 +116,9 @@ def measured():
 
 # On the machine that this was written on, 2 virtual processors, a round trip takes 40 µs (both busy) to 75 µs (both
 # asleep in between), and being observed adds 1 to 3 µs of interpreter that runs with cold caches.
-def test_an_observed_server_answers_nearly_as_fast():
-    ratios = measured()
-    print(f"observed: {median(ratios):.3f} times as long ({', '.join(f'{each:.3f}' for each in ratios)})")
+@pytest.mark.parametrize("kind", ["observed", "resumed"])
+def test_an_observed_server_answers_nearly_as_fast(kind):
+    ratios = measured(kind)
+    print(f"{kind}: {median(ratios):.3f} times as long ({', '.join(f'{each:.3f}' for each in ratios)})")
     # The least disturbed pair: what else runs on the machine makes caches cold, which costs the longer code more.
     assert min(ratios) <= AT_MOST, ratios
