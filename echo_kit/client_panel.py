@@ -15,14 +15,13 @@ import selectors
 import socket
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import traitlets
 
 from .client import Client, EchoError
 from .events import Address, visible
-from .panel import Bundle, Panel, answer_nobody
+from .panel import STATIC, Bundle, Panel, answer_nobody, script
 from .runner import Server, newest
 
 __all__ = ["ClientPanel"]
@@ -31,7 +30,6 @@ ENTRIES = 200  # that a transcript keeps
 SHOWN = 2_000  # characters of one entry
 PAINTS = 20  # a second, at most
 TOGETHER = 0.005  # seconds: what happens so close together, like a message and its echo, is painted once
-_STATIC = Path(__file__).parent / "static"
 
 
 class ClientPanel(Panel):
@@ -43,8 +41,8 @@ class ClientPanel(Panel):
     A second panel of that name at that server takes the place of the first. `close` hangs up and removes it.
     """
 
-    _esm = _STATIC / "client_panel.js"
-    _css = _STATIC / "client_panel.css"
+    _esm = script("client_panel")
+    _css = STATIC / "client_panel.css"
     name = traitlets.Unicode().tag(sync=True)
     where = traitlets.Unicode().tag(sync=True)
     state = traitlets.Unicode("not connected").tag(sync=True)

@@ -10,17 +10,25 @@ import contextlib
 import threading
 import uuid
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any, Protocol
 
 import anywidget
+import traitlets
 from IPython import get_ipython
 from IPython.display import display
 
 __all__ = ["Panel"]
 
+STATIC = Path(__file__).parent / "static"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 Bundle = tuple[dict[str, Any], dict[str, Any]]  # data and metadata, by mime type
+
+
+def script(name: str) -> str:
+    """The page's side of a panel: what all have in common, and its own."""
+    return "".join((STATIC / f"{each}.js").read_text("utf-8") for each in ("panel", name))
 
 
 class Slot:
@@ -69,8 +77,11 @@ class Panel(anywidget.AnyWidget):
     {"do": ...}, shall do. The page's script sends {"do": "hello"} when it draws a view.
     """
 
+    _id = traitlets.Unicode().tag(sync=True)  # so that the page finds the outputs in which it stands
+
     def __init__(self, key: object, **traits: Any) -> None:
         super().__init__(**traits)
+        self._id = self.model_id
         # ipykernel 7.4 notes which loop the page shall answer to, and takes it for the one that runs this cell: then
         # nobody hears the page while a cell runs. Forget that, and the page chooses a loop that is free.
         with contextlib.suppress(AttributeError):
@@ -108,7 +119,9 @@ class Panel(anywidget.AnyWidget):
         give_up(self._key, self)
         # Without a page (nbclient, nbval, nbconvert --execute) the outputs stay as they are: the same in each run.
         if self._seen:
-            self._slot.leave(self._still())
+            still = self._still()
+            self._slot.leave(still)
+            self.send({"still": still})  # for a page that was loaded anew and has forgotten the slot
         super().close()
 
 

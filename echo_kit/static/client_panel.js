@@ -1,13 +1,5 @@
 // The client panel's page side: draws the traits of the model, sends what was typed. Text goes in as text, never as HTML.
 
-function make(tag, className, parent, text = "") {
-  const node = document.createElement(tag);
-  node.className = className;
-  node.textContent = text;
-  parent.append(node);
-  return node;
-}
-
 function render({ model, el }) {
   const name = model.get("name");
   const root = make("section", "echo-client", el);
@@ -97,4 +89,4 @@ function render({ model, el }) {
   };
 }
 
-export default { render };
+export default { initialize: leaveAtTheEnd, render };
