@@ -27,6 +27,7 @@ _HOME = {
     "ServerStuck": "runner",
     "Snapshot": "snapshot",
     "Timeline": "timeline",
+    "panels": "client_panel",
     "serve_single": "servers",
     "serve_threaded": "servers",
     "side_by_side": "snapshot",

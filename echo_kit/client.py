@@ -9,7 +9,7 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
-from .events import PREVIEW, Address, Connection, EventLog, plain_address
+from .events import PREVIEW, Address, Connection, EventLog, plain_address, visible
 from .observe import RESET_ON_CLOSE, Observation, Selector, observation_at
 
 if TYPE_CHECKING:
@@ -40,6 +40,16 @@ class ServerClosed(EchoError, ConnectionAbortedError):
     """The server closed the connection in good order, or this client did."""
 
 
+def address_of(server: Server | Address) -> Address:
+    """Where clients connect to it: (host, port). Raises `TypeError` for what is neither a server nor an address."""
+    address = getattr(server, "address", server)
+    if isinstance(address, tuple) and len(address) >= 2 and isinstance(address[0], str) and isinstance(address[1], int):
+        return address[:2]
+    raise TypeError(
+        f"a client needs a server that start() returned or an address like ('127.0.0.1', 8000), not {server!r}"
+    )
+
+
 class Client:
     """A TCP client that remembers what it has sent, so that `receive` knows what to wait for.
 
@@ -51,13 +61,9 @@ class Client:
     """
 
     def __init__(self, server: Server | Address, name: str | None = None, timeout: float = 5.0) -> None:
-        address = getattr(server, "address", server)
-        if not (isinstance(address, tuple) and len(address) >= 2 and isinstance(address[1], int)):
-            raise TypeError(
-                f"Client needs a server that start() returned or an address like ('127.0.0.1', 8000), not {server!r}"
-            )
+        address = address_of(server)
         self.name = f"client {next(_numbers)}" if name is None else str(name)
-        self.address: Address = address[:2]
+        self.address = address
         self._observation: Observation | None = getattr(server, "_observation", None) or observation_at(self.address)
         self._log = self._observation.log if self._observation else EventLog(capacity=1)
         self._text_only = True  # all that is unanswered was sent as str
@@ -79,6 +85,8 @@ class Client:
             raise Reset(f"the server at {where} broke the connection off at once") from None
         except OSError as error:
             raise EchoError(f"cannot connect to {where}: {error.strerror or error}") from None
+        except ValueError as error:  # no name of a host looks like that
+            raise EchoError(f"cannot connect to {visible(where)}: {error}") from None
         self._sock.setblocking(False)
         self._connection = Connection(plain_address(self._sock.getsockname()), name=self.name)
         if self._observation:
@@ -117,19 +125,23 @@ class Client:
                     )
                 if self._ended:
                     raise self._ended.with_traceback(None)
-                try:
-                    count = self._sock.send(left)
-                except BlockingIOError:
-                    continue
-                except OSError as error:
-                    raise self._end(error) from None
-                left = left[count:]
-                self._connection.sent += count
+                left = left[self._hand_over(left) :]
         finally:  # also when only a part of it went
-            size = len(data) - len(left)
-            if size:
-                self._connection.messages += 1
-                self._log.add("client send", began, self._connection, size=size, data=data[: min(size, PREVIEW)])
+            self._note_sent(began, data, len(data) - len(left))
+
+    def offer(self, data: bytes | memoryview) -> int:
+        """Send as many bytes of `data` as the system takes without waiting, and return how many: 0, if it is full.
+
+        With `selectors`, this client is writable when it would take some. Raises as `send` does when the connection has
+        ended.
+        """
+        if self._ended:
+            raise self._ended.with_traceback(None)
+        self._text_only = False
+        began = self._log.clock()
+        count = self._hand_over(data)
+        self._note_sent(began, data, count)
+        return count
 
     def receive(self, timeout: float = 5.0, size: int | None = None) -> str | bytes:
         """Wait until all that was sent has come back, and return it: text, or bytes if bytes were sent.
@@ -206,6 +218,21 @@ class Client:
             if mask & selectors.EVENT_READ:
                 self._take_in()
         return bool(ready)
+
+    def _hand_over(self, data: bytes | memoryview) -> int:
+        try:
+            count = self._sock.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise self._end(error) from None
+        self._connection.sent += count
+        return count
+
+    def _note_sent(self, began: float, data: bytes | memoryview, size: int) -> None:
+        if size:
+            self._connection.messages += 1
+            self._log.add("client send", began, self._connection, size=size, data=bytes(data[: min(size, PREVIEW)]))
 
     def _take_in(self) -> None:
         if self._ended:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import uuid
+from collections.abc import Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,15 +38,24 @@ class Slot:
     def __init__(self) -> None:
         self._ids: list[str] = []
 
-    def show(self, bundle: Bundle) -> None:
-        """Display it below the running cell."""
+    def show(self, widget: Any, still: Bundle) -> None:
+        """Display `widget` below the running cell, with `still` for who cannot draw it; a closed one as `still`."""
+        data, metadata = still
+        if widget.comm is None:
+            display(data, metadata=metadata, raw=True)
+            return
+        view = {"version_major": 2, "version_minor": 0, "model_id": widget.model_id}
         self._ids.append(uuid.uuid4().hex)
-        display(bundle[0], metadata=bundle[1], raw=True, display_id=self._ids[-1])
+        display({**data, WIDGET_VIEW: view}, metadata=metadata, raw=True, display_id=self._ids[-1])
 
-    def leave(self, still: Bundle) -> None:
-        """Put what shall stay in the place of what was live."""
+    def leave(self, still: Bundle, panels: Sequence[Panel]) -> None:
+        """Put what shall stay in the place of what was live; one of `panels` tells the page as well."""
+        if not self._ids:
+            return
         while self._ids:
             display(still[0], metadata=still[1], raw=True, display_id=self._ids.pop(), update=True)
+        for panel in panels[:1]:  # for a page that was loaded anew and has forgotten the slot
+            panel.send({"still": still})
 
 
 class _Closable(Protocol):
@@ -55,11 +65,16 @@ class _Closable(Protocol):
 _open: dict[object, _Closable] = {}  # running a cell again replaces what it shows
 
 
-def take_place(key: object, newer: _Closable) -> None:
-    """Let `newer` be what is open under that key, until `give_up`; what was open under it is closed."""
+def close_earlier(key: object) -> None:
+    """Close what is open under that key."""
     earlier = _open.pop(key, None)
     if earlier is not None:
         earlier.close()
+
+
+def take_place(key: object, newer: _Closable) -> None:
+    """Let `newer` be what is open under that key, until `give_up`; what was open under it is closed."""
+    close_earlier(key)
     _open[key] = newer
     _close_all_before_exit()
 
@@ -77,11 +92,11 @@ class Panel(anywidget.AnyWidget):
     {"do": ...}, shall do. The page's script sends {"do": "hello"} when it draws a view.
     """
 
-    _id = traitlets.Unicode().tag(sync=True)  # so that the page finds the outputs in which it stands
+    _view = traitlets.Unicode().tag(sync=True)  # the widget in whose outputs it stands, so that the page finds them
 
     def __init__(self, key: object, **traits: Any) -> None:
         super().__init__(**traits)
-        self._id = self.model_id
+        self._view = self.model_id
         # ipykernel 7.4 notes which loop the page shall answer to, and takes it for the one that runs this cell: then
         # nobody hears the page while a cell runs. Forget that, and the page chooses a loop that is free.
         with contextlib.suppress(AttributeError):
@@ -104,13 +119,8 @@ class Panel(anywidget.AnyWidget):
             self._seen = self._seen or content.get("do") == "hello"
             self._do(content)
 
-    def _repr_mimebundle_(self, **_: Any) -> Bundle:
-        data, metadata = self._still()
-        view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
-        return {**data, WIDGET_VIEW: view}, metadata
-
     def _ipython_display_(self) -> None:
-        self._slot.show(self._still() if self.comm is None else self._repr_mimebundle_())
+        self._slot.show(self, self._still())
 
     def close(self) -> None:
         """Remove the widget and leave `_still()` where a page has shown it. Calling it again does nothing."""
@@ -119,9 +129,7 @@ class Panel(anywidget.AnyWidget):
         give_up(self._key, self)
         # Without a page (nbclient, nbval, nbconvert --execute) the outputs stay as they are: the same in each run.
         if self._seen:
-            still = self._still()
-            self._slot.leave(still)
-            self.send({"still": still})  # for a page that was loaded anew and has forgotten the slot
+            self._slot.leave(self._still(), [self])
         super().close()
 
 
@@ -135,7 +143,8 @@ def answer_nobody() -> None:
 
 def _close_all() -> None:
     for each in list(_open.values()):
-        each.close()
+        with contextlib.suppress(Exception):  # the others shall end, too
+            each.close()
 
 
 _registered = False

@@ -144,7 +144,7 @@ def test_running_the_cell_again_replaces_the_panel(single, open_panel):
 
 def test_what_is_shown_without_a_page(single, open_panel):
     panel = open_panel(single, name="<b>alice</b>")
-    data, _ = panel._repr_mimebundle_()
+    data, _ = panel._still()
     assert data["text/plain"] == "ClientPanel <b>alice</b>"
     assert "&lt;b&gt;alice" in data["text/html"]
     assert "<b>alice" not in data["text/html"]

@@ -1,4 +1,15 @@
-// The client panel's page side: draws the traits of the model, sends what was typed. Text goes in as text, never as HTML.
+// The client panel's page side: shows what the kernel tells, sends what was typed. Text goes in as text, never as HTML.
+// A message is drawn at once, under a key; the kernel's entry of that key takes its place.
+
+const LARGEST = 8e6; // bytes of a message on its way to the kernel: Jupyter's server ends the connection at 10 MiB
+const KEPT = 200; // lines that a view keeps, as the kernel does, and lines that the arrow keys bring back
+const SIZE = 2000; // characters that a line shows
+
+let views = 0;
+
+function seconds(age) {
+  return age < 1 ? "yet" : age < 60 ? `for ${Math.floor(age)} s` : `for ${Math.floor(age / 60)} min`;
+}
 
 function render({ model, el }) {
   const name = model.get("name");
@@ -11,15 +22,17 @@ function render({ model, el }) {
   const where = make("span", "echo-client-where", head);
   const state = make("span", "echo-client-state", head);
   state.setAttribute("role", "status");
+  const owed = make("div", "echo-client-owed", head);
 
   const log = make("div", "echo-client-log", root);
   log.setAttribute("role", "log");
+  log.setAttribute("aria-relevant", "additions"); // not each second that a message waits
   log.setAttribute("aria-label", `messages of ${name}`);
   log.tabIndex = 0;
 
   const form = make("form", "echo-client-form", root);
-  const line = make("input", "echo-client-line", form);
-  line.type = "text";
+  const line = make("textarea", "echo-client-line", form);
+  line.rows = 1;
   line.autocomplete = "off";
   line.spellcheck = false;
   line.placeholder = "type a message, press Enter";
@@ -29,63 +42,168 @@ function render({ model, el }) {
   const plug = make("button", "echo-client-plug", form);
   plug.type = "button";
 
+  // -- the transcript ----------------------------------------------------------------------------------------------
+
+  const view = `${Date.now().toString(36)}.${Math.random().toString(36).slice(2)}.${views++}`;
+  let sent = 0; // messages of this view; the key of each is view:number
+  const drawn = new Map(); // entry's id -> its line
+  const pending = new Map(); // number of a message that the kernel has not taken yet -> its line
+  const waiting = new Set(); // lines whose mark counts the seconds
+  let offset = Infinity; // from the kernel's clock to the page's, in seconds
+
+  const clock = () => performance.now() / 1000;
+
+  function newLine() {
+    const node = make("div", "", log);
+    make("span", "echo-client-text", node);
+    make("span", "echo-client-mark", node);
+    return { node, since: 0, words: "" };
+  }
+
+  function count(line) {
+    line.node.lastChild.textContent = `${line.words} ${seconds(clock() - line.since)}`;
+  }
+
+  function fill(line, kind, text, mark) {
+    const lead = { sent: "> ", received: "Received  :  ", note: "" }[kind];
+    line.node.className = `echo-client-entry echo-client-${kind}`;
+    if (line.node.firstChild.textContent !== lead + text) line.node.firstChild.textContent = lead + text;
+    line.node.lastChild.textContent = mark;
+  }
+
+  function wait(line, words, since) {
+    line.node.classList.add("echo-client-open");
+    Object.assign(line, { words, since });
+    waiting.add(line);
+    count(line);
+  }
+
+  function drop(map, key) {
+    const line = map.get(key);
+    line.node.remove();
+    waiting.delete(line);
+    map.delete(key);
+  }
+
+  function atTheEnd(change) {
+    const follow = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
+    change();
+    if (follow) log.scrollTop = log.scrollHeight;
+  }
+
+  function take(entry) {
+    let line = drawn.get(entry.id);
+    if (!line) {
+      const [whose, number] = entry.key.split(":");
+      const mine = whose === view ? Number(number) : -1;
+      // The kernel takes messages in their order: what was sent before this one and is still pending has gone by.
+      for (const earlier of [...pending.keys()].filter((each) => each < mine)) drop(pending, earlier);
+      line = pending.get(mine) ?? newLine();
+      pending.delete(mine);
+      drawn.set(entry.id, line);
+      const first = pending.values().next().value;
+      if (first) log.insertBefore(line.node, first.node);
+    }
+    waiting.delete(line);
+    fill(line, entry.kind, entry.text + entry.cut, entry.mark);
+    if (entry.open && !entry.mark) wait(line, "no answer", entry.at + offset);
+    else if (entry.open) line.node.classList.add("echo-client-open");
+  }
+
+  function heard(message) {
+    if (!message.entries) return;
+    atTheEnd(() => {
+      for (const id of [...drawn.keys()].filter((each) => each < message.first)) drop(drawn, id);
+      message.entries.forEach(take);
+    });
+  }
+
+  function say(text) {
+    const key = `${view}:${++sent}`;
+    atTheEnd(() => {
+      const line = newLine();
+      const long = text.length > SIZE ? ` … ${text.length.toLocaleString("en")} characters in all` : "";
+      fill(line, "sent", text.slice(0, SIZE) + long, "");
+      wait(line, "sending, not taken", clock());
+      pending.set(sent, line);
+      if (pending.size > KEPT) drop(pending, pending.keys().next().value);
+    });
+    model.send({ do: "send", text, key });
+  }
+
+  function drawState() {
+    // The smallest difference ever seen is the nearest to the truth: a message may be late, but never early.
+    const now = model.get("now");
+    if (now) offset = Math.min(offset, clock() - now);
+    const name = model.get("state");
+    const on = model.get("connected");
+    where.textContent = model.get("where");
+    state.textContent = name;
+    state.dataset.connected = String(on && name !== "connecting");
+    owed.textContent = model.get("unanswered");
+    plug.textContent = on ? "Disconnect" : "Connect";
+  }
+
+  // -- the keys ----------------------------------------------------------------------------------------------------
+
+  const said = []; // what the arrow keys bring back
+  let recalled = 0; // index in it; its length is the line that is being typed
+  let draft = "";
+
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    model.send({ do: "send", text: line.value });
-    line.value = "";
+    const text = line.value;
+    const size = text.length > LARGEST / 6 ? new TextEncoder().encode(JSON.stringify(text)).length : 0;
+    line.setCustomValidity(size > LARGEST ? "Too long for this panel: 8,000,000 bytes at most. Nothing was sent." : "");
+    if (!line.reportValidity()) return;
+    say(text);
+    if (text && text.length <= SIZE && said.at(-1) !== text) said.push(text);
+    if (said.length > KEPT) said.shift();
+    recalled = said.length;
+    draft = line.value = "";
+    line.rows = 1;
     line.focus();
   });
-  // Enter in a form's only line submits it, but not inside JupyterLab, which sees the key as well: ask for it.
+  line.addEventListener("input", () => {
+    line.setCustomValidity("");
+    line.rows = Math.min(5, line.value.slice(0, SIZE).split("\n").length);
+  });
   line.addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && !event.isComposing) {
+    if (event.isComposing) return;
+    const step = { ArrowUp: -1, ArrowDown: 1 }[event.key];
+    if (event.key === "Enter" && !event.shiftKey) {
       event.preventDefault();
-      event.stopPropagation();
       form.requestSubmit();
-    }
+    } else if (step && !line.value.includes("\n") && said[recalled + step] !== undefined) {
+      event.preventDefault();
+      if (recalled === said.length) draft = line.value;
+      recalled += step;
+      line.value = said[recalled];
+    } else if (step === 1 && recalled === said.length - 1) {
+      event.preventDefault();
+      recalled += 1;
+      line.value = draft;
+    } else return;
+    event.stopPropagation(); // JupyterLab would take it for the notebook's
+  });
+  root.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape") return;
+    event.stopPropagation();
+    document.activeElement.blur();
+    root.closest("[tabindex]")?.focus(); // the cell: from here JupyterLab's keys work again
   });
   plug.addEventListener("click", () => model.send({ do: model.get("connected") ? "disconnect" : "connect" }));
 
-  const drawn = new Map(); // entry's id -> its node
-  function drawEntries() {
-    const entries = model.get("entries");
-    const kept = new Set(entries.map((entry) => entry.id));
-    for (const [id, node] of drawn) {
-      if (!kept.has(id)) {
-        node.remove();
-        drawn.delete(id);
-      }
-    }
-    const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
-    for (const entry of entries) {
-      let node = drawn.get(entry.id);
-      if (!node) {
-        node = make("div", "", log);
-        make("span", "echo-client-text", node);
-        make("span", "echo-client-mark", node);
-        drawn.set(entry.id, node);
-      }
-      node.className = `echo-client-entry echo-client-${entry.kind}${entry.open ? " echo-client-open" : ""}`;
-      const [text, mark] = node.children;
-      const lead = { sent: "> ", received: "Received  :  ", note: "" }[entry.kind];
-      if (text.textContent !== lead + entry.text) text.textContent = lead + entry.text;
-      mark.textContent = entry.open ? "no answer yet" : "";
-    }
-    if (atEnd) log.scrollTop = log.scrollHeight;
-  }
-  function drawState() {
-    where.textContent = model.get("where");
-    state.textContent = model.get("state");
-    state.dataset.connected = String(model.get("connected"));
-    plug.textContent = model.get("connected") ? "Disconnect" : "Connect";
-  }
-  model.on("change:entries", drawEntries);
-  model.on("change:state change:connected change:where", drawState);
-  drawEntries();
+  const STATE = "change:state change:connected change:where change:unanswered change:now";
+  model.on(STATE, drawState);
+  model.on("msg:custom", heard);
+  const ticks = setInterval(() => waiting.forEach(count), 1000);
   drawState();
-  model.send({ do: "hello" }); // a page shows it
+  model.send({ do: "hello" }); // the answer has all entries
   return () => {
-    model.off("change:entries", drawEntries);
-    model.off("change:state change:connected change:where", drawState);
+    clearInterval(ticks);
+    model.off(STATE, drawState);
+    model.off("msg:custom", heard);
   };
 }
 

@@ -13,7 +13,7 @@ function make(tag, className, parent, text = "") {
 // Put `still` (or, without it, what stands beside the view) in the place of the model's views in JupyterLab's notebook.
 // The kernel's own update of the output does not come through a restart, nor after a reload of the page.
 function leave(model, still) {
-  const id = model.get("_id"); // here, not before: it is set after the model is made
+  const id = model.get("_view"); // here, not before: it is set after the model is made
   const cells = model.widget_manager?.context?.model?.cells ?? [];
   for (const cell of cells) {
     const outputs = cell.outputs;
