@@ -11,6 +11,14 @@ import pytest
 
 from echo_kit import observe, runner
 
+from .lab import browser, jupyterlab, notebook  # noqa: F401
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker("browser")
+
 
 def open_sockets():
     """The sockets of this process, as the kernel lists them; elsewhere as the garbage collector does."""

@@ -1,0 +1,153 @@
+"""The client panel in JupyterLab: by keyboard and mouse, in several views and themes, whatever the kernel does."""
+
+import pytest
+
+SERVED = """import socket, echo_kit
+got = []
+def serve(host, port):
+    with socket.create_server((host, port)) as listener:
+        while True:
+            conn, _ = listener.accept()
+            with conn:
+                while data := conn.recv(1024):
+                    got.append(data)
+                    conn.sendall(data)
+server = echo_kit.start(serve)
+echo_kit.ClientPanel(server, name="alice")"""
+
+
+def test_300_messages_at_full_speed_arrive_exact(notebook):
+    book = notebook(SERVED)
+    book.run_all()
+    alice = book.panel("alice")
+    alice.is_("being served")
+    messages = [f"{number:03}" for number in range(300)]
+    alice.line.focus()
+    for message in messages:
+        book.page.keyboard.type(message)
+        book.page.keyboard.press("Enter")
+    alice.until("""(root) => {
+        const entries = [...root.querySelectorAll(".echo-client-entry")];
+        return entries.length > 0 && entries.at(-1).textContent.endsWith("299")
+            && entries.at(-1).matches(".echo-client-received") && !root.querySelector(".echo-client-open");
+    }""")
+    assert book.execute("print(b''.join(got).decode())") == "".join(messages) + "\n"
+    assert book.execute("print(sum(each['call'] == 'client send' for each in server.timeline().calls()))") == "300\n"
+    said = alice.said()
+    assert len(said) == 200  # what a transcript keeps
+    sent = [text.removeprefix("> ") for text in said if text.startswith("> ")]
+    assert sent == messages[-len(sent) :]
+    received = "".join(text.removeprefix("Received  :  ") for text in said if text.startswith("Received"))
+    assert "".join(messages).endswith(received)
+    assert alice.line.input_value() == ""
+
+
+@pytest.mark.parametrize("work", ["sleep(120)", "while monotonic() < end: pass"])
+def test_it_works_while_a_cell_runs(notebook, work):
+    book = notebook(SERVED, f"from time import monotonic, sleep\nend = monotonic() + 120\n{work}")
+    book.command("notebook:run-cell")
+    alice = book.panel("alice")
+    alice.is_("being served")
+    done = book.begin_cell(1)
+    alice.type("hello")
+    alice.says("> hello", "Received  :  hello")
+    assert book.prompt(1) == "[*]:"
+    book.command("notebook:interrupt-kernel")
+    book.end(done)
+    alice.type("again")
+    alice.says("> hello", "Received  :  hello", "> again", "Received  :  again")
+
+
+def test_after_a_reload_the_transcript_is_there_and_it_works(notebook):
+    book = notebook(SERVED)
+    book.run_all()
+    book.panel("alice").type("hello")
+    book.panel("alice").says("> hello", "Received  :  hello")
+    book.save()
+    book.reload()
+    alice = book.panel("alice")
+    alice.says("> hello", "Received  :  hello")
+    alice.is_("being served")
+    alice.type("again")
+    alice.says("> hello", "Received  :  hello", "> again", "Received  :  again")
+    assert book.execute("print(len(server.timeline().table()))") == "1\n"  # the connection is the same
+
+
+def test_a_second_view_shows_and_does_the_same(notebook):
+    book = notebook(SERVED)
+    book.run_all()
+    first = book.panel("alice")
+    first.type("hello")
+    second = book.panel("alice", within=book.new_view(0))
+    for each in (first, second):
+        each.says("> hello", "Received  :  hello")
+        each.is_("being served")
+    second.type("again")
+    for each in (first, second):
+        each.says("> hello", "Received  :  hello", "> again", "Received  :  again")
+    first.click("Disconnect")
+    second.is_("not connected")
+    second.click("Connect")
+    first.is_("being served")
+
+
+CONTRASTS = """(root) => {
+    const canvas = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
+    const rgb = (...layers) => {  // the colours, painted one onto the other
+        canvas.clearRect(0, 0, 1, 1);
+        for (const each of layers) { canvas.fillStyle = each; canvas.fillRect(0, 0, 1, 1); }
+        return [...canvas.getImageData(0, 0, 1, 1).data];
+    };
+    const luminance = (colour) => {
+        const [r, g, b] = colour.map((each) => each / 255)
+            .map((each) => each <= 0.04045 ? each / 12.92 : ((each + 0.055) / 1.055) ** 2.4);
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    const found = {};
+    const look = (name, node, style) => {
+        const layers = [];
+        for (let each = node; each; each = each.parentElement) layers.unshift(getComputedStyle(each).backgroundColor);
+        const [one, other] = [rgb(...layers), rgb(...layers, style.color)].map(luminance);
+        found[name] = Math.min(found[name] ?? 99, (Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05));
+    };
+    const texts = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
+    while (texts.nextNode()) {
+        const node = texts.currentNode.parentElement;
+        look(`${node.className}: ${texts.currentNode.data}`, node, getComputedStyle(node));
+    }
+    for (const node of root.querySelectorAll("input")) {
+        look("what is typed", node, getComputedStyle(node));
+        look("placeholder", node, getComputedStyle(node, "::placeholder"));
+    }
+    return [rgb(getComputedStyle(root).backgroundColor).slice(0, 3), found];
+}"""
+TWO = """import echo_kit
+server = echo_kit.start(echo_kit.serve_single)
+for name in ("alice", "bob"):
+    display(echo_kit.ClientPanel(server, name=name))"""
+
+
+def test_every_text_can_be_read_in_both_themes(notebook):
+    book = notebook(TWO)
+    book.run_all()
+    alice, bob = book.panel("alice"), book.panel("bob")
+    alice.type("hello")
+    alice.says("> hello", "Received  :  hello")
+    bob.type("hi")
+    bob.says("> hi (no answer yet)")
+    bob.type("")
+    bob.says("an empty message sends no bytes: there is nothing to answer")
+    light, _ = alice.root.evaluate(CONTRASTS)
+    assert min(light) > 200
+    readable(alice, bob)
+    with book.theme("JupyterLab Dark"):
+        dark, _ = alice.root.evaluate(CONTRASTS)
+        assert max(dark) < 60
+        readable(alice, bob)
+
+
+def readable(*panels):
+    """WCAG 2 asks for a contrast of 4.5."""
+    found = {text: ratio for panel in panels for text, ratio in panel.root.evaluate(CONTRASTS)[1].items()}
+    assert {"echo-client-name: alice", "echo-client-mark: no answer yet", "placeholder"} <= found.keys()
+    assert not {text: round(ratio, 2) for text, ratio in found.items() if ratio < 4.5}

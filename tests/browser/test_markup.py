@@ -1,0 +1,136 @@
+"""What a client is called and what it sends is text: in its panel, and in the HTML of the code and the backlog."""
+
+from echo_kit.events import visible
+
+PAYLOADS = [
+    "<b>bold</b>",
+    "<script>window.__pwned = 1</script>",
+    "</script><script>window.__pwned = 2</script>",
+    "<img src=x onerror='window.__pwned = 3'>",
+    '"><img src=x onerror=window.__pwned=4>',
+    "'><svg onload=window.__pwned=5>",
+    "<svg><script>window.__pwned = 6</script></svg>",
+    "<iframe srcdoc='<script>parent.__pwned = 7</script>'></iframe>",
+    "<iframe src='javascript:parent.__pwned = 8'></iframe>",
+    "<a href='javascript:window.__pwned = 9'>click</a>",
+    "<body onload=window.__pwned=10>",
+    "<input autofocus onfocus=window.__pwned=11>",
+    "<details open ontoggle=window.__pwned=12>",
+    "<video><source onerror=window.__pwned=13></video>",
+    "<object data='javascript:window.__pwned = 14'></object>",
+    "<style>* { display: none }</style>",
+    "<base href='https://example.com/'>",
+    "<meta http-equiv=refresh content='0;url=https://example.com/'>",
+    "<form><button formaction='javascript:window.__pwned = 15'>go",
+    "<math><mtext><img src=x onerror=window.__pwned=16></mtext></math>",
+    "<template><script>window.__pwned = 17</script></template>",
+    "</div></pre></span></section><img src=x onerror=window.__pwned=18>",
+    "<!-- a comment -->",
+    "<![CDATA[ <script>window.__pwned = 19</script> ]]>",
+    "&lt;b&gt; &amp; &#60;b&#62; &nbsp;",
+    "&lt;script&gt;window.__pwned = 20&lt;/script&gt;",
+    "${window.__pwned = 21} {{ window.__pwned = 21 }} {% raw %}",
+    "`window.__pwned = 22` %3Cscript%3E \\u003cscript\\u003e",
+    "$\\require{html}\\href{javascript:window.__pwned=23}{x}$ \\(x\\)",
+    "[link](javascript:window.__pwned=24) **bold** ![x](x)",
+    "\x1b[31mred\x1b[0m \x1b]8;;https://example.com\x07link\x1b]8;;\x07 \x1b[2J",
+    "bell \x07 null \x00 backspace \x08 delete \x7f c1 \x9b31m",
+    "tab\tand vertical\x0btab and form\x0cfeed",
+    "\u202ereversed\u202c \u2066isolate\u2069 \u200fmark \u061c",
+    "zero\u200bwidth\u200d join\ufeffer \u00ad soft",
+    "line\u2028and paragraph\u2029separator \x85",
+    "Z\u0351\u036b\u0343\u036aa\u0321\u0353\u031el\u0358g\u0334o",
+    "👩‍👩‍👧‍👦 🇩🇪 é 漢字 العربية",
+    "W" * 500,
+    "a/b?c=d&e=f#g https://example.com/<x> C:\\temp\\dir",
+    "__proto__ constructor toString",
+    "  two  spaces,  at both ends  ",
+    "-0 NaN null undefined [object Object] True",
+]
+ALLOWED = {"SECTION", "HEADER", "STRONG", "SPAN", "DIV", "FORM", "INPUT", "BUTTON"}
+LOOK = """(root) => ({
+    tags: [...new Set([...root.querySelectorAll("*")].map((each) => each.tagName))],
+    attributes: [...new Set([...root.querySelectorAll("*")].flatMap((each) => each.getAttributeNames()))],
+    text: root.textContent,
+    wide: root.scrollWidth - root.clientWidth,
+})"""
+
+
+def nothing_ran(book):
+    assert book.page.evaluate("[window.__pwned ?? null, document.baseURI === location.href]") == [None, True]
+    assert not book.wrong
+
+
+def test_there_are_enough():
+    assert len(PAYLOADS) == len(set(PAYLOADS)) >= 30
+    assert len([each for each in PAYLOADS if visible(each) != each]) >= 5
+
+
+def test_messages_are_text_in_the_panel(notebook):
+    book = notebook(
+        "import echo_kit\nserver = echo_kit.start(echo_kit.serve_threaded)\necho_kit.ClientPanel(server, name='alice')"
+    )
+    book.run_all()
+    alice = book.panel("alice")
+    alice.is_("being served")
+    for payload in PAYLOADS:
+        alice.line.fill(payload)
+        alice.line.press("Enter")
+        alice.says(f"> {visible(payload)}", f"Received  :  {visible(payload)}")
+    seen = alice.root.evaluate(LOOK)
+    assert set(seen["tags"]) <= ALLOWED
+    assert not {each for each in seen["attributes"] if each.startswith("on") or each in ("href", "src", "style")}
+    assert seen["wide"] <= 0
+    nothing_ran(book)
+
+
+NAMES = f"""import echo_kit
+server = echo_kit.start(echo_kit.serve_threaded)
+for name in {PAYLOADS}:
+    display(echo_kit.ClientPanel(server, name=name))"""
+
+
+def test_names_are_text_in_the_panel(notebook):
+    book = notebook(NAMES)
+    book.run_all()
+    panels = book.output(0).locator(".echo-client")
+    for number, payload in enumerate(PAYLOADS):
+        panel = panels.nth(number)
+        assert panel.locator(".echo-client-name").text_content() == visible(payload)
+        assert panel.get_attribute("aria-label") == f"client {visible(payload)}"
+        seen = panel.evaluate(LOOK)
+        assert set(seen["tags"]) <= ALLOWED
+        assert not {each for each in seen["attributes"] if each.startswith("on") or each in ("href", "src", "style")}
+        assert seen["wide"] <= 0, payload
+    assert panels.count() == len(PAYLOADS)
+    nothing_ran(book)
+
+
+VIEWS = f"""import echo_kit
+backlogs = []
+for name in {PAYLOADS}:
+    with echo_kit.start(echo_kit.serve_single) as server:
+        served, waiting = (echo_kit.Client(server, name=name) for _ in range(2))
+        waiting.send(name)
+        display(server.where())
+        backlogs.append(server.backlog())
+        served.close()
+        waiting.close()"""
+
+
+def test_names_are_text_in_the_views(notebook):
+    book = notebook(VIEWS, "display(*backlogs)")
+    book.run_all()
+    wheres, backlogs = (
+        book.output(index).locator(".jp-RenderedHTMLCommon").evaluate_all(f"(all) => all.map({LOOK})")
+        for index in (0, 1)
+    )
+    for payload, where, backlog in zip(PAYLOADS, wheres, backlogs, strict=True):
+        name = visible(payload)[:24]  # what a view shows of a name
+        assert f"waits in recv for {name}" in where["text"]
+        assert f"accept ◀{name}" in backlog["text"]
+        assert f"{len(payload.encode())} bytes unread" in backlog["text"]
+        for view in (where, backlog):
+            assert set(view["tags"]) <= {"DIV", "PRE", "SPAN", "B", "BR"}
+            assert set(view["attributes"]) <= {"style"}
+    nothing_ran(book)

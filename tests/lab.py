@@ -1,0 +1,366 @@
+"""A real JupyterLab in a real browser: the fixtures `jupyterlab`, `browser`, `notebook`, and what tests do with them.
+
+Nothing here sleeps or tries again: every wait is for a condition, with the bound `LIMIT`. What a test looks at is found
+by what people and screen readers see (roles and labels) wherever that is possible.
+"""
+
+import json
+import os
+import queue
+import re
+import secrets
+import shutil
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from .capture import not_here
+
+ROOT = Path(__file__).parent.parent
+LIMIT = 60  # seconds that anything may take before the test fails
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome", "msedge")  # what systems call it
+KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}  # JupyterLab asks for what is not there
+
+
+class JupyterLab:
+    """A JupyterLab of the Python that runs the tests, with folders of its own in `folder`. It listens on `url`."""
+
+    def __init__(self, folder):
+        self.files = folder / "files"
+        shutil.copytree(ROOT / "notebooks", self.files, ignore=shutil.ignore_patterns(".*", "__pycache__"))
+        settings = folder / "config" / "labconfig" / "default_setting_overrides.json"
+        settings.parent.mkdir(parents=True)
+        news = {"fetchNews": "false", "checkForUpdates": False}
+        settings.write_text(json.dumps({"@jupyterlab/apputils-extension:notification": news}), encoding="utf-8")
+        self.token = secrets.token_hex(16)
+        own = {f"JUPYTER_{name.upper()}_DIR": str(folder / name) for name in ("config", "data", "runtime")}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("JUPYTER", "JPY_"))}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--expose-app-in-browser"]
+            + [f"--ServerApp.{name}" for name in ("ip=127.0.0.1", "port=0", f"root_dir={self.files}")],
+            env=inherited | own | {"JUPYTER_TOKEN": self.token, "IPYTHONDIR": str(folder / "ipython")},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+        )
+        self._said = []
+        self._urls = queue.Queue()
+        self._reader = threading.Thread(target=self._read, name="what JupyterLab says", daemon=True)
+        self._reader.start()
+        self.url = None
+        with suppress(queue.Empty):
+            self.url = self._urls.get(timeout=LIMIT)
+        if self.url is None:
+            self.stop()
+            pytest.fail("JupyterLab has not started:\n" + "".join(self._said))
+
+    def _read(self):
+        for line in self._process.stderr:
+            self._said.append(line)
+            if found := re.search(r"http://127\.0\.0\.1:\d+(?=/lab\?token)", line):
+                self._urls.put(found[0])
+        self._urls.put(None)
+
+    def stop(self):
+        """End it, and see that its kernels have ended, too: like all that they start, they hold its standard error."""
+        self._process.terminate()
+        self._reader.join(LIMIT)
+        left = self._reader.is_alive()
+        if left:
+            self._process.kill()
+        self._process.wait(LIMIT)
+        if not left:
+            self._process.stderr.close()
+        assert not left, "a process that JupyterLab has started has not ended:\n" + "".join(self._said[-20:])
+
+
+def find_browser():
+    """The path of a browser of Chromium's family; None stands for the one that `playwright install` has brought."""
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    return os.environ.get("ECHO_KIT_BROWSER") or found
+
+
+@pytest.fixture(scope="session")
+def jupyterlab(tmp_path_factory):
+    running = JupyterLab(tmp_path_factory.mktemp("jupyterlab"))
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")  # Playwright's event loop is the main thread's: it is not to be there for other tests
+def browser(request):
+    """A browser, signed in to JupyterLab: a Playwright BrowserContext."""
+    try:
+        from playwright.sync_api import Error, sync_playwright
+    except ModuleNotFoundError:
+        not_here("Playwright is not installed: pip install playwright")
+    jupyterlab = request.getfixturevalue("jupyterlab")
+    with sync_playwright() as playwright:
+        try:
+            chromium = playwright.chromium.launch(executable_path=find_browser(), timeout=LIMIT * 1000)
+        except Error as error:
+            not_here(f"no browser: install Chromium, or `playwright install chromium` ({str(error).splitlines()[0]})")
+        context = chromium.new_context(
+            viewport={"width": 1280, "height": 1000}, extra_http_headers={"Authorization": f"token {jupyterlab.token}"}
+        )
+        context.set_default_timeout(LIMIT * 1000)
+        context.request.get(f"{jupyterlab.url}/lab?token={jupyterlab.token}")  # leaves the cookie that signs in
+        yield context
+        context.close()
+        chromium.close()
+
+
+@pytest.fixture
+def notebook(browser, jupyterlab, request):
+    """`notebook("part1_single_socket.ipynb")` or `notebook("a cell", "another cell")`: an open notebook, ready to run.
+
+    Afterwards its kernel is ended, and whatever went wrong in the page makes the test fail.
+    """
+    opened = []
+
+    def open_notebook(*what):
+        path = what[0]
+        if not path.endswith(".ipynb"):
+            path = f"{re.sub(r'[^a-z0-9]+', '_', request.node.name.lower())}_{len(opened)}.ipynb"
+            cells = [nbformat.v4.new_code_cell(source) for source in what]
+            book = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": KERNEL})
+            nbformat.write(book, jupyterlab.files / path)
+        opened.append(Notebook(jupyterlab, browser.new_page(), path))
+        opened[-1].ready()
+        return opened[-1]
+
+    yield open_notebook
+    wrong = [each for book in opened for each in book.wrong]
+    for book in opened:
+        book.page.close()
+    sessions = f"{jupyterlab.url}/api/sessions"
+    for session in browser.request.get(sessions).json():
+        browser.request.delete(f"{sessions}/{session['id']}")
+    assert not wrong, "the page said:\n" + "\n".join(wrong)
+
+
+class Notebook:
+    """A notebook that is open in JupyterLab, in the Playwright page `page`."""
+
+    def __init__(self, jupyterlab, page, path):
+        self.page, self.path, self.wrong = page, path, []
+        page.on("pageerror", lambda error: self.wrong.append(f"{error}"))
+        page.on("console", self._on_console)
+        page.on("dialog", self._on_dialog)
+        workspace = f"{Path(path).stem}-{secrets.token_hex(4)}"
+        page.goto(f"{jupyterlab.url}/lab/workspaces/{workspace}/tree/{path}")
+
+    def _on_console(self, message):
+        if message.type == "error":
+            self.wrong.append(f"{message.text} ({message.location.get('url')})")
+
+    def _on_dialog(self, dialog):
+        self.wrong.append(f"a dialog: {dialog.message}")
+        dialog.dismiss()
+
+    # -- JupyterLab's own side -----------------------------------------------------------------------------------------
+
+    def until(self, condition, *args):
+        """Wait until the JavaScript function says so. It is called with `panel`, the notebook's widget, and `args`."""
+        script = f"""([path, args]) => {{
+            const main = window.jupyterapp ? [...window.jupyterapp.shell.widgets("main")] : [];
+            const panel = main.find((each) => each.context?.path === path && each.content.model);
+            return panel ? ({condition})(panel, ...args) : false;
+        }}"""
+        try:
+            return self.page.wait_for_function(script, arg=[self.path, list(args)], polling=50).json_value()
+        except Exception as error:
+            error.add_note(f"JupyterLab asks: {self.page.locator('.jp-Dialog').all_inner_texts()}")
+            error.add_note(f"below the cells: {self.page.locator('.jp-Cell-outputArea').all_inner_texts()}")
+            raise
+
+    def begin(self, start, *args):
+        """Call the JavaScript function as `until` does, without waiting for its promise; a key for `end`."""
+        key = secrets.token_hex(8)
+        self.until(
+            f"""(panel, key, ...args) => {{
+                const keep = (result) => {{ (window.__kept ??= {{}})[key] = result; }};
+                Promise.resolve().then(() => ({start})(panel, ...args)).then(
+                    (value) => keep({{ value }}), (error) => keep({{ error: String(error) }}));
+                return true;
+            }}""",
+            key,
+            *args,
+        )
+        return key
+
+    def end(self, key):
+        """Wait for what the promise brings."""
+        result = self.until("(panel, key) => window.__kept?.[key]", key)
+        assert "error" not in result, result["error"]
+        return result.get("value")
+
+    def promised(self, start, *args):
+        return self.end(self.begin(start, *args))
+
+    def begin_command(self, command, **args):
+        """Begin a command of JupyterLab; `end` waits until it is done."""
+        return self.begin(
+            "async (panel, id, args) => { await window.jupyterapp.commands.execute(id, args); }", command, args
+        )
+
+    def command(self, command, **args):
+        self.end(self.begin_command(command, **args))
+
+    def ready(self):
+        """Wait until the kernel has answered a request: JupyterLab's "idle" right after loading means nothing."""
+        self.until("""(panel) => {
+            const kernel = panel.sessionContext.isReady && panel.sessionContext.session?.kernel;
+            return kernel && kernel.connectionStatus === "connected" && kernel.status === "idle";
+        }""")
+        self.execute("")
+
+    def execute(self, code):
+        """Run code in the notebook's kernel, beside the cells; what it prints."""
+        printed, error = self.promised(
+            """async (panel, code) => {
+                const request = panel.sessionContext.session.kernel.requestExecute({ code, store_history: false });
+                const printed = [];
+                request.onIOPub = (message) => { if (message.content.text) printed.push(message.content.text); };
+                const reply = await request.done;
+                return [printed.join(""), (reply.content.traceback ?? []).join("\\n")];
+            }""",
+            code,
+        )
+        assert not error, error
+        return printed
+
+    def run_all(self):
+        """Run All Cells, as in the menu; every cell has a number afterwards, and none has an error."""
+        self.command("runmenu:run-all")
+        self.has_run()
+
+    def restart_and_run_all(self):
+        """The same with a new kernel."""
+        done = self.begin_command("runmenu:restart-and-run-all")
+        self.page.locator(".jp-Dialog button.jp-mod-accept").click()
+        self.end(done)
+        self.has_run()
+
+    def has_run(self):
+        wrong, _ = self.until("""(panel) => {
+            const cells = [...panel.content.model.cells].filter((each) => each.type === "code");
+            const wrong = cells.flatMap((each) => each.outputs.toJSON()).filter((each) => each.output_type === "error");
+            const prompts = [...panel.node.querySelectorAll(".jp-CodeCell .jp-InputPrompt")];
+            const numbered = prompts.every((each) => /^\\[\\d+\\]:$/.test(each.textContent));
+            const done = numbered && prompts.length === cells.length
+                && panel.sessionContext.kernelDisplayStatus === "idle";
+            return (done || wrong.length > 0) && [wrong.map((each) => each.traceback.join("\\n")), done];
+        }""")
+        assert not wrong, "\n".join(wrong)
+
+    def begin_cell(self, index):
+        """Begin to run a cell that goes on; `end` waits for its end."""
+        self.select(index)
+        done = self.begin_command("notebook:run-cell")
+        self.until("(panel) => panel.sessionContext.session.kernel.status === 'busy'")
+        return done
+
+    def select(self, index):
+        """Make a cell the active one, and bring it into view (they count from 0)."""
+        self.promised(
+            """async (panel, index) => {
+                panel.content.activeCellIndex = index;
+                await panel.content.scrollToItem(index);
+            }""",
+            index,
+        )
+
+    def prompt(self, index):
+        """ "[7]:", "[*]:" or "[ ]:" """
+        return self.promised(
+            "(panel, index) => panel.content.widgets[index].node.querySelector('.jp-InputPrompt').textContent", index
+        )
+
+    def output(self, index):
+        """What is below a cell (they count from 0)."""
+        return self.page.locator(f".jp-Notebook .jp-Cell[data-windowed-list-index='{index}'] .jp-Cell-outputArea")
+
+    def new_view(self, index):
+        """Create New View for Cell Output; the view, for `panel`."""
+        self.select(index)
+        self.command("notebook:create-output-view")
+        return ".jp-LinkedOutputView"
+
+    def save(self):
+        self.command("docmanager:save")
+
+    def reload(self):
+        self.page.reload()
+        self.ready()
+
+    @contextmanager
+    def theme(self, name):
+        """In a theme ("JupyterLab Dark"); JupyterLab keeps it for every page, so afterwards back to light."""
+        for each in (name, "JupyterLab Light"):
+            self.command("apputils:change-theme", theme=each)
+            self.page.wait_for_function("(name) => document.body.dataset.jpThemeName === name", arg=each)
+            if each == name:
+                yield
+
+    def panel(self, name, within=".jp-Notebook"):
+        """The client panel of that name."""
+        return Panel(self.page, within, name)
+
+
+class Panel:
+    """A client panel as the page shows it. It is looked up anew whenever it is used."""
+
+    def __init__(self, page, within, name):
+        self.page, self._found = page, [within, f"client {name}"]
+        self.root = page.locator(within).get_by_label(f"client {name}", exact=True)
+        self.line = self.root.get_by_role("textbox")
+
+    def type(self, text):
+        """By keyboard alone: into the line, and Enter."""
+        self.line.focus()
+        self.page.keyboard.type(text)
+        self.page.keyboard.press("Enter")
+
+    def click(self, button):
+        self.root.get_by_role("button", name=button, exact=True).click()
+
+    def said(self):
+        """What the transcript says, to the letter: "> hello", "> hi (no answer yet)", "Received  :  hello", …"""
+        return self.root.locator(".echo-client-entry").evaluate_all(f"(all) => all.map({ENTRY})")
+
+    def is_(self, state):
+        """Wait until the panel says that this is the state of its connection."""
+        self.until("(root, state) => root.querySelector('[role=status]').textContent === state", state)
+
+    def says(self, *entries):
+        """Wait until the newest entries of the transcript are these."""
+        self.until(f"(root, ...entries) => JSON.stringify({NEWEST}) === JSON.stringify(entries)", *entries)
+
+    def until(self, condition, *args):
+        """Wait until the JavaScript function says so. It is called with the panel's element and `args`."""
+        script = f"""([within, label, args]) => {{
+            const root = [...document.querySelectorAll(`${{within}} [aria-label]`)]
+                .find((each) => each.getAttribute("aria-label") === label);
+            return root ? ({condition})(root, ...args) : false;
+        }}"""
+        try:
+            self.page.wait_for_function(script, arg=[*self._found, list(args)])
+        except Exception as error:
+            error.add_note(f"the transcript: {self.said()}")
+            raise
+
+
+ENTRY = """(entry) => {
+    const [text, mark] = [...entry.children].map((each) => each.textContent);
+    return mark ? `${text} (${mark})` : text;
+}"""
+NEWEST = f"""[...root.querySelectorAll(".echo-client-entry")].slice(-entries.length).map({ENTRY})"""
