@@ -19,10 +19,10 @@ import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from html import escape
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from .events import Address, Connection, plain_address, visible
-from .lanes import NAME, TICK, Lane, lanes_of
+from .lanes import NAME, TICK, lanes_of
 from .observe import Observation, ready
 
 __all__ = ["Backlog", "Waiting", "look"]
@@ -40,6 +40,15 @@ _ERROR, _DONE = 2, 3
 _INTEGER = struct.Struct("=I")
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence number, sender
 _LAST_DATA_SENT = 44  # where it stands in struct tcp_info
+
+
+class Known(Protocol):
+    """What is known of a client: a `Lane`, or what a live view keeps."""
+
+    name: str
+    address: Address
+    client: Connection | None
+    server: Connection | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +104,7 @@ class Backlog:
         return cls._made(observation, table, lanes)
 
     @classmethod
-    def _made(cls, observation: Observation, table: _Table | None, lanes: Collection[Lane]) -> Backlog:
+    def _made(cls, observation: Observation, table: _Table | None, lanes: Collection[Known]) -> Backlog:
         ours = {lane.address: lane.client for lane in lanes if lane.server is None and lane.client is not None}
         listeners = [] if observation.stopping else [sock for sock, _ in observation.sockets(listening=True)]
         # What the log no longer knows, our clients do. A port may be used again: the newest is the one that waits.
@@ -214,14 +223,14 @@ class Watch:
         self._backlog: Backlog | None = None
         self._queued: list[int | None] = []  # how many waited at each listening socket
 
-    def look(self, lanes: Collection[Lane]) -> Backlog:
+    def look(self, lanes: Collection[Known]) -> Backlog:
         """The backlog now. `lanes` are those of the clients that are known, whoever has accepted them."""
         began = time.monotonic()
         listening = [] if self._observation.stopping else [s for s, _ in self._observation.sockets(listening=True)]
         before, queued = self._backlog, [_queued(sock) for sock in listening]
-        if before is not None and queued == self._queued and None not in queued:
-            if began < self._due or not (any(queued) or len(before)):
-                return before
+        unchanged = queued == self._queued and None not in queued
+        if before is not None and unchanged and (began < self._due or not (any(queued) or len(before))):
+            return before
         self._backlog = Backlog._made(self._observation, look(self._observation), lanes)
         self._queued = queued
         self._due = time.monotonic() + 20 * (time.monotonic() - began)

@@ -257,7 +257,8 @@ class Watch:
         frames = {}  # a function that returns meanwhile lets go of its variables, as it would without us
         self._looks = looks
         observation = self._observation
-        seen = [stopped, observation.error, len(observation.functions), len(observation.accepts)]
+        seen: list[object] = [stopped, observation.error, observation.gate.closed]
+        seen += [len(observation.functions), len(observation.accepts)]
         seen += [(task, *each[1].seen) for task, each in looks.items()]
         if self._view is None or seen != self._seen:
             self._seen, self._view = seen, _made(observation, [each[1] for each in looks.values()], stopped)
@@ -361,7 +362,7 @@ class _Look:
 
     @property
     def seen(self) -> tuple[object, ...]:
-        return self.chain, self.words, self.client, self.expression
+        return self.chain, self.words, self.client, self.expression, self.paused
 
     @property
     def mark(self) -> Mark:

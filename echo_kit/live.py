@@ -1,8 +1,8 @@
 """One server, looked at again and again: what a live view shows of it, as plain data fit for JSON.
 
-A look costs what has changed since the last one, not what has happened since the server started. Times are seconds since
-the first event (`Live.zero`). Lanes and words are made as the timeline makes them, as far as the eye can follow: a
-stretch shorter than `SHORTEST` is not drawn, and of a flood of messages not each gets a mark.
+A look costs what has changed since the last one, not what has happened since the server started. Times are seconds
+since the first event (`Live.zero`). Lanes are made as the timeline makes them, as far as the eye can follow: a stretch
+shorter than `SHORTEST` is not drawn, and of a flood of messages not each gets a mark.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any
 
 from . import backlog, codeview
 from .codeview import SIGNS
-from .events import Address, Connection, SocketEvent, visible
+from .events import Address, Connection, Line, SocketEvent, visible
 from .frames import thread_frames
 from .lanes import BROKEN_OFF, NAME, STOPPED, TICK
-from .observe import Line, Observation, Task, call_in
+from .observe import Observation, Task, call_in
 from .timeline import ACCEPTED, IN_RECV, IN_SEND, PAUSED, WORKS, quote
 
 __all__ = ["Live"]
@@ -199,7 +199,9 @@ class Live:
         changed = []
         for lane in sorted(self._touched, key=lambda lane: lane.number):
             facts = self._facts(lane)
-            change = {"id": lane.number} | {name: fact for name, fact in facts.items() if not lane.facts or fact != lane.facts[name]}
+            change = {"id": lane.number} | {
+                name: fact for name, fact in facts.items() if not lane.facts or fact != lane.facts[name]
+            }
             for name, new, kept in (
                 ("stretches", lane.new_stretches, lane.stretches),
                 ("marks", lane.new_marks, lane.marks),
@@ -226,10 +228,10 @@ class Live:
 
     def _forget(self, before: float) -> None:
         """Lanes that ended before that time are no longer kept; nor, if there are too many, those that ended first."""
-        ended = sorted((lane for lane in self._lanes.values() if lane.ended is not None), key=lambda lane: lane.ended)
+        ended = [(lane.ended, number, lane) for number, lane in self._lanes.items() if lane.ended is not None]
         too_many = len(self._lanes) - LANES
-        for number, lane in enumerate(ended):
-            if number >= too_many and lane.ended >= before:
+        for position, (time, _, lane) in enumerate(sorted(ended)):
+            if position >= too_many and time >= before:
                 break
             del self._lanes[lane.number]
             self._touched.discard(lane)
@@ -393,7 +395,7 @@ class Live:
         lasting: dict[LiveLane, tuple[str, float] | None] = {}
         frames = thread_frames()
         for task in self.observation.alive():
-            paused, waiting = getattr(task, "paused", None), task.waiting  # the thread goes on while we look
+            paused, waiting = task.paused, task.waiting  # the thread goes on while we look
             if paused is not None:
                 lane, since = self._by_end.get(paused.seen.connection), (PAUSED, paused.began)
             elif waiting is not None:
@@ -419,9 +421,9 @@ class Live:
             if lane.accepted is None or lane.closed is not None:
                 continue
             nobody = (ACCEPTED, lane.used) if lane.used is not None and now - lane.used >= SHORTEST else None
-            since = lasting.get(lane, nobody)
-            if since != lane.since:
-                lane.since = since
+            lasts = lasting.get(lane, nobody)
+            if lasts != lane.since:
+                lane.since = lasts
                 self._touched.add(lane)
 
     def _see_what_ended(self, lane: LiveLane, task: Task, frame: FrameType | None) -> bool:

@@ -11,14 +11,13 @@ import contextlib
 import queue
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import traitlets
 
 from .events import visible
 from .live import Live
-from .panel import Bundle, Panel, answer_nobody
+from .panel import STATIC, Bundle, Panel, answer_nobody, script
 from .runner import Server, ServerStuck, newest
 
 __all__ = ["ServerPanel"]
@@ -29,7 +28,6 @@ LEASE = 5.0  # seconds for which a page that has said that it looks is believed
 BEAT = 1.0  # seconds after which the page hears from us even if nothing has changed
 COMMANDS = ("stop", "start", "freeze", "go on", "pause", "step", "run")
 NAME = 40  # letters of the server's name
-_STATIC = Path(__file__).parent / "static"
 
 
 class ServerPanel(Panel):
@@ -40,8 +38,8 @@ class ServerPanel(Panel):
     Raises TypeError for anything else. `close` removes the panel; the server runs on.
     """
 
-    _esm = _STATIC / "server_panel.js"
-    _css = _STATIC / "server_panel.css"
+    _esm = script("server_panel")
+    _css = STATIC / "server_panel.css"
     name = traitlets.Unicode().tag(sync=True)
     _stage: _Stage | None = None
 
@@ -186,7 +184,7 @@ class _Stage:
             "running": state == "running",
             "address": f"{host}:{port}",
             "frozen": self._frozen,
-            "stepping": getattr(server, "paused", False),
+            "stepping": server.paused,
             "note": self._note or self._trouble,
         }
 

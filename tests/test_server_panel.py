@@ -10,8 +10,8 @@ import pytest
 
 import echo_kit
 from echo_kit import server_panel
-from echo_kit.panel import WIDGET_VIEW
 from echo_kit.server_panel import ServerPanel
+from echo_kit.timeline import PAUSED
 
 
 class Watched(ServerPanel):
@@ -218,16 +218,19 @@ def test_while_a_stop_waits_the_panel_answers(open_panel):
 
 
 def test_while_nobody_looks_it_does_not_draw(stage, single, monkeypatch):
+    looked = threading.Event()
+    look = echo_kit.live.Live.look
+    monkeypatch.setattr(echo_kit.live.Live, "look", lambda live: (looked.set(), look(live))[1])
     monkeypatch.setattr(server_panel, "LEASE", 0.0)
-    stage.do("hello")
     with echo_kit.Client(single, "alice"):
-        single.settle()
-        stage.messages.queue.clear()
-        with pytest.raises(queue.Empty):
-            while "lanes" not in stage.messages.get(timeout=1)["picture"]:
-                pass
-    monkeypatch.undo()
-    stage.until(lambda: stage.lanes)
+        stage.do("freeze")  # the head is sent all the same: so there was a tick
+        stage.until(lambda: stage.head["frozen"])
+        looked.clear()
+        stage.do("go on")
+        stage.until(lambda: not stage.head["frozen"])
+        assert not looked.is_set()
+        monkeypatch.setattr(server_panel, "LEASE", 5.0)
+        stage.until(lambda: stage.lanes)
 
 
 def test_with_nothing_to_tell_it_sends_a_sign_of_life_a_second(stage):
@@ -285,10 +288,32 @@ def test_only_a_server_has_a_stage():
 def test_without_a_page_it_is_the_picture_of_the_moment(single, open_panel):
     with echo_kit.Client(single, "<b>alice</b>"):
         panel = open_panel(single)
-        data, metadata = panel._repr_mimebundle_()
-        assert WIDGET_VIEW in data
+        data, metadata = panel._still()
         assert data["text/plain"] == str(single.snapshot())
         assert "waits in recv for <b>alice</b>" in data["text/plain"]
         assert metadata["image/png"]["alt"] == data["text/plain"]
         assert base64.b64decode(data["image/png"])[:4] == b"\x89PNG"
         assert "text/html" not in data
+
+
+def test_step_by_step(stage, single):
+    stage.do("pause")
+    stage.until(lambda: stage.head["stepping"])
+    with echo_kit.Client(single, "alice") as alice:
+        alice.send("hello")
+        stage.until(lambda: "‖ server thread paused before recv for alice" in stage.marks())
+        stage.until(lambda: [(lane["since"] or [""])[0] for lane in stage.lanes.values()] == [PAUSED])
+        stage.do("step")
+        stage.until(lambda: "‖ server thread paused before sendall to alice" in stage.marks())
+        stage.do("step", thread="thread 9")
+        stage.until(lambda: "no paused thread 'thread 9'" in stage.head["note"])
+        stage.do("step", thread="server thread")
+        stage.until(lambda: "‖ server thread paused before recv for alice" in stage.marks())
+        assert alice.receive() == "hello"
+        assert not stage.head["note"]
+        stage.do("run")
+        stage.until(lambda: "◀ server thread waits in recv for alice" in stage.marks())
+        assert not stage.head["stepping"]
+        stage.do("pause")
+        stage.do("stop")
+        stage.until(lambda: stage.head["state"] == "stopped")

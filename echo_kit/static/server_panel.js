@@ -16,17 +16,9 @@ const STATES = {
   "server works": { colour: "#0066AA", words: "server works for the client" },
   "server waits in sendall": { colour: "#AA3377", words: "sendall waits: the client does not read", stripes: 2 },
   "accepted, no thread is seen at it": { colour: "#E4E4E4", words: "accepted, no thread is seen at it" },
-  "paused, step by step": { colour: "#FFFFFF", words: "paused, step by step", dots: true },
+  "thread is paused, step by step": { colour: "#FFFFFF", words: "paused, step by step", dots: true },
 };
 const ALWAYS = ["waits in the backlog", "server waits in recv", "server works"];
-
-function make(tag, className, parent, text = "") {
-  const node = document.createElement(tag);
-  node.className = className;
-  node.textContent = text;
-  parent.append(node);
-  return node;
-}
 
 function button(parent, text, title, press) {
   const node = make("button", "echo-stage-button", parent, text);
@@ -226,7 +218,7 @@ class Timeline {
     const right = width - (width > letter * 50 ? letter * 18 : letter * 1.2);
     const at = (time) => left + ((time - begin) / span) * (right - left);
     this.scale = { left, right, begin, span, at };
-    this.drawAxis(at, begin, end, span, height, letter, ink, style);
+    this.drawAxis(at, begin, end, span, height, letter, ink, style, at(now)); // "now" stands there
     this.rows = [];
     lanes.forEach((lane, number) => {
       const top = number * pitch;
@@ -241,7 +233,7 @@ class Timeline {
     return `timeline: ${picture.words || "no connections"}`;
   }
 
-  drawAxis(at, begin, end, span, height, letter, ink, style) {
+  drawAxis(at, begin, end, span, height, letter, ink, style, hidden) {
     const { context } = this;
     const step = span / 5;
     context.fillStyle = ink;
@@ -253,7 +245,9 @@ class Timeline {
       context.moveTo(at(time), 0);
       context.lineTo(at(time), height - letter * 1.8);
       context.stroke();
-      context.fillText(`${Math.round(time)} s`, at(time), height - letter * 0.8);
+      if (Math.abs(at(time) - hidden) > letter * 3.5) {
+        context.fillText(`${Math.round(time)} s`, at(time), height - letter * 0.8);
+      }
     }
   }
 
@@ -555,6 +549,12 @@ function render({ model, el }) {
     drawMoving();
   }
 
+  root.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape") return;
+    event.stopPropagation();
+    document.activeElement.blur();
+    outer.closest("[tabindex]")?.focus(); // the cell: from here JupyterLab's keys work again
+  });
   model.on("msg:custom", hear);
   details.addEventListener("toggle", () => drawTable(rows, picture));
   choice.addEventListener("change", drawMoving);
@@ -587,4 +587,4 @@ function render({ model, el }) {
   };
 }
 
-export default { render };
+export default { initialize: leaveAtTheEnd, render };
