@@ -111,7 +111,7 @@ class EventLog:
         # The same in a third of the time: (kind, began, connection, thread, size, message, ended) is kept as it is, and
         # added with the next `catch_up`. It is a method of the deque, because a function of ours takes as long again.
         self.add_later: Callable[[tuple[Any, ...]], None] = self._unpacked.append
-        self._taps: list[Tap] = []
+        self._taps: tuple[Tap, ...] = ()
 
     def add(
         self,
@@ -148,18 +148,17 @@ class EventLog:
     def tap(self) -> Tap:
         """A reader that gets what has happened so far, and then what comes, without going through the log again."""
         tap = Tap(self)
-        self._taps.append(tap)
+        self._taps += (tap,)
         self._append = self._append_and_tell  # a log without a tap pays nothing for taps
         return tap
 
     def _append_and_tell(self, record: _Record) -> None:
-        self._records.append(record)
-        for tap in self._taps:
+        for tap in self._taps:  # first: what a reader finds in the log, its tap has or has had
             tap._add(record)
+        self._records.append(record)
 
     def _untap(self, tap: Tap) -> None:
-        if tap in self._taps:
-            self._taps.remove(tap)
+        self._taps = tuple(each for each in self._taps if each is not tap)
         if not self._taps:
             self._append = self._records.append
 
@@ -205,16 +204,15 @@ class Tap:
     def read(self) -> list[SocketEvent]:
         """What has come since the last read, in the order in which the calls ended; at first, what the log holds."""
         self._log.catch_up()
-        records: list[_Record] = []
+        whole, self._begun = [] if self._begun else self._log._snapshot(), True
+        known = {id(record) for record in whole}  # the log and its taps hold the same tuples
+        records = whole
         for kept in (self._traffic, self._others):
             for _ in range(len(kept)):
                 with contextlib.suppress(IndexError):  # a full one loses its oldest while we read
-                    records.append(kept.popleft())
-        if not self._begun:
-            self._begun = True
-            whole = self._log._snapshot()
-            known = {id(record) for record in whole}  # both hold the same tuples
-            records = whole + [record for record in records if id(record) not in known]
+                    record = kept.popleft()
+                    if id(record) not in known:
+                        records.append(record)
         return list(_events(records))
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ import tracemalloc
 
 import pytest
 
+from echo_kit import events
 from echo_kit.events import CAPACITY, KINDS, PREVIEW, Connection, EventLog, SocketEvent, visible
 
 ALICE = Connection(("127.0.0.1", 1), name="alice")
@@ -148,3 +149,78 @@ def test_threads_write_while_it_is_read():
 )
 def test_what_came_from_a_client_does_not_move_the_cursor(text, shown):
     assert visible(text) == shown
+
+
+def test_a_tap_gets_what_was_before_and_then_what_comes_each_once():
+    log = EventLog()
+    for number in range(3):
+        log.add("recv", float(number), Connection(()), size=number + 1)
+    tap = log.tap()
+    log.add("close", 3.0, Connection(()))
+    log.add_later(("recv", 4.0, Connection(()), "", 5, b"hello", log.clock()))
+    assert [event.began for event in tap.read()] == [0, 1, 2, 3, 4]
+    assert tap.read() == []
+    log.add("send", 5.0, Connection(()), size=1)
+    log.add("recv", 6.0, Connection(()))  # the end of file
+    assert [(event.kind, event.began) for event in tap.read()] == [("send", 5), ("recv", 6)]
+    tap.close()
+    log.add("send", 7.0, Connection(()), size=1)
+    assert tap.read() == []
+    tap.close()
+
+
+def test_a_log_without_a_tap_pays_nothing_for_taps():
+    log = EventLog()
+    plain = log._append
+    one, other = log.tap(), log.tap()
+    assert log._append != plain
+    one.close()
+    assert log._append != plain
+    other.close()
+    assert log._append == plain
+
+
+def test_a_tap_bounds_the_traffic_and_keeps_all_else(monkeypatch):
+    monkeypatch.setattr(events, "TRAFFIC", 10)
+    log = EventLog(capacity=5)
+    tap = log.tap()
+    tap.read()
+    log.add("accept", 0.0, Connection(()))
+    for number in range(100):
+        log.add("recv", 1.0 + number, Connection(()), size=1)
+    log.add("recv", 101.0, Connection(()))
+    log.add("send", 102.0, Connection(()), error="BrokenPipeError")
+    kinds = [(event.kind, event.began) for event in tap.read()]
+    assert kinds[0] == ("accept", 0)
+    assert kinds[1:11] == [("recv", began) for began in range(91, 101)]
+    assert kinds[11:] == [("recv", 101), ("send", 102)]
+    assert tap.skipped == 90
+    tap.close()
+
+
+def test_a_tap_loses_nothing_while_threads_add(busy):
+    log = EventLog()
+    for number in range(500):
+        log.add("close", 0.0, Connection(("before", number)))
+    taps = [log.tap() for _ in range(2)]
+
+    def add(who):
+        for number in range(2_000):
+            log.add("close", 0.0, Connection((who, number)))
+
+    threads = [threading.Thread(target=add, args=(who,)) for who in range(4)]
+    got = [[], []]
+    with busy():
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            for each, tap in zip(got, taps, strict=True):
+                each.extend(tap.read())
+        for each, tap in zip(got, taps, strict=True):
+            each.extend(tap.read())
+            tap.close()
+    for each in got:
+        clients = [event.connection.client for event in each]
+        assert len(clients) == len(set(clients)) == 500 + 4 * 2_000
+        for who in range(4):
+            assert [number for whose, number in clients if whose == who] == list(range(2_000))

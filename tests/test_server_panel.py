@@ -266,7 +266,7 @@ def test_nothing_runs_before_a_page_has_come_and_after_the_panel_is_closed(singl
     assert len(threads_of(panel)) == 2
     panel.close()
     assert not threads_of(panel)
-    assert single._observation.log._taps == []
+    assert single._observation.log._taps == ()
     panel.do("hello")
     assert not threads_of(panel)
     panel.close()
