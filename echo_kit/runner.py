@@ -462,8 +462,6 @@ def _state(observation: observe.Observation) -> tuple[bool, object]:
     if any(task.starting for task in observation.tasks):
         return False, None
     tasks = observation.alive()
-    if observation.gate.leaving(tasks):
-        return False, None
     held = [task.paused for task in tasks]
     waits = [task.waiting for task in tasks]
     for task, seen, call in zip(tasks, waits, held, strict=True):

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from echo_kit import Client, observe, serve_single, serve_threaded, start, stepping
+from echo_kit import Client, observe, runner, serve_single, serve_threaded, start, stepping
 from echo_kit.codeview import NOBODY, PAUSED, STANDS
 from echo_kit.events import EventLog
 from echo_kit.lanes import STOPPED
@@ -141,6 +141,7 @@ def test_what_is_known_of_a_held_thread():
         server.settle()
         call = task.paused
         assert (call.name, call.seen.connection, task.waiting) == ("sendall", task.connection, None)
+        assert runner._state(server._observation) == (True, [])  # it rests, and need not be watched for that
         assert before < call.began < server._observation.log.clock()
         with pytest.raises(AttributeError):
             call.name = "recv"
