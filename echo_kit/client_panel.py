@@ -31,6 +31,7 @@ __all__ = ["ClientPanel", "panels"]
 
 ENTRIES = 200  # that a transcript keeps
 SHOWN = 2_000  # characters of one entry
+STAYS = 40  # entries that stay in a saved notebook
 OUTBOX = 50_000_000  # bytes that may wait for a server that does not read
 PAINTS = 20  # a second, at most
 TOGETHER = 0.005  # seconds: what happens so close together, like a message and its echo, is painted once
@@ -71,6 +72,8 @@ class ClientPanel(Panel):
 
     def close(self) -> None:
         """Hang up, end the worker and remove the widget. Calling it again does nothing."""
+        if self.comm is None:  # closed, or never made
+            return
         self._worker.end()
         row, self._row = self._row, None
         if row is not None:
@@ -85,7 +88,7 @@ class ClientPanel(Panel):
             f"<p><b>{html.escape(self.name)}</b>: here is a panel to type messages into. "
             "It needs a running kernel: open the notebook in JupyterLab and run this cell.</p>"
         )
-        lines = [_line(entry) for entry in self.entries]
+        lines = [_line(entry) for entry in self.entries[-STAYS:]]
         if any(entry["kind"] == "sent" for entry in self.entries):
             note += f"<pre>{html.escape(chr(10).join(lines))}</pre>"
         return {"text/plain": repr(self), "text/html": note}, {}
@@ -131,7 +134,7 @@ class ClientPanels:
         if self._box.comm is None:
             return
         give_up(self._key, self)
-        for panel in self.panels:
+        for panel in reversed(self.panels):  # or the second is served, when the first hangs up
             panel._worker.end()
         alive = [panel for panel in self.panels if panel.comm is not None]
         if any(panel._seen for panel in self.panels):

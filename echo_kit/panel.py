@@ -142,7 +142,7 @@ def answer_nobody() -> None:
 
 
 def _close_all() -> None:
-    for each in list(_open.values()):
+    for each in reversed(list(_open.values())):
         with contextlib.suppress(Exception):  # the others shall end, too
             each.close()
 

@@ -25,6 +25,8 @@ def refresh(path: Path) -> None:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":  # how a text was cut into messages is chance
             cell.outputs = coalesce_streams(cell.outputs)
+            for output in cell.outputs:  # a view of a model of this run: JupyterLab would prefer it to the words beside
+                output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
     nbformat.write(notebook, path)
 
 

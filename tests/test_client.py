@@ -1,6 +1,7 @@
 """The client: what was sent comes back however it is split, every failure says which it was, nothing waits for ever."""
 
 import os
+import selectors
 import socket
 import struct
 import threading
@@ -134,6 +135,37 @@ def test_a_given_size():
         alice.send("abc")
         assert alice.receive(size=9, timeout=LONG) == "abcabcabc"
         assert alice.receive(size=0) == ""
+
+
+def test_offer_hands_over_what_the_system_takes_and_never_waits():
+    def read_when_told(conn):
+        go_on.wait(LONG)
+        while data := conn.recv(65536):
+            came.append(data)
+
+    go_on, came = threading.Event(), []
+    message = os.urandom(20_000_000)  # more than the buffers of both sides hold
+    with scripted(read_when_told) as address:
+        with Client(address) as alice:
+            left = memoryview(message)
+            while count := alice.offer(left):
+                left = left[count:]
+            assert 0 < alice.unanswered == len(message) - len(left) < len(message)
+            go_on.set()
+            with selectors.DefaultSelector() as selector:
+                selector.register(alice, selectors.EVENT_WRITE)
+                while left:
+                    assert selector.select(LONG)
+                    left = left[alice.offer(left) :]
+        with pytest.raises(ServerClosed, match="has closed its connection"):
+            alice.offer(b"late")
+    assert b"".join(came) == message
+
+
+@pytest.mark.parametrize("host", ["a" * 64 + ".example", "nul\0byte"])
+def test_what_is_no_name_of_a_host(host):
+    with pytest.raises(EchoError, match="cannot connect to"):
+        Client((host, 8000))
 
 
 def test_pending_takes_what_has_come():

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 BOOKS = {path.stem: nbformat.read(path, as_version=4) for path in PATHS}
 SANITIZE = get_sanitize_patterns((ROOT / "notebooks" / "sanitize.cfg").read_text("utf-8"))
+VIEW = "application/vnd.jupyter.widget-view+json"
 every_notebook = pytest.mark.parametrize("name", BOOKS)
 
 
@@ -70,7 +71,8 @@ def test_every_figure_and_widget_has_words(name):
             if "image/png" in data:
                 assert len(data["text/plain"]) > 40
                 assert output.metadata["image/png"]["alt"] == data["text/plain"]
-            if "application/vnd.jupyter.widget-view+json" in data:
+            assert VIEW not in data  # opened without its kernel it is "model not found"
+            if data.get("text/plain", "").startswith("ClientPanel"):
                 assert "needs a running kernel" in data["text/html"]
 
 
@@ -174,6 +176,16 @@ def test_all_cells_run_again_in_the_same_kernel_say_the_same(name, run_twice):
     cells = run_twice[name].cells
     for first, second in zip(cells[: len(cells) // 2], cells[len(cells) // 2 :], strict=True):
         assert said(first) == said(second), first.source
+
+
+@every_notebook
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_was_just_run_is_a_page_with_words_for_each_panel(name, run_twice):
+    outputs = [output.get("data", {}) for cell in run_twice[name].cells for output in cell.get("outputs", [])]
+    live = sum(VIEW in data for data in outputs)
+    assert live == 2 * sum("ClientPanel(" in cell.source for cell in code_cells(name)) > 0
+    page, _ = HTMLExporter().from_notebook_node(run_twice[name])  # as nbconvert --execute
+    assert page.count("here is a panel to type messages into") == live
 
 
 def said(cell):

@@ -20,7 +20,9 @@ function render({ model, el }) {
   const head = make("header", "echo-client-head", root);
   make("strong", "echo-client-name", head, name);
   const where = make("span", "echo-client-where", head);
-  const state = make("span", "echo-client-state", head);
+  const plug = make("button", "echo-client-plug", head);
+  plug.type = "button";
+  const state = make("div", "echo-client-state", head);
   state.setAttribute("role", "status");
   const owed = make("div", "echo-client-owed", head);
 
@@ -39,8 +41,6 @@ function render({ model, el }) {
   line.setAttribute("aria-label", `message of ${name}`);
   const send = make("button", "echo-client-send", form, "Send");
   send.type = "submit";
-  const plug = make("button", "echo-client-plug", form);
-  plug.type = "button";
 
   // -- the transcript ----------------------------------------------------------------------------------------------
 
@@ -174,6 +174,10 @@ function render({ model, el }) {
     if (event.key === "Enter" && !event.shiftKey) {
       event.preventDefault();
       form.requestSubmit();
+    } else if (event.key === "Enter") {
+      event.preventDefault(); // JupyterLab does, too
+      line.setRangeText("\n", line.selectionStart, line.selectionEnd, "end");
+      line.dispatchEvent(new Event("input"));
     } else if (step && !line.value.includes("\n") && said[recalled + step] !== undefined) {
       event.preventDefault();
       if (recalled === said.length) draft = line.value;
