@@ -118,7 +118,8 @@ class ClientPanels:
         self._box = ipywidgets.Box(self.panels)
         self._box.add_class("echo-clients")
         for panel in self.panels:
-            panel._row, panel._view = self, self._box.model_id
+            panel._row = self
+            panel._stand_in(self._box.model_id)
         take_place(self._key, self)
 
     def _lose(self, panel: ClientPanel) -> None:

@@ -96,16 +96,20 @@ class Panel(anywidget.AnyWidget):
 
     def __init__(self, key: object, **traits: Any) -> None:
         super().__init__(**traits)
-        self._view = self.model_id
-        # ipykernel 7.4 notes which loop the page shall answer to, and takes it for the one that runs this cell: then
-        # nobody hears the page while a cell runs. Forget that, and the page chooses a loop that is free.
-        with contextlib.suppress(AttributeError):
-            del self.comm._reply_subshell_id
+        self._stand_in(self.model_id)
         self._slot = Slot()
         self._seen = False  # whether a page has drawn it
         self._key = (type(self).__name__, key)  # the type itself is one an instance: traits were added to it
         take_place(self._key, self)
         self.on_msg(self._on_message)
+
+    def _stand_in(self, view: str) -> None:
+        """Its page finds it in the outputs that show this widget: itself, or one around it."""
+        self._view = view
+        # ipykernel 7.4 notes which loop the page shall answer to, and takes it for the one that runs this cell: then
+        # nobody hears the page while a cell runs. Forget that, and the page chooses a loop that is free.
+        with contextlib.suppress(AttributeError):
+            del self.comm._reply_subshell_id
 
     def _still(self) -> Bundle:
         """What stands in the notebook when there is no kernel: text/plain, and text/html or image/png."""
@@ -134,7 +138,7 @@ class Panel(anywidget.AnyWidget):
 
 
 def answer_nobody() -> None:
-    """Let ipykernel 7 take what this thread sends for no answer to a cell: see `Panel.__init__`."""
+    """Let ipykernel 7 take what this thread sends for no answer to a cell: see `Panel._stand_in`."""
     kernel = getattr(get_ipython(), "kernel", None)
     parent = getattr(kernel, "_shell_parent", None)
     if isinstance(parent, ContextVar):

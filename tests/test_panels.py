@@ -415,6 +415,7 @@ CELLS = {
     "alice again": "echo_kit.ClientPanel(server, name='alice')",
     "row": "row = echo_kit.panels(server, 'bob', 'carol'); display(row)",
     "hello bob": "row.panels[0]._on_message(row, {'do': 'hello'}, [])",
+    "loops": "[hasattr(each.comm, '_reply_subshell_id') for each in row.panels]",
     "shutdown": None,
 }
 
@@ -465,6 +466,11 @@ def test_a_panel_that_was_seen_leaves_its_words_in_every_output(outputs):
     for _, _, data in updates:
         assert set(data) == {"text/plain", "text/html"}
         assert data["text/plain"] == "ClientPanel alice"
+
+
+def test_the_page_of_a_panel_in_a_row_need_not_wait_for_the_loop_that_runs_the_cells(outputs):
+    ((_, _, data),) = outputs["loops"]
+    assert data["text/plain"] == "[False, False]"
 
 
 def test_a_row_leaves_its_words_when_the_kernel_ends(outputs):
