@@ -102,12 +102,12 @@ def browser(request):
         from playwright.sync_api import Error, sync_playwright
     except ModuleNotFoundError:
         not_here("Playwright is not installed: pip install playwright")
-    jupyterlab = request.getfixturevalue("jupyterlab")
     with sync_playwright() as playwright:
         try:
             chromium = playwright.chromium.launch(executable_path=find_browser(), timeout=LIMIT * 1000)
         except Error as error:
             not_here(f"no browser: install Chromium, or `playwright install chromium` ({str(error).splitlines()[0]})")
+        jupyterlab = request.getfixturevalue("jupyterlab")  # not started where nobody could look at it
         context = chromium.new_context(
             viewport={"width": 1280, "height": 1000}, extra_http_headers={"Authorization": f"token {jupyterlab.token}"}
         )
