@@ -820,6 +820,7 @@ def test_a_pause_is_not_work():
         assert drawn == [(each.began, each.ended) for each in pauses]
         assert all(a.end <= b.begin for a, b in itertools.pairwise(spans)), "no two at once"
         states = [each.state for each in timeline.thread_spans["thread 1"]]
+        assert states[-1] == WORKS, "from the end of the pause to the close"
         assert [state for state in states if state != WORKS] == [
             *(IN_RECV, PAUSED_STRETCH, IN_SEND, PAUSED_STRETCH, IN_RECV, PAUSED_STRETCH)
         ]
