@@ -337,8 +337,7 @@ def _draw_lanes(axis: Any, rows: list[_Row], view: _View, colours: dict[str, str
             said = row.summary if most <= AIRY else row.summary.partition("\n")[0]
             axis.text(1.01, number, said, transform=axis.get_yaxis_transform(), va="center", fontsize=13, color=ink)
     for state, each in shapes.items():  # one collection a state: a patch for each bar is slow at hundreds of bars
-        outlined = state in (BACKLOG, PAUSED)  # what fills them has the colour of the edge
-        edge, width = (ink, 1.0) if outlined else (COLOURS[state], 0.8)
+        edge, width = (ink, 1.0) if state in STRIPES else (COLOURS[state], 0.8)  # stripes have the colour of the edge
         bars = PolyCollection(
             each, facecolors=COLOURS[state], edgecolors=edge, linewidths=width, hatch=STRIPES.get(state), zorder=2
         )
