@@ -298,7 +298,8 @@ class _Worker:
         """Seconds until something must be looked at that nobody reports."""
         if self._dirty:
             return max(0.0, self._due - time.monotonic())
-        return 0.1 if self._client is not None and self._state != "being served" else 60.0
+        observed = self._client is not None and self._client._observation is not None
+        return 0.1 if observed and self._state != "being served" else 60.0
 
     def _plugged(self) -> bool:
         return self._connecting or self._client is not None

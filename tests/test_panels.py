@@ -263,9 +263,9 @@ def test_a_panel_that_is_closed_while_it_connects_leaves_no_connection(open_pane
 def test_a_server_that_does_not_read_holds_up_nobody(open_panel):
     def read_when_told(conn):
         go_on.wait(20)
-        while data := conn.recv(65536):
-            came.append(data)
-            conn.sendall(data)
+        while sum(map(len, came)) < len(text.encode()) + len("and this"):
+            came.append(conn.recv(1_000_000))
+        conn.sendall(b"".join(came))  # only now, so that no echo wakes the panel
 
     go_on, came = threading.Event(), []
     text = "line\n😀 " * 2_000_000  # 20 MB

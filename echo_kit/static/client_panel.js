@@ -7,6 +7,12 @@ const SIZE = 2000; // characters that a line shows
 
 let views = 0;
 
+// As the kernel will show them.
+function visible(text) {
+  const code = (char) => `\\u${char.codePointAt(0).toString(16).padStart(4, "0")}`;
+  return text.replace(/\n/g, "\\n").replace(/[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu, code);
+}
+
 function seconds(age) {
   return age < 1 ? "yet" : age < 60 ? `for ${Math.floor(age)} s` : `for ${Math.floor(age / 60)} min`;
 }
@@ -123,7 +129,7 @@ function render({ model, el }) {
     atTheEnd(() => {
       const line = newLine();
       const long = text.length > SIZE ? ` … ${text.length.toLocaleString("en")} characters in all` : "";
-      fill(line, "sent", text.slice(0, SIZE) + long, "");
+      fill(line, "sent", visible(text.slice(0, SIZE)) + long, "");
       wait(line, "sending, not taken", clock());
       pending.set(sent, line);
       if (pending.size > KEPT) drop(pending, pending.keys().next().value);
