@@ -213,9 +213,14 @@ class Server:
     def restart(self) -> Server:
         """Stop it, if it runs, and start the same function again: at the same port, or at a free one if that is taken.
 
-        Returns the new server. Raises `ServerStuck` and what `start` raises.
+        Returns the new server. Raises `ServerStuck` and what `start` raises, and RuntimeError for a server of the
+        `socketserver` module, which it does not stop.
         """
-        assert self._again is not None  # start() returns no server without
+        if self._again is None:
+            raise RuntimeError(
+                f"{self.name} cannot be started again: a server of the socketserver module has one socket, which "
+                "stop() closes. Make a new one, and start() that."
+            )
         self.stop()
         try:
             return self._again(self._observation.address[1] if self._observation.address else None)
@@ -293,7 +298,8 @@ def start(
         chosen = port if port is not None else _free_port(host)
         try:
             server = _start_once(serve, name, host, chosen, timeout)
-            server._again = lambda port: start(serve, name=name, host=host, port=port, timeout=timeout)
+            if not isinstance(owner, socketserver.BaseServer):
+                server._again = lambda port: start(serve, name=name, host=host, port=port, timeout=timeout)
             return server
         except OSError as error:
             # Somebody may have taken the free port in the meantime.

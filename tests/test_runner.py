@@ -984,3 +984,34 @@ def test_the_process_ends_by_itself():
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
     assert time.perf_counter() - began < 5
+
+
+def test_restart_begins_the_same_again_at_the_same_port():
+    with start(serve_single, name="first") as first:
+        with Client(first, "alice"):
+            with first.restart() as second:
+                assert not first.running
+                assert (second.name, second.address) == ("first", first.address)
+                with Client(second, "bob") as bob:
+                    bob.send("hi")
+                    assert bob.receive() == "hi"
+                second.stop()
+                with second.restart() as third:  # after a stop, too
+                    assert third.running
+                    assert third.address == first.address
+
+
+def test_restart_takes_another_port_if_somebody_has_taken_that_one():
+    with start(serve_single) as server:
+        server.stop()
+        with socket.create_server(server.address), server.restart() as second:
+            assert second.running
+            assert second.address[1] != server.address[1]
+
+
+def test_restart_of_a_socketserver_says_that_it_cannot_and_leaves_it_running():
+    with socketserver.TCPServer(("127.0.0.1", 0), socketserver.StreamRequestHandler) as made:
+        with start(made) as server:
+            with pytest.raises(RuntimeError, match=r"TCPServer cannot be started again.*Make a new one"):
+                server.restart()
+            assert server.running
