@@ -417,3 +417,23 @@ def test_many_at_once_under_load(threaded, page_of, busy):
         threaded.settle(timeout=10)
     page.until(lambda: all(lane["ended"] is not None for lane in page.lanes.values()))
     agrees(page, threaded)
+
+
+def test_what_is_kept_of_connections_that_are_gone_does_not_grow(page_of, monkeypatch):
+    monkeypatch.setattr(live_module, "LANES", 10)
+    with echo_kit.start(echo_kit.serve_threaded) as server:
+        page = page_of(server)
+        sizes = []
+        for _ in range(2):
+            for _ in range(30):
+                with socket.create_connection(server.address) as client:
+                    client.sendall(b"hi")
+                    assert client.recv(10) == b"hi"
+                    page.until(lambda: [lane["since"] for lane in page.lanes.values() if not lane["ended"]] == [None])
+                page.until(lambda: all(lane["ended"] for lane in page.lanes.values()))
+            sizes.append({name: len(part) for name, part in vars(page.live).items() if hasattr(part, "__len__")})
+        assert len(page.lanes) == 10
+        first, second = (
+            sum(each.values()) - each["_lines"] for each in sizes
+        )  # what is printed has a bound of its own
+        assert second <= first + 3, sizes
