@@ -6,6 +6,7 @@ const KEPT_STRETCHES = 200; // of a lane, as the kernel keeps them
 const KEPT_MARKS = 100;
 const KEPT_LINES = 200;
 const SILENT = 4; // seconds without news, after which the page says so
+const MOVING = 100; // milliseconds after which the time moves on, if there are no news
 const LOOKING = 2000; // milliseconds after which the kernel is told again that somebody looks
 
 // As in echo_kit/plots.py: what each stretch looks like, and its words for the legend.
@@ -261,31 +262,35 @@ class Timeline {
     const { context } = this;
     const { left, right, at } = this.scale;
     const roomy = pitch >= letter * 2;
-    const bar = roomy ? letter * 1.15 : Math.max(2, pitch * 0.8);
-    const y = top + (pitch - bar) / 2;
+    const bar = roomy ? letter * 1.15 : Math.max(2, Math.floor(pitch * 0.8));
+    const y = Math.round(top + (pitch - bar) / 2); // whole pixels are drawn faster
+    let colour = "";
     const middle = top + pitch / 2;
-    context.save();
-    context.beginPath();
-    context.rect(left, top, right - left, pitch);
-    context.clip();
     for (const [name, from, until] of stretchesOf(lane, now)) {
       const state = STATES[name];
-      const x = at(from);
-      const wide = at(until) - x;
-      if (!state || x + wide < left || x > right) continue;
+      const x = Math.max(left, at(from)); // cut here: to clip each lane takes longer than to draw it
+      const wide = Math.min(right, at(until)) - x;
+      if (!state || wide < 0) continue;
       const thin = name === "connecting";
-      context.fillStyle = state.colour;
+      if (colour !== state.colour) context.fillStyle = colour = state.colour; // to set it takes as long as to draw
       context.fillRect(x, thin ? middle - 1 : y, Math.max(1, wide), thin ? 2 : bar);
-      const pattern = this.pattern(name, "#1A1A1A");
-      if (pattern && bar > 4) {
+      const pattern = bar > 4 && this.pattern(name, "#1A1A1A");
+      if (pattern) {
         context.fillStyle = pattern;
+        colour = "";
         context.fillRect(x, y, wide, bar);
         context.strokeStyle = "#1A1A1A";
         context.strokeRect(x, y, wide, bar);
       }
     }
-    if (roomy) this.drawMarks(lane, y, bar, letter, ink);
-    context.restore();
+    if (roomy) {
+      context.save();
+      context.beginPath();
+      context.rect(left, top, right - left, pitch);
+      context.clip();
+      this.drawMarks(lane, y, bar, letter, ink);
+      context.restore();
+    }
     context.fillStyle = ink;
     if (pitch >= letter * 1.05) {
       context.textAlign = "right";
@@ -478,6 +483,7 @@ function render({ model, el }) {
   let stands = null; // the time at which the picture stands still
   let heard = performance.now();
   let visible = true;
+  let drawn = 0; // when the timeline was drawn last
 
   function time() {
     if (stands !== null) return stands;
@@ -512,6 +518,7 @@ function render({ model, el }) {
 
   function drawMoving() {
     if (!complete) return;
+    drawn = performance.now();
     timeline.draw(picture, time(), Number(choice.value));
     drawWaits(backlog, time());
   }
@@ -571,8 +578,8 @@ function render({ model, el }) {
   const moving = setInterval(() => {
     if (!visible || document.hidden) return;
     drawHead();
-    if (stands === null) drawMoving();
-  }, 100);
+    if (stands === null && performance.now() - drawn > MOVING * 0.9) drawMoving(); // news draw it, too
+  }, MOVING);
   const resized = new ResizeObserver(drawMoving);
   resized.observe(root);
   ask("hello");
