@@ -1,8 +1,8 @@
 """An hour of a busy demo in a minute: what the kernel and the page keep of it, with a stage and two client panels.
 
 Fifty clients of another process send as fast as they are answered, and leave and come again; the two panels send, too.
-What is kept afterwards is compared with what was kept early on. In the kernel objects are counted, without those
-of the server's log, which has a bound of its own. The observation keeps a connection of each address that a client came from.
+What is kept afterwards is compared with what was kept early on. In the kernel objects are counted, without those of the
+server's log, which has a bound of its own. The observation keeps a connection of each address that a client came from.
 """
 
 import json

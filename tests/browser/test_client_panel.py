@@ -16,11 +16,30 @@ server = echo_kit.start(serve)
 echo_kit.ClientPanel(server, name="alice")"""
 
 
-def test_300_messages_at_full_speed_arrive_exact(notebook):
-    book = notebook(SERVED)
+THREADED = """import socket, threading, echo_kit
+got = []
+def serve(host, port):
+    with socket.create_server((host, port), backlog=64) as listener:
+        while True:
+            threading.Thread(target=echo, args=listener.accept()).start()
+def echo(conn, _):
+    with conn:
+        while data := conn.recv(1024):
+            got.append(data)
+            conn.sendall(data)
+server = echo_kit.start(serve)
+many = [echo_kit.Client(server) for _ in range(50)]
+display(echo_kit.ClientPanel(server, name="alice"), echo_kit.ServerPanel(server))"""
+
+
+@pytest.mark.parametrize("cell", [SERVED, THREADED], ids=["alone", "beside a stage of 50 connections"])
+def test_300_messages_at_full_speed_arrive_exact(notebook, cell):
+    book = notebook(cell)
     book.run_all()
     alice = book.panel("alice")
     alice.is_("being served")
+    if cell is THREADED:
+        book.page.locator(".echo-stage-words").get_by_text("51 served").wait_for()
     messages = [f"{number:03}" for number in range(300)]
     alice.line.focus()
     for message in messages:
@@ -35,7 +54,7 @@ def test_300_messages_at_full_speed_arrive_exact(notebook):
     assert book.execute("print(sum(each['call'] == 'client send' for each in server.timeline().calls()))") == "300\n"
     said = alice.said()
     assert len(said) == 200  # what a transcript keeps
-    sent = [text.removeprefix("> ") for text in said if text.startswith("> ")]
+    sent = [text.removeprefix("> ").split(" (")[0] for text in said if text.startswith("> ")]  # no marks beside them
     assert sent == messages[-len(sent) :]
     received = "".join(text.removeprefix("Received  :  ") for text in said if text.startswith("Received"))
     assert "".join(messages).endswith(received)
