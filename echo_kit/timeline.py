@@ -317,8 +317,6 @@ class Timeline(Shown):
                 by_connection[connection].append(works)
             if kind == "accept":
                 mine.append(Span(IN_ACCEPT, began, ended, thread))
-            elif kind == "pause" and not name:  # before accept
-                mine.append(Span(PAUSED, began, ended, thread))
             elif states[kind]:
                 span = new(Span, (states[kind], began, ended, thread, name))
                 mine.append(span)

@@ -14,16 +14,17 @@ import textwrap
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
 from echo_kit import Client, observe, runner, serve_single, serve_threaded, start, stepping
 from echo_kit.codeview import NOBODY, PAUSED, STANDS
-from echo_kit.events import EventLog
+from echo_kit.events import Connection, EventLog
 from echo_kit.lanes import STOPPED
 from echo_kit.plots import COLOURS, STRIPES, WORDS
 from echo_kit.stepping import Gate
-from echo_kit.timeline import IN_ACCEPT, IN_RECV, IN_SEND, WORKS
+from echo_kit.timeline import IN_ACCEPT, IN_RECV, IN_SEND, WORKS, Timeline
 from echo_kit.timeline import PAUSED as PAUSED_STRETCH
 
 LONG = 20  # seconds after which a test gives up
@@ -112,6 +113,8 @@ def test_each_call_waits_for_its_step():
             told = []
             while held(server):
                 told.append((*stands(server)[0], calls(server)[-1]))
+                in_the_timeline = str(server.timeline().by_thread()).rpartition(" · ")[2]
+                assert in_the_timeline == told[-1][1].replace("‖ server thread: ", "is ")
                 assert server.step() == ["server thread"]
             assert told == [
                 ("conn.recv(2)", "‖ server thread: paused before recv for alice", "accept"),
@@ -834,6 +837,29 @@ def test_a_pause_is_not_work():
         ) == "serve_threaded: 1 connection\n  alice  connected · accepted · served by thread 1 · " + (
             '"hello" echoed · left'
         )
+
+
+@pytest.mark.parametrize(
+    ("selects", "after_the_send"), [(False, [(WORKS, 6, 7)]), (True, [])], ids=["blocks", "selects"]
+)
+def test_what_is_work_before_and_after_a_pause(selects, after_the_send):
+    observation = observe.Observation("by hand", EventLog(clock=lambda: 10.0))
+    observation.close_all()
+    end = Connection(("127.0.0.1", 1))
+    for kind, began in (("accept", 0), ("recv", 1), ("pause", 3), ("send", 5), ("pause", 7), ("close", 9)):
+        observation.log.add(kind, began, end, thread="server thread", ended=began + 1)
+    timeline = replace(Timeline.of(observation), selects=selects)
+    assert [(state, begin, end) for state, begin, end, *_ in timeline.thread_spans["server thread"]] == [
+        (IN_ACCEPT, 0, 1),
+        (IN_RECV, 1, 2),
+        (WORKS, 2, 3),
+        (PAUSED_STRETCH, 3, 4),
+        (WORKS, 4, 5),
+        (IN_SEND, 5, 6),
+        *after_the_send,
+        (PAUSED_STRETCH, 7, 8),
+        (WORKS, 8, 9),
+    ]
 
 
 def test_a_pause_before_accept_is_the_threads_and_nobody_elses(tmp_path):
