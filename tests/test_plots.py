@@ -11,6 +11,7 @@ import warnings
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb, to_rgba
 from matplotlib.text import Text
 
@@ -23,6 +24,7 @@ from echo_kit.plots import (
     COLOURS,
     DARK,
     FINE,
+    HALF,
     LABEL_LANES,
     LIGHT,
     MARKS,
@@ -36,7 +38,19 @@ from echo_kit.plots import (
     stacked_figure,
     timeline_figure,
 )
-from echo_kit.timeline import ACCEPTED, BACKLOG, CONNECTING, IN_ACCEPT, IN_RECV, IN_SEND, WORKS, Span, Timeline, stacked
+from echo_kit.timeline import (
+    ACCEPTED,
+    BACKLOG,
+    CONNECTING,
+    IN_ACCEPT,
+    IN_RECV,
+    IN_SEND,
+    PAUSED,
+    WORKS,
+    Span,
+    Timeline,
+    stacked,
+)
 
 LIMIT = 20  # seconds that anything may take before a test fails
 THREAD = "server thread"
@@ -203,6 +217,25 @@ def test_idle_work_and_a_sendall_that_waits_are_drawn_apart():
     assert hatches[to_rgba(COLOURS[IN_RECV])] is hatches[to_rgba(COLOURS[WORKS])] is None
     greys = sorted(luminance(to_rgb(COLOURS[state])) for state in (IN_RECV, WORKS, BACKLOG))
     assert all((high + 0.05) / (low + 0.05) > 1.4 for low, high in itertools.pairwise(greys)), "on a grey print"
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("state", STRIPES)
+def test_stripes_can_be_seen(state, dark):
+    """In the picture itself: a hatch in the colour of its bar is there, and nobody sees it."""
+    timeline = made(1)
+    timeline.__dict__["spans"] = {"client 0": [Span(state, 0.0, 1.9)]}
+    figure = timeline.figure(dark=dark)
+    (axis,) = figure.axes
+    for text in axis.texts:
+        text.set_visible(False)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    ((left, right), (low, high)) = axis.transData.transform([(0.1, HALF / 2), (1.8, -HALF / 2)]).astype(int).T
+    inside = np.asarray(canvas.buffer_rgba())[::-1][low:high, left:right, :3].reshape(-1, 3)  # its first line is on top
+    colours, counts = np.unique(inside, axis=0, return_counts=True)
+    seen = counts[[contrast(colour / 255, COLOURS[state]) > 2 for colour in colours]].sum()
+    assert 0.02 < seen / counts.sum() < 0.6
 
 
 def test_a_sendall_that_does_not_wait_is_a_part_of_the_work():
@@ -418,6 +451,18 @@ def test_thread_lanes():
     assert {"with client 0", "with client 1"} <= set(words(axis))
     assert legend(figure)[0] == WORDS[IN_ACCEPT]
     assert "client sends" not in legend(figure)
+
+
+def test_a_thread_that_is_held_before_accept():
+    observation = Observation("by hand", EventLog(clock=lambda: 20.0))
+    observation.close_all()
+    listener, client = Connection(()), Connection(("127.0.0.1", 1), name="alice")
+    observation.log.add("connect", 0.0, client, ended=0.0)
+    observation.log.add("pause", 0.0, listener, thread=THREAD, ended=10.0)
+    observation.log.add("accept", 10.0, Connection(client.client), thread=THREAD, ended=20.0)
+    (axis,) = Timeline.of(observation).by_thread().figure().axes
+    assert bars(axis, PAUSED) == [(0.0, 10.0)]
+    assert words(axis) == ["paused before accept", "waits in accept"]
 
 
 # -- what a notebook gets, any text ----------------------------------------------------------------------------------
