@@ -263,8 +263,8 @@ def test_a_panel_that_is_closed_while_it_connects_leaves_no_connection(open_pane
 def test_a_server_that_does_not_read_holds_up_nobody(open_panel):
     def read_when_told(conn):
         go_on.wait(20)
-        while sum(map(len, came)) < len(text.encode()) + len("and this"):
-            came.append(conn.recv(1_000_000))
+        while sum(map(len, came)) < len(text.encode()) + len("and this") and (data := conn.recv(1_000_000)):
+            came.append(data)
         conn.sendall(b"".join(came))  # only now, so that no echo wakes the panel
 
     go_on, came = threading.Event(), []
@@ -392,6 +392,14 @@ def test_a_newer_row_takes_the_place_of_the_whole_earlier_one(single, open_row):
     second = open_row(single, "carol")
     assert [panel.comm for panel in first.panels] == [None, None]
     until(second.panels[0], lambda it: it.state == "being served")
+    came_and_went = [event for event in single._observation.log if event.kind in ("connect", "client close")]
+    assert [(event.kind, event.connection.name) for event in came_and_went] == [
+        ("connect", "alice"),
+        ("connect", "bob"),
+        ("client close", "bob"),
+        ("client close", "alice"),
+        ("connect", "carol"),  # when nobody is in its way
+    ]
 
 
 def test_a_panel_takes_its_place_out_of_a_row(single, open_row, open_panel):
