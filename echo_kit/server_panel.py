@@ -28,6 +28,7 @@ LEASE = 5.0  # seconds for which a page that has said that it looks is believed
 BEAT = 1.0  # seconds after which the page hears from us even if nothing has changed
 COMMANDS = ("stop", "start", "freeze", "go on", "pause", "step", "run")
 NAME = 40  # letters of the server's name
+LETTERS = 500  # of what went wrong
 
 
 class ServerPanel(Panel):
@@ -99,11 +100,18 @@ class _Stage:
             self._asked = self._asked or what == "hello"
             self._looked_at = time.monotonic()
         elif what in COMMANDS:
+            if what == "stop":  # it waits for nothing that has not begun
+                self._forget_commands()
             self._commands.put((what, thread if isinstance(thread, str) else None))
         else:
             return
         self._begin()
         self._wake.set()
+
+    def _forget_commands(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._commands.get_nowait()
 
     def _begin(self) -> None:
         with self._lock:
@@ -147,7 +155,7 @@ class _Stage:
             self._trouble = ""
         except Exception as trouble:  # the next look may go well; the server does not notice
             self._trouble = f"this view has failed: {type(trouble).__name__}: {visible(str(trouble))}"
-            self._asked = self._asked or asked
+            self._asked = True  # what of this look was told is not known
         head = self._make_head()
         if head != self._head or "whole" in picture or len(picture) > 1 or (picture and now - self._sent > BEAT):
             self._head, self._sent = head, now
@@ -185,7 +193,7 @@ class _Stage:
             "address": f"{host}:{port}",
             "frozen": self._frozen,
             "stepping": server.paused,
-            "note": self._note or self._trouble,
+            "note": (self._note or self._trouble)[:LETTERS],
         }
 
     # -- the hands' thread ---------------------------------------------------------------------------------------------
@@ -194,14 +202,14 @@ class _Stage:
         answer_nobody()
         while True:
             command, thread = self._commands.get()
-            if command == "end":
+            if self._over:
                 return
             self._note = ""
             try:
                 self._act_on(command, thread)
             except (ServerStuck, OSError, ValueError, RuntimeError) as error:
                 self._note = visible(str(error))
-            except Exception as error:  # what the student's server raises when it is started again
+            except BaseException as error:  # what the student's server raises when it is started again, SystemExit too
                 self._note = f"{type(error).__name__}: {visible(str(error))}"
             finally:
                 self._doing = ""

@@ -189,6 +189,55 @@ def test_a_server_that_does_not_start_again_says_why(open_panel):
         assert panel.head["state"] == "stopped"
 
 
+def test_a_server_that_ends_the_program_leaves_the_buttons_alive(open_panel):
+    ends = threading.Event()
+
+    def serve(host, port):
+        if ends.is_set():
+            raise SystemExit("no port for me " + "x" * 1000)
+        echo_kit.serve_single(host, port)
+
+    with echo_kit.start(serve) as server:
+        panel = open_panel(server)
+        panel.do("hello")
+        ends.set()
+        panel.do("start")
+        panel.until(lambda: panel.head.get("note", "").startswith("SystemExit: no port for me x"))
+        assert len(panel.head["note"]) == server_panel.LETTERS
+        ends.clear()
+        panel.do("start")
+        panel.until(lambda: panel.head["state"] == "running")
+        assert not panel.head["note"]
+        panel.server.stop()
+
+
+def test_a_stop_does_not_wait_for_steps_that_have_not_begun(stage, single, monkeypatch):
+    entered, goes_on, steps = threading.Event(), threading.Event(), []
+
+    def step(server, thread):
+        steps.append(thread)
+        entered.set()
+        assert goes_on.wait(10)
+
+    monkeypatch.setattr(echo_kit.runner.Server, "step", step)
+    for _ in range(5):
+        stage.do("step")
+    assert entered.wait(10)
+    stage.do("stop")
+    goes_on.set()
+    stage.until(lambda: stage.head["state"] == "stopped")
+    assert len(steps) == 1
+
+
+def test_a_stop_goes_on_while_a_look_hangs(stage, single, monkeypatch):
+    hangs, goes_on = threading.Event(), threading.Event()
+    monkeypatch.setattr(echo_kit.live.Live, "look", lambda live: (hangs.set(), goes_on.wait(10)) and {"now": 0.0})
+    assert hangs.wait(10)
+    single.stop()
+    assert not single.running
+    goes_on.set()
+
+
 def test_while_a_stop_waits_the_panel_answers(open_panel):
     released = threading.Event()
 
@@ -250,6 +299,21 @@ def test_a_failing_view_says_so_and_goes_on(stage, single, monkeypatch):
         stage.until(lambda: "this view has failed: RuntimeError: <i>broken</i>" in stage.head["note"])
     with echo_kit.Client(single, "alice"):
         stage.until(lambda: stage.picture["words"].startswith("1 served"))
+
+
+def test_what_a_look_had_seen_before_it_failed_is_not_lost(stage, single, monkeypatch):
+    def fails(*_):
+        raise RuntimeError("broken")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(echo_kit.live.Live, "_forget", fails)  # near the end of a look
+        with echo_kit.Client(single, "alice"):
+            stage.until(lambda: stage.head["note"])
+            single.settle()
+            stage.until(lambda: stage.messages.empty())
+    stage.until(lambda: [text for _, text in stage.picture.get("log", [])][1:] and stage.lanes)
+    assert [lane["name"] for lane in stage.lanes.values()] == ["alice"]
+    assert not stage.head["note"]
 
 
 def test_other_messages_do_nothing(stage, single):
