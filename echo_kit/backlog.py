@@ -218,6 +218,7 @@ class Watch:
     """
 
     def __init__(self, observation: Observation) -> None:
+        self.asked = -math.inf  # when the backlog that `look` returns was seen, on the log's clock
         self._observation = observation
         self._due = 0.0  # when the table may be asked for again
         self._backlog: Backlog | None = None
@@ -228,9 +229,11 @@ class Watch:
         began = time.monotonic()
         listening = [] if self._observation.stopping else [s for s, _ in self._observation.sockets(listening=True)]
         before, queued = self._backlog, [_queued(sock) for sock in listening]
-        unchanged = queued == self._queued and None not in queued
-        if before is not None and unchanged and (began < self._due or not (any(queued) or len(before))):
+        quiet = queued == self._queued and None not in queued and not any(queued)
+        quiet = quiet and before is not None and not (len(before) or before.half or before.unanswered)
+        if before is not None and len(queued) == len(self._queued) and (began < self._due or quiet):
             return before
+        self.asked = self._observation.log.clock()
         self._backlog = Backlog._made(self._observation, look(self._observation), lanes)
         self._queued = queued
         self._due = time.monotonic() + 20 * (time.monotonic() - began)

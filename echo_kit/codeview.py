@@ -24,7 +24,7 @@ from typing import Any
 
 from .events import Connection, visible
 from .frames import is_student_code, student_frame, thread_frames
-from .observe import Call, Observation, Task, call_in, current_task, ready
+from .observe import Call, Observation, Observed, Task, call_in, current_task, ready
 
 __all__ = ["CodeView", "Function", "Line", "Mark", "Place", "code_view", "where"]
 
@@ -241,24 +241,22 @@ class Watch:
             before, key = self._looks.get(task), None
             waiting = task.waiting
             if waiting is not None:  # in accept or recv, and where it was: nothing new is to be seen
-                frame = frames.get(task.identity() or 0)
-                while frame is not None and not is_student_code(frame):
-                    frame = frame.f_back
-                if frame is not None:
-                    key = (waiting, frame.f_code, frame.f_lasti, names.get(waiting.connection))
-                if before is not None and key is not None and before[0] == key:
+                key = (waiting, _chain(frames.get(task.identity() or 0)), names.get(waiting.connection))
+                if before is not None and before[0] == key:
                     looks[task] = before
                     continue
             look = _Look(task, names)
             if before is not None:
                 look.before = before[1].before
             look.see(frames)
-            looks[task] = (None if look.guessed else key), look
+            # It may have gone on since: what is kept must be what was seen of this call, at this place.
+            same = key is not None and look.waits is waiting and look.chain == key[1]
+            looks[task] = (key if same else None), look
         frames = {}  # a function that returns meanwhile lets go of its variables, as it would without us
         self._looks = looks
         observation = self._observation
         seen: list[object] = [stopped, observation.error, observation.gate.closed]
-        seen += [len(observation.functions), len(observation.accepts)]
+        seen += [len(observation.functions), observation.accepts.copy()]
         seen += [(task, *each[1].seen) for task, each in looks.items()]
         if self._view is None or seen != self._seen:
             self._seen, self._view = seen, _made(observation, [each[1] for each in looks.values()], stopped)
@@ -357,6 +355,7 @@ class _Look:
         self.chain: Chain = []
         self.selects = False  # it waits for whichever of many sockets has something to say
         self.paused = False  # it is held before a call
+        self.waits: Observed | None = None  # of which socket it is in accept or recv
         self.guessed = False  # what it is in is no call that we know
         self.before: tuple[object, bytes] | None = None
 
@@ -383,6 +382,7 @@ class _Look:
         if call is not None and not call.seen.listening:
             self.client = self.names.get(call.seen.connection, "")
         self.paused = held is not None
+        self.waits = call.seen if call is not None and held is None and call.kind in ("accept", "recv") else None
         if held is not None:
             self.words = _held(held, self.client)
         elif call is not None:

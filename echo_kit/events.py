@@ -6,7 +6,6 @@ an event carries two: when the call began and when it came back. That pair is th
 
 from __future__ import annotations
 
-import contextlib
 import struct
 import time
 from collections import deque
@@ -130,7 +129,8 @@ class EventLog:
         code = _CODES[kind]
         if error:
             code, data = code + 1, error.encode()
-        self._append((connection, thread, _pack(ended, self._next() + code, began, size) + data))
+        record = connection, thread, _pack(ended, self._next() + code, began, size) + data
+        self._append(record)  # looked up last: a tap that comes meanwhile is told, or finds it in the log
 
     def catch_up(self) -> None:
         """Add what `add_later` has left, whichever thread it came from."""
@@ -182,9 +182,9 @@ class EventLog:
 
 class Tap:
     """Reads a log while it grows. Of traffic (recv, send) it keeps the newest `TRAFFIC` events between two reads: a
-    flood costs its reader no more than a brook. All others it keeps, up to `OTHERS`.
+    flood costs its reader no more than a brook. All others it keeps, up to `OTHERS`. For one reader.
 
-    skipped  how many events it has left out so far, about (0 only if there were none)
+    gap  whether events may be missing between the last read and the one before
     """
 
     def __init__(self, log: EventLog) -> None:
@@ -192,14 +192,12 @@ class Tap:
         self._traffic: deque[_Record] = deque(maxlen=TRAFFIC)
         self._others: deque[_Record] = deque(maxlen=OTHERS)
         self._begun = False
-        self.skipped = 0
+        self.gap = False
 
     def _add(self, record: _Record) -> None:  # from any thread
         packed = record[2]
         moves_bytes = packed[_CODE_AT] in _TRAFFIC_CODES and packed[_SIZE_AT] != _NO_BYTES  # else it is an end of file
-        kept = self._traffic if moves_bytes else self._others
-        self.skipped += len(kept) == kept.maxlen
-        kept.append(record)
+        (self._traffic if moves_bytes else self._others).append(record)
 
     def read(self) -> list[SocketEvent]:
         """What has come since the last read, in the order in which the calls ended; at first, what the log holds."""
@@ -207,12 +205,14 @@ class Tap:
         whole, self._begun = [] if self._begun else self._log._snapshot(), True
         known = {id(record) for record in whole}  # the log and its taps hold the same tuples
         records = whole
+        self.gap = False
         for kept in (self._traffic, self._others):
             for _ in range(len(kept)):
-                with contextlib.suppress(IndexError):  # a full one loses its oldest while we read
-                    record = kept.popleft()
-                    if id(record) not in known:
-                        records.append(record)
+                record = kept.popleft()
+                # One that loses an event is full, until we take one out. Whoever adds need not count, and cannot miss.
+                self.gap = self.gap or len(kept) + 1 == kept.maxlen
+                if id(record) not in known:
+                    records.append(record)
         return list(_events(records))
 
     def close(self) -> None:

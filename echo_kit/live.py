@@ -24,12 +24,14 @@ from .timeline import ACCEPTED, IN_RECV, IN_SEND, PAUSED, WORKS, quote
 __all__ = ["Live"]
 
 SHORTEST = 0.01  # seconds: a stretch that nobody would see
+MISSED = 0.5  # seconds for which a stranger is not found in the backlog before it is said that it has left
 SPACING = 0.02  # seconds between two marks in the same direction on one lane
 KEPT = 120.0  # seconds for which a lane that has ended is kept
 LANES = 500  # lanes that are kept; of more, those that have ended go first
 STRETCHES, MARKS = 200, 100  # that are kept of a lane
 LINES, LETTERS = 200, 300  # printed lines that are kept, and letters of each
 
+NEVER = "was never accepted"
 TO_SERVER, TO_CLIENT = 0, 1
 
 
@@ -49,7 +51,8 @@ class LiveLane:
     closed: float | None = None
     reset: bool = False
     seen_off: bool = False
-    threads: list[str] = field(default_factory=list)
+    missed: float | None = None  # since when a stranger has not been found in the backlog
+    thread: str = ""  # that is at it now, or was last
     used: float | None = None  # when the server's last call on it came back; None: not known
     since: tuple[str, float] | None = None  # the stretch that lasts, if it is another than waiting in recv
     stretches: deque[list[Any]] = field(default_factory=lambda: deque(maxlen=STRETCHES))
@@ -63,10 +66,10 @@ class LiveLane:
     def ended(self) -> float | None:
         return self.closed if self.accepted is not None else self.left
 
-    def words(self) -> str:
+    def words(self, stopped: bool) -> str:
         """What is to be said of it now."""
         if self.accepted is None:
-            return "left, was never accepted" if self.left is not None else "waits in the backlog"
+            return "left, was never accepted" if self.left is not None else NEVER if stopped else "waits in the backlog"
         said = []
         if self.server is not None and self.server.messages:
             count = self.server.messages
@@ -79,10 +82,8 @@ class LiveLane:
             said.append("cut off: the server was stopped")
         elif self.closed is not None:
             said.append("closed by the server")
-        elif self.threads:
-            said.insert(0, self.threads[-1])
         else:
-            said.insert(0, "accepted")
+            said.insert(0, self.thread or "accepted")
         return " · ".join(said)
 
 
@@ -102,10 +103,11 @@ class Live:
         self._given: Counter[str] = Counter()
         self._numbers = itertools.count(1)
         self._at: dict[str, SocketEvent] = {}  # by thread: its last recv or send
-        self._told: dict[str, SocketEvent] = {}  # the same, if what came after it is told already
+        self._told: set[str] = set()  # threads of which it is told what came after that
         self._touched: set[LiveLane] = set()
-        self._skipped = 0
-        self._gap = False  # between what was read before and what is read now, events are missing
+        self._begun = False
+        self._thinned = False  # not all that has happened was read
+        self._stopped = False
         self._now = 0.0
         self._messages = 0  # of lanes that are kept no longer
         self._lines: deque[list[str]] = deque(maxlen=LINES)
@@ -129,22 +131,26 @@ class Live:
 
     def look(self) -> dict[str, Any]:
         """What has changed since the last look; "now" is always in it."""
+        lines = list(self.observation.lines.copy())  # first: whom they are about is read then
         self.read()
         now = self.observation.log.clock()
         stopped = self.observation.stopping
         code = self._threads.look(self._names, stopped)
         if not stopped:
             self._see_what_lasts(now)
+        elif not self._stopped:
+            self._stopped = True
+            self._touched.update(self._waiting_lanes())  # nobody will accept them
         queue = self._backlog.look(self._waiting_lanes())
         self._see_strangers(queue, now)
-        log = self._new_lines()
+        log = self._new_lines(lines)
         self._lines.extend(log)
         parts = {
             "words": self._words(queue),
             "code": _code(code),
             "backlog": self._queue(queue),
             "stopped": stopped,
-            "thinned": self._tap.skipped > 0,
+            "thinned": self._thinned,
         }
         changes: dict[str, Any] = {name: part for name, part in parts.items() if part != self._parts.get(name)}
         self._parts = parts
@@ -184,8 +190,7 @@ class Live:
                 row[0], row[2] = lane.name, None if lane.connected is None else self._time(lane.connected)
         return {"title": queue.title, "listens": queue.listens, "rows": rows, "notes": list(queue._notes())}
 
-    def _new_lines(self) -> list[list[str]]:
-        lines = list(self.observation.lines.copy())
+    def _new_lines(self, lines: list[Line]) -> list[list[str]]:
         new: list[list[str]] = []
         for line in reversed(lines):
             if line is self._last_line or len(new) == LINES:
@@ -221,7 +226,7 @@ class Live:
         return {
             "id": lane.number,
             "name": lane.name,
-            "words": lane.words(),
+            "words": lane.words(self._stopped),
             "since": [lane.since[0], self._time(lane.since[1])] if lane.since else None,
             **{name: None if (time := getattr(lane, name)) is None else self._time(time) for name in times},
         }
@@ -241,6 +246,7 @@ class Live:
                     self._names.pop(end, None)
             if lane.server is not None:
                 self._messages += lane.server.messages
+            self._give_back(lane)
             self._take_from_the_waiting(lane)
             if lane.client is None and self._given[lane.name] == 1:  # "client 7": nobody else will be called so
                 del self._given[lane.name]
@@ -255,25 +261,58 @@ class Live:
 
     def read(self) -> None:
         """Take in what has happened. Done now and then even if nobody looks, it keeps the next look short."""
+        alive = self._alive()
         events = self._tap.read()
-        skipped = self._tap.skipped
-        self._gap, self._skipped = skipped > self._skipped, skipped
-        if self._gap:
+        if self._tap.gap:
             # What the threads did in between is not known.
+            self._thinned = True
             self._at.clear()
             self._told.clear()
             for lane in self._lanes.values():
                 lane.used = None
+        if not self._begun and self.observation.log.dropped:
+            self._thinned = True
+            self._make_up_for_the_dropped(events)
+        self._begun = True
         for event in events:
             if self.zero is None:
                 self.zero = event.began
             self._enter(event)
+        alive |= self._alive()  # of the others, which have ended before, no more events come
+        self._at = {thread: event for thread, event in self._at.items() if thread in alive}
+        self._told &= alive
         if len(self._lanes) > 2 * LANES:  # nobody has looked for long
             self._forget(0.0)
 
+    def _alive(self) -> set[str]:
+        return {task.label for task in self.observation.alive()}
+
+    def _make_up_for_the_dropped(self, events: list[SocketEvent]) -> None:
+        """Lanes of open connections whose beginning the log has dropped: it was before the first event."""
+        began = {event.connection for event in events if event.kind in ("connect", "accept")}
+        ours = {end.client: end for end in self.observation.clients if end not in began}
+        accepted = self.observation.accepted.copy()
+        self.zero = min((event.began for event in events), default=self.observation.log.clock())
+        for address in dict.fromkeys([*accepted, *ours]):
+            client, server = ours.get(address), accepted.get(address)
+            if server is not None and (server.closed or server in began):
+                continue
+            lane = self._lane(visible(client.name)[:NAME] if client is not None else "", address)
+            lane.client, lane.server = client, server
+            if client is not None:
+                lane.connected, lane.left = self.zero, self.zero if client.closed else None
+                self._by_end[client] = lane
+            if server is not None:
+                lane.accepted = self.zero
+                self._by_end[server], self._names[server] = lane, lane.name
+            else:
+                self._waiting.setdefault(address, []).append(lane)
+
     def _enter(self, event: SocketEvent) -> None:
         kind, connection = event.kind, event.connection
-        if kind == "connect":
+        if connection in self._by_end:
+            pass  # that it came is known, also of one that was made up
+        elif kind == "connect":
             self._client_connected(event)
         elif kind == "accept" and not event.error:
             self._accepted(event)
@@ -324,8 +363,13 @@ class Live:
         fits = lane is not None and lane.client is None and (lane.accepted is None or lane.accepted >= event.began)
         return lane if fits else None
 
+    def _give_back(self, lane: LiveLane) -> None:
+        """The name of a client that is not ours will not be given again: it need not be remembered."""
+        if lane.client is None and self._given[lane.name] == 1:
+            del self._given[lane.name]
+
     def _rename(self, lane: LiveLane, name: str) -> None:
-        self._given[lane.name] -= 1
+        self._give_back(lane)
         self._given[name] += 1
         lane.name = name if self._given[name] == 1 else f"{name} ({self._given[name]})"
         if lane.server is not None:
@@ -342,10 +386,12 @@ class Live:
             waited = end.waited or 0.0
             if waited > TICK:
                 lane.connected = event.ended - waited + TICK
-        lane.server, lane.accepted, lane.used = end, event.ended, None if self._gap else event.ended
+        if lane.connected is not None:  # our client may be told of it later than the server
+            lane.connected = min(lane.connected, event.ended)
+        lane.server, lane.accepted, lane.used = end, event.ended, None if self._tap.gap else event.ended
         self._by_end[end] = lane
         self._names[end] = lane.name
-        self._at.pop(event.thread, None)
+        self._is_at(event.thread, None)
 
     def _take_from_the_waiting(self, lane: LiveLane) -> None:
         same = self._waiting.get(lane.address, [])
@@ -368,15 +414,19 @@ class Live:
         elif event.kind == "pause":
             self._stretch(lane, PAUSED, event.began, event.ended)
         elif event.kind == "recv" and not event.size:
-            lane.seen_off = lane.seen_off or (not event.error or event.error not in (*BROKEN_OFF, STOPPED))
+            lane.seen_off = lane.seen_off or event.error not in (*BROKEN_OFF, STOPPED)
         lane.reset = lane.reset or event.error in BROKEN_OFF
         lane.used = event.ended
-        if event.thread and event.thread not in lane.threads:
-            lane.threads.append(event.thread)
-        if event.kind == "recv" or (event.kind in ("send", "pause") and not self._selects()):
-            self._at[event.thread] = event
+        lane.thread = event.thread or lane.thread
+        working = event.kind == "recv" or (event.kind in ("send", "pause") and not self._selects())
+        self._is_at(event.thread, event if working else None)
+
+    def _is_at(self, thread: str, event: SocketEvent | None) -> None:
+        self._told.discard(thread)
+        if event is not None:
+            self._at[thread] = event
         else:
-            self._at.pop(event.thread, None)
+            self._at.pop(thread, None)
 
     def _stretch(self, lane: LiveLane, state: str, begin: float, end: float) -> None:
         if end - begin >= SHORTEST:
@@ -399,6 +449,7 @@ class Live:
     def _see_what_lasts(self, now: float) -> None:
         """What the server's threads are in at this moment, which no event tells yet."""
         lasting: dict[LiveLane, tuple[str, float] | None] = {}
+        calling: dict[LiveLane, list[str]] = {}  # which threads are in a call on it
         frames = thread_frames()
         for task in self.observation.alive():
             paused, waiting = task.paused, task.waiting  # the thread goes on while we look
@@ -419,10 +470,13 @@ class Live:
                     continue
             if lane is not None and lane.closed is None:
                 lasting[lane] = since if since[0] != IN_RECV and now - since[1] >= SHORTEST else None
-                if task.label not in lane.threads:
-                    lane.threads.append(task.label)
-                    self._touched.add(lane)
+                if since[0] != WORKS:  # that one has left an event
+                    calling.setdefault(lane, []).append(task.label)
         frames = {}
+        for lane, threads in calling.items():
+            if lane.thread not in threads:
+                lane.thread = threads[0]
+                self._touched.add(lane)
         for lane in self._lanes.values():
             if lane.accepted is None or lane.closed is not None:
                 continue
@@ -439,7 +493,7 @@ class Live:
         """
         thread = task.label
         at = self._at.get(thread)
-        worked = at is not None and at is not self._told.get(thread) and at.connection is lane.server
+        worked = at is not None and thread not in self._told and at.connection is lane.server
         came = lane.since is not None and lane.since[0] == ACCEPTED
         if not worked and not came:
             return True
@@ -448,7 +502,8 @@ class Live:
             return False
         if worked and at is not None:
             self._stretch(lane, WORKS, at.ended, call.began)
-            self._at[thread] = self._told[thread] = at._replace(ended=max(at.ended, call.began))
+            self._at[thread] = at._replace(ended=max(at.ended, call.began))
+            self._told.add(thread)
         elif lane.since is not None:
             self._stretch(lane, ACCEPTED, lane.since[1], call.began)
         lane.used = max(lane.used or 0.0, call.began)
@@ -464,15 +519,24 @@ class Live:
             return
         there = {each.client for each in queue.waiting}
         for each in queue.waiting:
-            if each.client not in self._waiting and each.client not in self.observation.accepted:
+            before = self._by_end.get(self.observation.accepted.get(each.client, _NOBODY))
+            accepted = before is not None and before.accepted is not None and before.accepted >= self._backlog.asked
+            if each.client not in self._waiting and not accepted:  # else it was accepted since the kernel was asked
                 lane = self._lane("", each.client)
-                lane.connected = now - (each.seconds or 0.0)
+                lane.connected = self._backlog.asked - (each.seconds or 0.0)
                 self._waiting.setdefault(each.client, []).append(lane)
         for lane in self._waiting_lanes():
-            if lane.client is None and lane.address not in there and lane.address not in self.observation.accepted:
-                lane.left = now
+            if lane.client is not None or lane.address in there:
+                lane.missed = None
+            elif lane.missed is None:
+                lane.missed = now  # it may have been accepted, and the record of it is still to come
+            elif now - lane.missed > MISSED:
+                lane.left = lane.missed
                 self._touched.add(lane)
                 self._take_from_the_waiting(lane)
+
+
+_NOBODY = Connection(())
 
 
 def _code(view: codeview.CodeView) -> dict[str, Any]:

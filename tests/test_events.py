@@ -194,7 +194,42 @@ def test_a_tap_bounds_the_traffic_and_keeps_all_else(monkeypatch):
     assert kinds[0] == ("accept", 0)
     assert kinds[1:11] == [("recv", began) for began in range(91, 101)]
     assert kinds[11:] == [("recv", 101), ("send", 102)]
-    assert tap.skipped == 90
+    assert tap.gap
+    log.add("recv", 103.0, Connection(()), size=1)
+    assert [event.began for event in tap.read()] == [103]
+    assert not tap.gap
+    tap.close()
+
+
+def test_a_tap_that_comes_while_an_event_is_added_gets_it():
+    log, numbers, got = EventLog(), iter([0, 256]), []
+
+    def in_between():
+        got.append(log.tap())
+        assert got[0].read() == []
+        return next(numbers)
+
+    log._next = in_between
+    log.add("close", 1.0, Connection(()))
+    assert [event.began for event in log] == [1]
+    assert [event.began for event in got[0].read()] == [1]
+    got[0].close()
+
+
+def test_a_tap_says_where_events_may_be_missing(monkeypatch):
+    monkeypatch.setattr(events, "TRAFFIC", 10)
+    monkeypatch.setattr(events, "OTHERS", 5)
+    log = EventLog()
+    tap = log.tap()
+    for kind, size, room in (("recv", 1, 10), ("close", 0, 5)):
+        tap.read()
+        for count, gap in ((room - 1, False), (room + 1, True), (0, False), (room + 3, True), (1, False)):
+            for number in range(count):
+                log.add(kind, float(number), Connection(()), size=size)
+            if count:
+                assert tap.gap is False or count == 1  # nothing is said before it is read
+            tap.read()
+            assert tap.gap is gap
     tap.close()
 
 

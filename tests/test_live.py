@@ -1,17 +1,26 @@
 """What a live view is told: the same as the three views say, though each look tells only what has changed."""
 
+import contextlib
+import dataclasses
 import json
 import socket
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
 import echo_kit
+from echo_kit import backlog, codeview, observe
 from echo_kit import live as live_module
+from echo_kit.events import Connection, EventLog
+from echo_kit.frames import thread_frames
 from echo_kit.live import TO_CLIENT, TO_SERVER, Live
 from echo_kit.timeline import ACCEPTED, BACKLOG, IN_RECV, IN_SEND, WORKS, Timeline
+
+ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells who waits in the backlog")
 
 
 class Page:
@@ -437,3 +446,346 @@ def test_what_is_kept_of_connections_that_are_gone_does_not_grow(page_of, monkey
             sum(each.values()) - each["_lines"] for each in sizes
         )  # what is printed has a bound of its own
         assert second <= first + 3, sizes
+
+
+def test_a_function_that_is_called_from_two_places(page_of):
+    def read(conn):
+        return conn.recv(10)
+
+    def serve(host, port):
+        with socket.create_server((host, port)) as listener:
+            conn, _ = listener.accept()
+            with conn:
+                read(conn)
+                while read(conn):
+                    pass
+
+    with echo_kit.start(serve) as server, echo_kit.Client(server, "alice") as alice:
+        page = page_of(server)
+        agrees(page, server)
+        alice.send("x")
+        agrees(page, server)
+        assert ("while read(conn):", "↳ server thread is inside read") in page.marks()
+
+
+def test_a_thread_that_goes_on_while_it_is_looked_at(page_of, monkeypatch):
+    """What was seen of its next call is not taken for what it does when it is back where it was."""
+
+    def serve(host, port):
+        with socket.create_server((host, port)) as listener:
+            conn, _ = listener.accept()
+            with conn:
+                while conn.recv(10):
+                    conn.sendall(bytes(20_000_000))
+
+    with echo_kit.start(serve) as server, socket.create_connection(server.address) as client:
+        page = page_of(server)
+        client.sendall(b"x")
+        page.until(lambda: any("waits in sendall" in words for _, words in page.marks()))
+
+        def goes_on():
+            frames = thread_frames()
+            left = 20_000_000
+            while left:
+                left -= len(client.recv(left))
+            server.settle()
+            return frames
+
+        with monkeypatch.context() as patch:
+            patch.setattr(codeview, "thread_frames", goes_on)
+            page.look()
+        agrees(page, server)
+        assert any("waits in recv" in words for _, words in page.marks())
+
+
+@pytest.fixture
+def small_log(monkeypatch):
+    monkeypatch.setattr("echo_kit.observe.EventLog", lambda: EventLog(capacity=30))
+
+
+def test_a_full_log_has_forgotten_how_they_came(small_log, page_of):
+    with echo_kit.start(echo_kit.serve_threaded) as server:
+        with echo_kit.Client(server, "gone"), socket.create_connection(server.address) as stranger:
+            with echo_kit.Client(server, "alice") as alice, echo_kit.Client(server, "bob"):
+                stranger.sendall(b"x")
+                for _ in range(30):
+                    alice.send("hello")
+                    alice.receive()
+                server.settle()
+                page = page_of(server)
+                assert page.parts["words"] == "4 served · 0 waiting · 31 messages"
+                assert page.parts["thinned"]
+                names = [lane["name"] for lane in page.lanes.values()]
+                assert sorted(names) == ["alice", "bob", "client 2", "gone"]
+                assert sum("waits in recv for" in words for _, words in page.marks()) == 4
+                assert page.lane("alice")["marks"]
+                assert page.lane("alice")["accepted"] == 0
+        page.until(lambda: all(lane["ended"] is not None for lane in page.lanes.values()))
+
+
+def test_a_full_log_has_forgotten_who_waits(small_log, page_of):
+    with echo_kit.start(echo_kit.serve_single) as server:
+        with echo_kit.Client(server, "alice") as alice, echo_kit.Client(server, "bob"):
+            with echo_kit.Client(server, "early"):
+                pass
+            for _ in range(30):
+                alice.send("hello")
+                alice.receive()
+            page = page_of(server)
+            page.until(lambda: page.parts["backlog"]["rows"])
+            assert page.parts["backlog"]["rows"] == [
+                ["bob", "nothing to read", 0],
+                ["early", "nothing to read, has closed its side", 0],
+            ]
+            assert page.lane("early")["words"] == "left, was never accepted"
+            assert page.lane("bob")["words"] == "waits in the backlog"
+            alice.close()
+            page.until(lambda: page.lane("bob")["accepted"] is not None)
+
+
+def from_port(port, address):
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(("127.0.0.1", port))
+    sock.connect(address)
+    return sock
+
+
+def break_off(sock):
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, observe.RESET_ON_CLOSE)
+    sock.close()
+
+
+def catches(host, port):
+    """Serves one client at a time, and outlives one that breaks off."""
+    with socket.create_server((host, port)) as listener:
+        while True:
+            conn, _ = listener.accept()
+            with conn, contextlib.suppress(ConnectionError):
+                while data := conn.recv(1024):
+                    conn.sendall(data)
+
+
+@ON_LINUX
+def test_a_stranger_that_comes_again_from_the_same_port(page_of):
+    with echo_kit.start(catches) as server:
+        page = page_of(server)
+        first = socket.create_connection(server.address)
+        port = first.getsockname()[1]
+        page.until(lambda: page.lanes and page.lane("client 1")["accepted"] is not None)
+        break_off(first)
+        page.until(lambda: page.lane("client 1")["ended"] is not None)
+        with echo_kit.Client(server, "alice") as alice:
+            again = from_port(port, server.address)
+            page.until(lambda: any(lane["name"] == "client 3" for lane in page.lanes.values()))
+            assert page.lane("client 3")["words"] == "waits in the backlog"
+            assert page.parts["backlog"]["rows"][0][::2] == ["client 3", page.lane("client 3")["connected"]]
+            break_off(again)
+            page.until(lambda: page.lane("client 3")["ended"] is not None)
+            third = from_port(port, server.address)
+            page.until(lambda: any(lane["name"] == "client 4" for lane in page.lanes.values()))
+            alice.close()
+            page.until(lambda: page.lane("client 4")["accepted"] is not None)
+            break_off(third)
+        page.until(lambda: page.lane("client 4")["ended"] is not None)
+
+
+@ON_LINUX
+def test_a_stranger_that_is_being_accepted_has_not_left(single, page_of, monkeypatch):
+    """The kernel has given it out, and the thread that took it waits for Python's lock."""
+    taken, goes_on, plain = threading.Event(), threading.Event(), observe._plain_accept
+
+    def accept(listener):
+        pair = plain(listener)
+        taken.set()
+        assert goes_on.wait(10)
+        return pair
+
+    page = page_of(single)
+    with echo_kit.Client(single, "alice") as alice, socket.create_connection(single.address):
+        page.until(lambda: page.parts["backlog"]["rows"])
+        monkeypatch.setattr(observe, "_plain_accept", accept)
+        alice.close()
+        assert taken.wait(10)
+        for _ in range(5):
+            page.look()
+        goes_on.set()
+        page.until(lambda: page.lane("client 2")["accepted"] is not None)
+        assert len(page.lanes) == 2
+        assert page.lane("client 2")["left"] is None
+
+
+def test_nothing_is_remembered_of_threads_that_have_ended(page_of):
+    """They need not say that they end: these do not close."""
+    kept = []
+
+    def serve(host, port):
+        with socket.create_server((host, port)) as listener:
+            while True:
+                threading.Thread(target=handle, args=listener.accept()[:1]).start()
+
+    def handle(conn):
+        kept.append(conn)
+        conn.recv(10)
+        conn.recv(10)
+
+    with echo_kit.start(serve) as server:
+        page = page_of(server)
+        for number in range(10):
+            with echo_kit.Client(server, f"client {number}") as client:
+                client.send("x")
+                page.until(lambda: page.live._told)
+            server.settle()
+            page.look()
+            assert not page.live._at
+            assert not page.live._told
+
+
+def test_names_of_strangers_are_not_kept(threaded, page_of, monkeypatch):
+    monkeypatch.setattr(live_module, "LANES", 5)
+    page = page_of(threaded)
+    for _ in range(20):
+        socket.create_connection(threaded.address).close()
+        threaded.settle()
+        page.look()
+    assert len(page.live._given) <= 6
+    with echo_kit.Client(threaded, "client 22") as named, socket.create_connection(threaded.address):
+        page.until(lambda: sum(lane["ended"] is None for lane in page.lanes.values()) == 2)
+        assert "client 22 (2)" in [lane["name"] for lane in page.lanes.values()]
+        assert page.lane("client 22")["ended"] is None
+        named.close()
+
+
+def test_after_a_stop_nobody_waits(single, page_of):
+    page = page_of(single)
+    with echo_kit.Client(single, "alice"), echo_kit.Client(single, "bob"):
+        agrees(page, single)
+        single.stop()
+        page.look()
+        assert page.lane("bob")["words"] == "was never accepted"
+        assert page.lane("alice")["words"].endswith("cut off: the server was stopped")
+    page.look()
+    assert page.lane("bob")["words"] == "left, was never accepted"
+
+
+def test_a_line_that_is_printed_during_a_look_has_its_client(threaded, page_of, monkeypatch):
+    page, opened = page_of(threaded), []
+    read = page.live.read
+
+    def read_and_then_it_connects():
+        read()
+        if not opened:
+            opened.append(echo_kit.Client(threaded, "alice"))
+            threaded.settle()
+
+    monkeypatch.setattr(page.live, "read", read_and_then_it_connects)
+    page.look()
+    page.look()
+    assert opened.pop().close() is None
+    assert [who for who, text in page.log if "alice" in who] == ["alice (thread 1)"] * len(page.log[1:])
+    assert len(page.log) > 1
+
+
+def test_which_thread_is_at_it_now(page_of):
+    turns = [threading.Semaphore(1), threading.Semaphore(0)]
+
+    def serve(host, port):
+        with socket.create_server((host, port)) as listener:
+            conn, _ = listener.accept()
+            with conn:
+                other = threading.Thread(target=takes_turns, args=(conn, 1))
+                other.start()
+                takes_turns(conn, 0)
+                other.join()
+
+    def takes_turns(conn, mine):
+        data = b"x"
+        while data:
+            turns[mine].acquire(timeout=10)
+            data = conn.recv(10)
+            turns[1 - mine].release()
+
+    with echo_kit.start(serve) as server, echo_kit.Client(server, "alice") as alice:
+        page = page_of(server)
+        for count, thread in enumerate(["server thread", "thread 1", "server thread", "thread 1"]):
+            page.until(lambda thread=thread: page.lane("alice")["words"].startswith(thread))
+            if count == 1:
+                assert page.lane("alice")["words"] == "thread 1 · 1 message"
+            alice.send("x")
+
+
+@pytest.fixture
+def by_hand():
+    """A live view of events that a test makes up."""
+    observation = observe.Observation("made up")
+    live = Live(observation)
+    yield live, observation.log
+    live.close()
+    observation.close_all()
+
+
+def test_nobody_is_connected_after_it_was_accepted(by_hand):
+    """Our client was told of it later than the server, and its record came first."""
+    live, log = by_hand
+    log.add("connect", 1.0, Connection(("127.0.0.1", 1), "alice"), ended=2.0)
+    live.read()
+    log.add("accept", 0.0, Connection(("127.0.0.1", 1)), "server thread", ended=1.5)
+    (lane,) = live.look()["lanes"]
+    assert (lane["connecting"], lane["connected"], lane["accepted"]) == (0, 0.5, 0.5)
+
+
+def test_who_comes_while_a_full_log_is_read_comes_once(small_log, by_hand):
+    live, log = by_hand
+    ends = Connection(("127.0.0.1", 1)), Connection(("127.0.0.1", 1), "alice")
+    for _ in range(31):
+        log.add("listen", 0.0, Connection(()))
+    live.observation.accepted[ends[0].client] = ends[0]
+    live.observation.clients.append(ends[1])
+    live.read()
+    log.add("accept", 0.0, ends[0])
+    log.add("connect", 0.0, ends[1])
+    assert [lane["name"] for lane in live.look()["lanes"]] == ["alice"]
+
+
+def test_a_table_is_asked_for_only_so_often(single):
+    watch = backlog.Watch(single._observation)
+    with echo_kit.Client(single, "alice"):
+        single.settle()
+        watch.look([])
+        watch._due = float("inf")
+        first = watch.look([])
+        with echo_kit.Client(single, "bob"):
+            assert watch.look([]) is first
+            watch._due = 0.0
+            assert len(watch.look([])) == 1
+            watch._due = float("inf")
+            single.stop()
+            assert not watch.look([]).listens
+
+
+@ON_LINUX
+@pytest.mark.parametrize("who", ["half", "unanswered", "broken_off"])
+def test_an_empty_backlog_is_looked_at_again_if_somebody_was_near_it(single, who):
+    watch = backlog.Watch(single._observation)
+    quiet = watch.look([])
+    watch._due = 0.0
+    assert watch.look([]) is quiet
+    watch._backlog = dataclasses.replace(quiet, **{who: 1})
+    assert getattr(watch.look([]), who) == 0
+
+
+def test_where_the_system_does_not_tell_ours_are_known(single, page_of, monkeypatch):
+    monkeypatch.setattr(backlog, "sys", SimpleNamespace(platform="darwin"))
+    monkeypatch.setattr(backlog, "_queued", lambda _: None)
+    page = page_of(single)
+    with echo_kit.Client(single, "alice") as alice, socket.create_connection(single.address):
+        with echo_kit.Client(single, "bob") as bob:
+            bob.send("hi")
+            agrees(page, single)
+            assert [row[:2] for row in page.parts["backlog"]["rows"]] == [["bob", "2 bytes unread"]]
+            assert page.parts["backlog"]["rows"][0][2] == page.lane("bob")["connected"]
+            assert page.parts["backlog"]["notes"] == ["(only clients of echo_kit: this system does not tell of others)"]
+            assert [lane["name"] for lane in page.lanes.values()] == ["alice", "bob"]
+            alice.close()
+            page.until(lambda: len(page.lanes) == 3)
+            assert page.lane("client 3")["accepted"] is not None
