@@ -248,12 +248,6 @@ class Live:
                 self._messages += lane.server.messages
             self._give_back(lane)
             self._take_from_the_waiting(lane)
-            if lane.client is None and self._given[lane.name] == 1:  # "client 7": nobody else will be called so
-                del self._given[lane.name]
-            for kept in (self._at, self._told):
-                for thread in lane.threads:
-                    if thread in kept and kept[thread].connection is lane.server:
-                        del kept[thread]
             if lane.facts:
                 self._gone.append(lane.number)
 

@@ -3,6 +3,8 @@
 import contextlib
 import dataclasses
 import json
+import random
+import select
 import socket
 import sys
 import threading
@@ -94,7 +96,7 @@ def threaded():
         yield server
 
 
-def agrees(page, server):
+def agrees(page, server, at_once=False):
     """Whether the page shows what the three views say."""
     server.settle()
     page.look()
@@ -105,12 +107,14 @@ def agrees(page, server):
         for line in function.lines
         for mark in line.marks
     ]
-    assert page.marks() == marks
+    page.until(lambda: page.marks() == marks)  # whether a thread runs or waits is seen from a second look
     assert page.parts["code"]["title"] == view.title
     page.until(lambda: [tuple(row[:2]) for row in page.parts["backlog"]["rows"]] == list(queue.lines()))
     assert page.parts["backlog"]["title"] == queue.title
     lanes = Timeline.of(server._observation).lanes
     shown = sorted(page.lanes.values(), key=lambda lane: lane["id"])
+    if at_once:  # of those that connect at once, either may be the first
+        shown, lanes = sorted(shown, key=lambda lane: lane["name"]), sorted(lanes, key=lambda lane: lane.name)
     assert [lane["name"] for lane in shown] == [lane.name for lane in lanes]
     zero = page.live.zero
     for lane, mine in zip(lanes, shown, strict=True):
@@ -789,3 +793,99 @@ def test_where_the_system_does_not_tell_ours_are_known(single, page_of, monkeypa
             alice.close()
             page.until(lambda: len(page.lanes) == 3)
             assert page.lane("client 3")["accepted"] is not None
+
+
+def serve_pool(host, port):
+    with socket.create_server((host, port)) as listener, ThreadPoolExecutor(2) as pool:
+        while True:
+            pool.submit(serve_one, listener.accept()[0])
+
+
+def serve_one(conn):
+    with conn, contextlib.suppress(ConnectionError):
+        while data := conn.recv(1024):
+            if data == b"work":
+                time.sleep(0.03)
+            conn.sendall(data)
+
+
+def serve_select(host, port):
+    with socket.create_server((host, port)) as listener:
+        conns = []
+        while True:
+            for sock in select.select([listener, *conns], [], [])[0]:
+                if sock is listener:
+                    conns.append(listener.accept()[0])
+                    continue
+                try:
+                    data = sock.recv(1024)
+                    if data == b"work":
+                        time.sleep(0.03)
+                    sock.sendall(data)
+                except ConnectionError:
+                    data = b""
+                if not data:
+                    conns.remove(sock)
+                    sock.close()
+
+
+def serve_each(host, port):
+    with socket.create_server((host, port)) as listener:
+        while True:
+            threading.Thread(target=serve_one, args=listener.accept()[:1]).start()
+
+
+def serve_in_turn(host, port):
+    with socket.create_server((host, port)) as listener:
+        while True:
+            serve_one(listener.accept()[0])
+
+
+def seen_by_the_eye(spans):
+    """Those of the stretches that last longer than a look can miss."""
+    told = (WORKS, IN_SEND, ACCEPTED)
+    return [list(span[:3]) for span in spans if span[0] in told and span[2] - span[1] > 0.02]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("serve", [serve_in_turn, serve_each, serve_pool, serve_select])
+def test_whatever_happens_it_ends_with_what_the_views_say(serve, seed, page_of, busy):
+    chance = random.Random(seed)
+
+    def one(name, acts):
+        client = echo_kit.Client(server, name)
+        for act in acts:
+            client.send(act)
+        if acts[-1] == "hello":
+            client.close()
+        elif acts[-1] == "x":
+            client.vanish()
+        else:
+            stay.append(client)
+
+    with echo_kit.start(serve) as server, contextlib.ExitStack() as stack:
+        page, stay = page_of(server), []
+        if seed:
+            stack.enter_context(busy())
+        for round_ in range(3):
+            plans = [chance.choices(["hello", "work", "x"], k=chance.randint(1, 3)) for _ in range(3)]
+            threads = [threading.Thread(target=one, args=(f"{round_}-{n}", plan)) for n, plan in enumerate(plans)]
+            for thread in threads:
+                thread.start()
+            while any(thread.is_alive() for thread in threads):
+                page.look()
+            for client in stay[chance.randint(0, len(stay)) :]:
+                client.close()
+        stack.close()
+        assert server.settle(timeout=10)
+        agrees(page, server, at_once=True)
+        for client in stay:
+            client.close()
+        page.until(lambda: all(lane["ended"] is not None for lane in page.lanes.values()))
+        agrees(page, server, at_once=True)
+        for name, spans in server.timeline().spans.items():
+            expected = seen_by_the_eye(spans)
+            shown = seen_by_the_eye(sorted(page.lane(name)["stretches"], key=lambda each: each[1]))
+            assert [state for state, *_ in shown] == [state for state, *_ in expected], name
+            for (_, begin, end), mine in zip(expected, shown, strict=True):
+                assert mine[1:] == pytest.approx([begin - page.live.zero, end - page.live.zero], abs=0.01)
