@@ -109,6 +109,7 @@ class Live:
         self._thinned = False  # not all that has happened was read
         self._stopped = False
         self._now = 0.0
+        self._end: float | None = None  # when a look first saw the server being stopped
         self._messages = 0  # of lanes that are kept no longer
         self._lines: deque[list[str]] = deque(maxlen=LINES)
         self._last_line: Line | None = None
@@ -135,6 +136,8 @@ class Live:
         self.read()
         now = self.observation.log.clock()
         stopped = self.observation.stopping
+        if stopped:  # the picture of the end stays, however long it is talked about
+            now = self._end = self._end or now
         code = self._threads.look(self._names, stopped)
         if not stopped:
             self._see_what_lasts(now)

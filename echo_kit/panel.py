@@ -92,6 +92,7 @@ class Panel(anywidget.AnyWidget):
     {"do": ...}, shall do. The page's script sends {"do": "hello"} when it draws a view.
     """
 
+    _watches = False  # what the other panels do: at the end it is closed before them, and leaves what was to be seen
     _view = traitlets.Unicode().tag(sync=True)  # the widget in whose outputs it stands, so that the page finds them
 
     def __init__(self, key: object, **traits: Any) -> None:
@@ -146,7 +147,8 @@ def answer_nobody() -> None:
 
 
 def _close_all() -> None:
-    for each in reversed(list(_open.values())):
+    latest_first = list(_open.values())[::-1]
+    for each in sorted(latest_first, key=lambda each: not getattr(each, "_watches", False)):
         with contextlib.suppress(Exception):  # the others shall end, too
             each.close()
 

@@ -42,6 +42,7 @@ class ServerPanel(Panel):
     _esm = script("server_panel")
     _css = STATIC / "server_panel.css"
     name = traitlets.Unicode().tag(sync=True)
+    _watches = True
     _stage: _Stage | None = None
 
     def __init__(self, server: Server) -> None:
@@ -177,10 +178,13 @@ class _Stage:
         """What the page is to be told of the picture."""
         assert self._live is not None
         picture: dict[str, Any] = {}
-        if self._frozen or now - self._looked_at > LEASE:
-            self._live.read()
-        else:
+        looked_at = now - self._looked_at <= LEASE
+        if looked_at and not self._frozen:
             picture = self._live.look()
+        else:
+            self._live.read()
+            if looked_at:
+                picture = {"now": self._live.now}  # a sign of life, and the moment at which the picture stands
         return {"whole": True, **self._live.whole(), "now": self._live.now} if asked else picture
 
     def _make_head(self) -> dict[str, Any]:

@@ -162,6 +162,19 @@ def test_bob_waits_and_is_served_when_alice_leaves(single, page_of):
     assert page.parts["stopped"]
 
 
+def test_the_picture_of_the_end_stays(single, page_of):
+    page = page_of(single)
+    echo_kit.Client(single, "alice").close()
+    page.until(lambda: page.lanes and page.lane("alice")["ended"] is not None)
+    single.stop()
+    end = page.look()["now"]
+    log = single._observation.log
+    later = log.clock() + 2 * live_module.KEPT
+    log.clock = lambda: later
+    assert page.look() == {"now": end}
+    assert page.lane("alice")
+
+
 def test_a_look_that_finds_nothing_new_is_small(threaded, page_of):
     with echo_kit.Client(threaded, "alice") as alice:
         alice.send("hello")

@@ -131,6 +131,27 @@ def test_frozen_the_picture_stands_still_and_then_shows_what_has_happened(stage,
         assert [mark[2] for mark in lane["marks"]] == ['"hello"', '"hello"']
 
 
+def test_frozen_it_gives_a_sign_of_life_that_says_at_which_moment(stage):
+    stage.do("freeze")
+    stage.until(lambda: stage.head["frozen"] and stage.messages.empty())
+    moment = stage.picture["now"]
+    stage.do("look")
+    for _ in range(2):
+        assert stage.take(timeout=5)["picture"] == {"now": moment}
+
+
+def test_at_the_end_the_panel_that_watches_is_closed_before_the_others(single, open_panel, monkeypatch):
+    monkeypatch.setattr(echo_kit.panel, "_open", {})
+    stage = open_panel(single)
+    alice = echo_kit.ClientPanel(single, "alice")
+    seen = []
+    monkeypatch.setattr(Watched, "close", lambda it: (seen.append(alice.comm is not None), ServerPanel.close(it)))
+    echo_kit.panel._close_all()
+    assert seen == [True]
+    assert stage.comm is None
+    assert alice.comm is None
+
+
 def test_stop_and_start_again_at_the_same_port(stage, single):
     port = single.address[1]
     with echo_kit.Client(single, "alice") as alice:

@@ -68,7 +68,7 @@ function drawCode(root, code, step) {
   for (const chip of root.querySelectorAll("[data-thread]")) {
     before.set(chip.dataset.thread, chip.getBoundingClientRect());
   }
-  // A button keeps the focus of the keyboard although it is made anew.
+  // A thread's mark keeps the focus of the keyboard although it is made anew.
   const focused = root.contains(document.activeElement) ? document.activeElement.dataset.thread : undefined;
   root.replaceChildren();
   make("h4", "echo-stage-title", root, code.title);
@@ -89,9 +89,14 @@ function drawCode(root, code, step) {
     const row = make("div", "echo-stage-marks", root);
     for (const mark of code.elsewhere) drawMark(row, mark, step);
   }
+  const chips = [...root.querySelectorAll("[data-thread]")];
+  if (focused !== undefined) {
+    const next = chips.find((chip) => chip.dataset.thread === focused) ?? root;
+    if (next.tabIndex < 0) next.tabIndex = -1; // no button now: it has the focus all the same, but Tab passes it by
+    next.focus({ preventScroll: true });
+  }
   const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
-  for (const chip of root.querySelectorAll("[data-thread]")) {
-    if (chip.dataset.thread === focused) chip.focus();
+  for (const chip of chips) {
     const old = before.get(chip.dataset.thread);
     const place = chip.getBoundingClientRect();
     if (still || !old || (old.x === place.x && old.y === place.y)) continue;
@@ -550,8 +555,7 @@ function render({ model, el }) {
       if (!now.frozen) offset = Math.min(offset + 0.0005, performance.now() / 1000 - change.now);
       drawChange(change);
     }
-    const still = now.frozen || picture.stopped;
-    stands = still ? (stands ?? picture.now) : null;
+    stands = now.frozen || picture.stopped ? picture.now : null;
     drawHead();
     drawMoving();
   }
