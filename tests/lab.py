@@ -130,9 +130,7 @@ def notebook(browser, jupyterlab, request):
         path = what[0]
         if not path.endswith(".ipynb"):
             path = f"{re.sub(r'[^a-z0-9]+', '_', request.node.name.lower())}_{len(opened)}.ipynb"
-            cells = [nbformat.v4.new_code_cell(source) for source in what]
-            book = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": KERNEL})
-            nbformat.write(book, jupyterlab.files / path)
+            write_notebook(jupyterlab.files / path, *what)
         opened.append(Notebook(jupyterlab, browser.new_page(), path))
         opened[-1].ready()
         return opened[-1]
@@ -147,19 +145,26 @@ def notebook(browser, jupyterlab, request):
     assert not wrong, "the page said:\n" + "\n".join(wrong)
 
 
+def write_notebook(path, *cells):
+    """A notebook of these code cells."""
+    cells = [nbformat.v4.new_code_cell(source) for source in cells]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": KERNEL}), path)
+
+
 class Notebook:
     """A notebook that is open in JupyterLab, in the Playwright page `page`."""
 
     def __init__(self, jupyterlab, page, path):
         self.page, self.path, self.wrong = page, path, []
-        page.on("pageerror", lambda error: self.wrong.append(f"{error}"))
+        page.on("pageerror", lambda error: self.wrong.append(error.stack or f"{error}"))
         page.on("console", self._on_console)
         page.on("dialog", self._on_dialog)
         workspace = f"{Path(path).stem}-{secrets.token_hex(4)}"
         page.goto(f"{jupyterlab.url}/lab/workspaces/{workspace}/tree/{path}")
 
     def _on_console(self, message):
-        if message.type == "error":
+        # JupyterLab says the latter of what a kernel tells on its way out, if the next one is there already.
+        if message.type == "error" and not message.text.startswith("Comm not found"):
             self.wrong.append(f"{message.text} ({message.location.get('url')})")
 
     def _on_dialog(self, dialog):
@@ -211,6 +216,10 @@ class Notebook:
         return self.begin(
             "async (panel, id, args) => { await window.jupyterapp.commands.execute(id, args); }", command, args
         )
+
+    def run_cell(self, index):
+        self.select(index)
+        self.command("notebook:run-cell")
 
     def command(self, command, **args):
         self.end(self.begin_command(command, **args))
@@ -313,25 +322,53 @@ class Notebook:
 
     def panel(self, name, within=".jp-Notebook"):
         """The client panel of that name."""
-        return Panel(self.page, within, name)
+        return ClientOnPage(self.page, within, f"client {name}")
+
+    def stage(self, name="serve", within=".jp-Notebook"):
+        """The stage of the server of that name."""
+        return StageOnPage(self.page, within, f"server {name}")
 
 
-class Panel:
-    """A client panel as the page shows it. It is looked up anew whenever it is used."""
+class OnPage:
+    """A panel as the page shows it. It is looked up anew whenever it is used."""
 
-    def __init__(self, page, within, name):
-        self.page, self._found = page, [within, f"client {name}"]
-        self.root = page.locator(within).get_by_label(f"client {name}", exact=True)
-        self.line = self.root.get_by_role("textbox")
+    def __init__(self, page, within, label):
+        self.page, self._found = page, [within, label]
+        self.root = page.locator(within).get_by_label(label, exact=True)
+
+    def click(self, button):
+        self.root.get_by_role("button", name=button, exact=True).click()
+
+    def contrasts(self):
+        """Its background as [red, green, blue], and the contrast of each text to what is behind it."""
+        return self.root.evaluate(CONTRASTS)
+
+    def until(self, condition, *args):
+        """Wait until the JavaScript function says so. It is called with the panel's element and `args`."""
+        script = f"""([within, label, args]) => {{
+            const root = [...document.querySelectorAll(`${{within}} [aria-label]`)]
+                .find((each) => each.getAttribute("aria-label") === label);
+            return root ? ({condition})(root, ...args) : false;
+        }}"""
+        try:
+            return self.page.wait_for_function(script, arg=[*self._found, list(args)]).json_value()
+        except Exception as error:
+            error.add_note(f"the panel: {self.root.all_inner_texts()}")
+            raise
+
+
+class ClientOnPage(OnPage):
+    """A client panel."""
+
+    @property
+    def line(self):
+        return self.root.get_by_role("textbox")
 
     def type(self, text):
         """By keyboard alone: into the line, and Enter."""
         self.line.focus()
         self.page.keyboard.type(text)
         self.page.keyboard.press("Enter")
-
-    def click(self, button):
-        self.root.get_by_role("button", name=button, exact=True).click()
 
     def said(self):
         """What the transcript says, to the letter: "> hello", "> hi (no answer yet)", "Received  :  hello", …"""
@@ -345,22 +382,81 @@ class Panel:
         """Wait until the newest entries of the transcript are these."""
         self.until(f"(root, ...entries) => JSON.stringify({NEWEST}) === JSON.stringify(entries)", *entries)
 
-    def until(self, condition, *args):
-        """Wait until the JavaScript function says so. It is called with the panel's element and `args`."""
-        script = f"""([within, label, args]) => {{
-            const root = [...document.querySelectorAll(`${{within}} [aria-label]`)]
-                .find((each) => each.getAttribute("aria-label") === label);
-            return root ? ({condition})(root, ...args) : false;
-        }}"""
+
+class StageOnPage(OnPage):
+    """A server panel."""
+
+    def look(self):
+        """What can be seen of it: see `STAGE`."""
+        return self.root.evaluate(STAGE)
+
+    def shows(self, **facts):
+        """Wait until it shows exactly this: `words="1 served · …"`, `boxes=["bob · 2 bytes unread"]`, …
+
+        `marks` are "line of code  mark", in any order.
+        """
+        if "marks" in facts:
+            facts["marks"] = sorted(facts["marks"])
         try:
-            self.page.wait_for_function(script, arg=[*self._found, list(args)])
+            self.until(
+                f"(root, facts) => Object.entries(facts).every(([name, fact]) => "
+                f"JSON.stringify(({STAGE})(root)[name]) === JSON.stringify(fact))",
+                facts,
+            )
         except Exception as error:
-            error.add_note(f"the transcript: {self.said()}")
+            error.add_note(f"it shows: {self.look()}")
             raise
 
 
+STAGE = """(root) => {
+    const all = (selector, words) => [...root.querySelectorAll(selector)].map(words);
+    const text = (selector) => root.querySelector(selector).textContent;
+    const line = (mark) => mark.closest(".echo-stage-line")?.firstChild.textContent.trim() ?? "";
+    return {
+        state: text(".echo-stage-state"),
+        address: text(".echo-stage-head .echo-stage-rest"),
+        words: text(".echo-stage-words"),
+        note: text(".echo-stage-note"),
+        marks: all(".echo-stage-mark", (mark) => `${line(mark)}  ${mark.textContent}`).sort(),
+        boxes: all(".echo-stage-waiting", (box) => `${box.children[0].textContent} · ${box.children[1].textContent}`),
+        waits: all(".echo-stage-since", (node) => node.textContent),
+        log: all(".echo-stage-log > div", (node) => node.textContent),
+        canvas: root.querySelector("canvas").toDataURL(),
+    };
+}"""
 ENTRY = """(entry) => {
     const [text, mark] = [...entry.children].map((each) => each.textContent);
-    return mark ? `${text} (${mark})` : text;
+    if (!mark || /^[0-9.]+ m?s$/.test(mark)) return text;  // how long the answer took is no fact
+    return `${text} (${mark.replace(/ (yet|for .*)$/, " yet")})`;
 }"""
 NEWEST = f"""[...root.querySelectorAll(".echo-client-entry")].slice(-entries.length).map({ENTRY})"""
+CONTRASTS = """(root) => {
+    const canvas = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
+    const rgb = (...layers) => {  // the colours, painted one onto the other
+        canvas.clearRect(0, 0, 1, 1);
+        for (const each of layers) { canvas.fillStyle = each; canvas.fillRect(0, 0, 1, 1); }
+        return [...canvas.getImageData(0, 0, 1, 1).data];
+    };
+    const luminance = (colour) => {
+        const [r, g, b] = colour.map((each) => each / 255)
+            .map((each) => each <= 0.04045 ? each / 12.92 : ((each + 0.055) / 1.055) ** 2.4);
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    const found = {};
+    const look = (name, node, style) => {
+        const layers = [];
+        for (let each = node; each; each = each.parentElement) layers.unshift(getComputedStyle(each).backgroundColor);
+        const [one, other] = [rgb(...layers), rgb(...layers, style.color)].map(luminance);
+        found[name] = Math.min(found[name] ?? 99, (Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05));
+    };
+    const texts = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
+    while (texts.nextNode()) {
+        const node = texts.currentNode.parentElement;
+        look(`${node.className}: ${texts.currentNode.data}`, node, getComputedStyle(node));
+    }
+    for (const node of root.querySelectorAll("textarea")) {
+        look("what is typed", node, getComputedStyle(node));
+        look("placeholder", node, getComputedStyle(node, "::placeholder"));
+    }
+    return [rgb(getComputedStyle(root).backgroundColor).slice(0, 3), found];
+}"""

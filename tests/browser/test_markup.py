@@ -47,7 +47,7 @@ PAYLOADS = [
     "  two  spaces,  at both ends  ",
     "-0 NaN null undefined [object Object] True",
 ]
-ALLOWED = {"SECTION", "HEADER", "STRONG", "SPAN", "DIV", "FORM", "INPUT", "BUTTON"}
+ALLOWED = {"SECTION", "HEADER", "STRONG", "SPAN", "DIV", "FORM", "TEXTAREA", "BUTTON"}
 LOOK = """(root) => ({
     tags: [...new Set([...root.querySelectorAll("*")].map((each) => each.tagName))],
     attributes: [...new Set([...root.querySelectorAll("*")].flatMap((each) => each.getAttributeNames()))],
@@ -133,4 +133,87 @@ def test_names_are_text_in_the_views(notebook):
         for view in (where, backlog):
             assert set(view["tags"]) <= {"DIV", "PRE", "SPAN", "B", "BR"}
             assert set(view["attributes"]) <= {"style"}
+    nothing_ran(book)
+
+
+STAGES = """import contextlib, socket, threading, echo_kit
+
+def handle(conn):
+    with conn, contextlib.suppress(OSError):
+        while data := conn.recv(4096):
+            print(data.decode())
+            conn.sendall(data)
+
+def many(host, port):
+    with socket.create_server((host, port)) as listener:
+        while True:
+            threading.Thread(target=handle, args=(listener.accept()[0],)).start()
+
+def one(host, port):
+    with socket.create_server((host, port)) as listener:
+        while True:
+            handle(listener.accept()[0])
+
+servers = echo_kit.start(many), echo_kit.start(one)
+display(*map(echo_kit.ServerPanel, servers))
+clients = []
+
+def come(names):
+    while clients:
+        clients.pop().close()
+    clients.append(echo_kit.Client(servers[1], name="first"))
+    for name in names:
+        for server in servers:
+            clients.append(echo_kit.Client(server, name=name))
+            clients[-1].send(name)"""
+SHOWS = """(root, names, selector) => {
+    const shown = [...root.querySelectorAll(selector)].map((each) => each.textContent);
+    return names.every((name) => shown.some((each) => each.includes(name)));
+}"""
+TIPS = """(root) => {  // whatever the pointer finds on the timeline
+    const canvas = root.querySelector("canvas");
+    const tip = root.querySelector(".echo-stage-tip");
+    const { left, top, width, height } = canvas.getBoundingClientRect();
+    const found = new Set();
+    for (let y = 1; y < height; y += 2) {
+        for (let x = 0; x < width; x += 10) {
+            canvas.dispatchEvent(new PointerEvent("pointermove", { clientX: left + x, clientY: top + y }));
+            if (!tip.hidden) found.add(tip.textContent);
+        }
+    }
+    return [...found].join("\\n");
+}"""
+IN_A_STAGE = {"SECTION", "DIV", "HEADER", "STRONG", "SPAN", "I", "BUTTON", "H4", "CANVAS", "FOOTER", "LABEL", "SELECT"}
+IN_A_STAGE |= {"OPTION", "DETAILS", "SUMMARY", "TABLE", "THEAD", "TBODY", "TR", "TH", "TD"}
+STYLED = """(root) => [...root.querySelectorAll("[style]")].filter(
+    (each) => !each.matches(".echo-stage-swatch, .echo-stage-tip, .echo-stage-canvas")).length"""
+
+
+def test_names_messages_and_prints_are_text_on_the_stage(notebook):
+    book = notebook(STAGES)
+    book.run_all()
+    many, one = book.stage("many"), book.stage("one")
+    many.root.locator("select").select_option("120")
+    many.root.get_by_text("the connections in words").click()
+    for at in range(0, len(PAYLOADS), 6):  # so many marks on a line are told one by one
+        payloads = PAYLOADS[at : at + 6]
+        names = [visible(each)[:24] for each in payloads]
+        book.execute(f"come({payloads})")
+        many.until(SHOWS, [f"waits in recv for {name}" for name in names], ".echo-stage-mark")
+        many.until(SHOWS, [visible(each)[:300] for each in payloads], ".echo-stage-log > div")
+        many.until(SHOWS, names, ".echo-stage-table td")
+        one.until(SHOWS, names, ".echo-stage-waiting strong")
+        one.until(SHOWS, ["first"], ".echo-stage-mark")
+    tips = many.root.evaluate(TIPS)
+    for payload in PAYLOADS:
+        assert visible(payload)[:24] in tips
+        assert f'sends "{visible(payload)[:12]}' in tips
+    for stage in (many, one):
+        seen = stage.root.evaluate(LOOK)
+        assert set(seen["tags"]) <= IN_A_STAGE
+        assert not {each for each in seen["attributes"] if each.startswith("on") or each in ("href", "src")}
+        assert stage.root.evaluate(STYLED) == 0
+        assert seen["wide"] <= 0
+        words = stage.look()["words"]
+        assert stage.root.get_by_role("img").get_attribute("aria-label") == f"timeline: {words}"
     nothing_ran(book)
