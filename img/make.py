@@ -1,6 +1,11 @@
-"""Make the pictures in this folder anew, from real runs: `python img/make.py`."""
+"""Make the pictures in this folder anew, from real runs: `python img/make.py`.
+
+Those of the panels are taken in a real JupyterLab, in a real browser, as tests/lab.py has them.
+"""
 
 import socket
+import sys
+import tempfile
 import time
 from pathlib import Path
 from threading import Thread
@@ -8,6 +13,7 @@ from threading import Thread
 import echo_kit
 
 HERE = Path(__file__).parent
+PANELS = ("stage", "stage_step_by_step", "client_panels")
 
 
 def pause(seconds: float = 0.4) -> None:
@@ -97,6 +103,80 @@ def run(serve, story) -> echo_kit.Timeline:
         return server.timeline()
 
 
+SERVER = """import socket
+
+def handle_client(conn, addr):
+    while True:
+        data = conn.recv(1024)
+        if not data:
+            break
+        print("Received:", data.decode())
+        conn.sendall(data)
+    conn.close()
+
+def serve(host, port):
+    s = socket.create_server((host, port))
+    while True:
+        conn, addr = s.accept()
+        handle_client(conn, addr)"""
+STAGE = """import echo_kit
+
+server = echo_kit.start(serve)
+echo_kit.ServerPanel(server)"""
+CLIENTS = 'echo_kit.panels(server, "alice", "bob")'
+
+
+def panels_on_a_page() -> None:
+    """Raises what says that there is no browser to take a picture with."""
+    sys.path.insert(0, str(HERE.parent))
+    from playwright.sync_api import sync_playwright
+
+    from tests.lab import JupyterLab, Notebook, find_browser, write_notebook
+
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=find_browser())
+        jupyterlab = JupyterLab(Path(folder))
+        try:
+            # So wide that the panels are about 1000 pixels wide, and so high that they need not be scrolled.
+            context = chromium.new_context(viewport={"width": 1180, "height": 1900}, device_scale_factor=2)
+            context.set_extra_http_headers({"Authorization": f"token {jupyterlab.token}"})
+            context.request.get(f"{jupyterlab.url}/lab?token={jupyterlab.token}")
+            write_notebook(jupyterlab.files / "stage.ipynb", SERVER, STAGE, CLIENTS)
+            book = Notebook(jupyterlab, context.new_page(), "stage.ipynb")
+            book.ready()
+            take_pictures(book)
+        finally:
+            jupyterlab.stop()
+            chromium.close()
+
+
+def take_pictures(book) -> None:
+    book.command("application:toggle-left-area")
+    book.run_all()
+    stage, alice, bob = book.stage(), book.panel("alice"), book.panel("bob")
+    stage.root.locator("select").select_option("10")
+    alice.is_("being served")
+    pause(1)
+    alice.type("hello")
+    alice.says("> hello", "Received  :  hello")
+    pause(1.5)
+    bob.type("hi")
+    stage.shows(words="1 served · 1 waiting · 1 message", boxes=["bob · 2 bytes unread"])
+    pause(2)
+    shoot(stage, "stage")
+    shoot(book.output(2).locator(".echo-clients"), "client_panels")
+    stage.click("Step by step")
+    alice.type("news?")
+    stage.until("(root) => root.querySelector('.echo-stage-paused')")
+    pause(1)
+    shoot(stage, "stage_step_by_step")
+
+
+def shoot(panel, name: str) -> None:
+    getattr(panel, "root", panel).screenshot(path=HERE / f"{name}.png")
+    print(f"{name}.png")
+
+
 if __name__ == "__main__":
     single = run(echo_kit.serve_single, two_clients)
     threaded = run(echo_kit.serve_threaded, two_clients)
@@ -111,3 +191,7 @@ if __name__ == "__main__":
     for name, picture in pictures.items():
         picture.figure().savefig(HERE / f"{name}.png", dpi=110, metadata={"Description": str(picture)})
         print(f"{name}.png\n{picture}")
+    try:
+        panels_on_a_page()
+    except Exception as error:  # Playwright is missing, or its browser
+        print(f"no browser, so these stay as they are: {', '.join(PANELS)} ({str(error).splitlines()[0]})")
