@@ -1,6 +1,7 @@
 // What the pages of all panels have in common. It stands before the panel's own script: see `script` in panel.py.
 
 const VIEW = "application/vnd.jupyter.widget-view+json";
+const WAS_HERE = "echo_kit_view"; // in the metadata of an output, in a file
 
 function make(tag, className, parent, text = "") {
   const node = document.createElement(tag);
@@ -10,20 +11,50 @@ function make(tag, className, parent, text = "") {
   return node;
 }
 
+function* outputsOf(notebook) {
+  for (const cell of notebook?.cells ?? []) {
+    for (let i = 0; i < (cell.outputs?.length ?? 0); i++) yield [cell.outputs, i, cell.outputs.get(i).toJSON()];
+  }
+}
+
 // Put `still` (or, without it, what stands beside the view) in the place of the model's views in JupyterLab's notebook.
 // The kernel's own update of the output does not come through a restart, nor after a reload of the page.
 function leave(model, still) {
   const id = model.get("_view"); // here, not before: it is set after the model is made
-  const cells = model.widget_manager?.context?.model?.cells ?? [];
-  for (const cell of cells) {
-    const outputs = cell.outputs;
-    for (let i = 0; i < (outputs?.length ?? 0); i++) {
-      const output = outputs.get(i).toJSON();
-      if (output.data?.[VIEW]?.model_id !== id) continue;
-      const [data, metadata] = still ?? [{ ...output.data }, output.metadata];
-      delete data[VIEW];
-      outputs.set(i, { ...output, data, metadata });
-    }
+  for (const [outputs, i, output] of outputsOf(model.widget_manager?.context?.model)) {
+    if (output.data?.[VIEW]?.model_id !== id) continue;
+    const [data, metadata] = still ?? [{ ...output.data }, output.metadata];
+    delete data[VIEW];
+    outputs.set(i, { ...output, data, metadata });
+  }
+}
+
+// In a file, a view is "model not found" to whoever opens it without the kernel. So JupyterLab saves the notebook without
+// our views, and with a note of where they were: there, a page that finds the panel alive puts its view back.
+function saveWithoutViews(model) {
+  const id = model.get("_view");
+  const notebook = model.widget_manager?.context?.model;
+  if (!id || !notebook?.toJSON) return; // not in JupyterLab's notebook
+  if (!notebook.echoKitViews) {
+    const views = (notebook.echoKitViews = new Set());
+    const whole = notebook.toJSON.bind(notebook);
+    notebook.toJSON = () => {
+      const file = whole();
+      for (const output of file.cells.flatMap((cell) => cell.outputs ?? [])) {
+        const view = output.data?.[VIEW]?.model_id;
+        if (!views.has(view)) continue;
+        delete output.data[VIEW];
+        output.metadata = { ...output.metadata, [WAS_HERE]: view };
+      }
+      return file;
+    };
+  }
+  notebook.echoKitViews.add(id);
+  for (const [outputs, i, output] of outputsOf(notebook)) {
+    const { [WAS_HERE]: view, ...metadata } = output.metadata ?? {};
+    if (view !== id || output.data[VIEW]) continue;
+    const data = { ...output.data, [VIEW]: { version_major: 2, version_minor: 0, model_id: id } };
+    outputs.set(i, { ...output, data, metadata });
   }
 }
 
@@ -31,4 +62,6 @@ function leave(model, still) {
 function leaveAtTheEnd({ model }) {
   model.on("msg:custom", (message) => message.still && leave(model, message.still));
   model.on("comm_live_update", () => leave(model)); // the kernel restarts
+  model.on("change:_view", () => saveWithoutViews(model));
+  saveWithoutViews(model);
 }

@@ -54,10 +54,18 @@ def is_all_there(words, text):
     assert "widget" not in text.lower()
 
 
-def test_saved_while_it_was_live(notebook, opened_elsewhere):
+def test_saved_while_it_was_live(notebook, opened_elsewhere, jupyterlab):
     book = live(notebook)
     book.save()
+    assert "widget-view" not in (jupyterlab.files / book.path).read_text("utf-8")
     is_all_there(*opened_elsewhere(book.path))
+    is_all_there(*opened_elsewhere(book.path, trusted=True))
+    book.panel("alice").type("again")  # saving has left the page alone
+    book.panel("alice").says("> hello", "Received  :  hello", "> again", "Received  :  again")
+    book.reload()  # the file has no view, and the kernel is alive
+    book.panel("alice").type("after all")
+    book.panel("alice").says("> again", "Received  :  again", "> after all", "Received  :  after all")
+    book.stage("serve_single").shows(boxes=["bob · 2 bytes unread"])
     book.stage("serve_single").click("Stop")
     book.stage("serve_single").shows(state="stopped")
     book.save()
