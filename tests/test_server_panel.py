@@ -186,8 +186,12 @@ def test_if_the_port_is_taken_it_starts_at_another(stage, single):
 
 
 def test_when_the_cell_is_run_again_it_shows_the_new_server(stage, single):
+    stage.do("freeze")
+    stage.until(lambda: stage.head["frozen"])
     with echo_kit.start(echo_kit.serve_single, name="single") as second:
         stage.until(lambda: stage.head["address"].endswith(f":{second.address[1]}"))
+        assert not stage.head["frozen"]
+        assert single._observation.log._taps == ()
         with echo_kit.Client(second, "carol"):
             stage.until(lambda: stage.picture["words"].startswith("1 served"))
 
