@@ -210,11 +210,11 @@ class Server:
                 "To be rid of the thread, restart the kernel."
             )
 
-    def restart(self) -> Server:
+    def restart(self) -> None:
         """Stop it, if it runs, and start the same function again: at the same port, or at a free one if that is taken.
 
-        Returns the new server. Raises `ServerStuck` and what `start` raises, and RuntimeError for a server of the
-        `socketserver` module, which it does not stop.
+        Its views and its log begin anew. Raises `ServerStuck` and what `start` raises, and RuntimeError for a server of
+        the `socketserver` module, which it does not stop.
         """
         if self._again is None:
             raise RuntimeError(
@@ -223,11 +223,15 @@ class Server:
             )
         self.stop()
         try:
-            return self._again(self._observation.address[1] if self._observation.address else None)
+            begun = self._again(self._observation.address[1] if self._observation.address else None)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
-            return self._again(None)
+            begun = self._again(None)
+        with _lock:  # whoever holds this object has the running server
+            self._observation, self._again, self._stopped = begun._observation, begun._again, False
+            if _servers.get(self.name) is begun:
+                _servers[self.name] = self
 
     def settle(self, timeout: float = SETTLE) -> bool:
         """Wait until every thread of the server waits for somebody else. False: it was still busy after `timeout` s."""

@@ -26,7 +26,7 @@ TICK = 0.1  # seconds from one look to the next
 UNSEEN = 0.5  # the same, while nobody looks or the picture is frozen
 LEASE = 5.0  # seconds for which a page that has said that it looks is believed
 BEAT = 1.0  # seconds after which the page hears from us even if nothing has changed
-COMMANDS = ("stop", "start", "freeze", "go on", "pause", "step", "run")
+COMMANDS = ("stop", "start", "pause", "step", "run")
 NAME = 40  # letters of the server's name
 LETTERS = 500  # of what went wrong
 
@@ -100,6 +100,8 @@ class _Stage:
         if what in ("hello", "look"):
             self._asked = self._asked or what == "hello"
             self._looked_at = time.monotonic()
+        elif what in ("freeze", "go on"):  # at once, whatever else is being done
+            self._frozen = what == "freeze"
         elif what in COMMANDS:
             if what == "stop":  # it waits for nothing that has not begun
                 self._forget_commands()
@@ -220,9 +222,6 @@ class _Stage:
                 self._wake.set()
 
     def _act_on(self, command: str, thread: str | None) -> None:
-        if command == "freeze":
-            self._frozen = True
-            return
         self._frozen = False  # whoever makes something happen wants to see it
         if command == "stop":
             self._doing = "stopping"

@@ -987,26 +987,51 @@ def test_the_process_ends_by_itself():
 
 
 def test_restart_begins_the_same_again_at_the_same_port():
-    with start(serve_single, name="first") as first:
-        with Client(first, "alice"):
-            with first.restart() as second:
-                assert not first.running
-                assert (second.name, second.address) == ("first", first.address)
-                with Client(second, "bob") as bob:
-                    bob.send("hi")
-                    assert bob.receive() == "hi"
-                second.stop()
-                with second.restart() as third:  # after a stop, too
-                    assert third.running
-                    assert third.address == first.address
+    with start(serve_single, name="first") as server:
+        address = server.address
+        with Client(server, "alice") as alice:
+            alice.send("x")
+            alice.receive()
+            server.restart()
+            with pytest.raises(OSError, match=r"closed|reset"):
+                alice.receive(timeout=LONG)
+        assert (server.name, server.address) == ("first", address)
+        assert runner.newest("first") is server
+        with Client(server, "bob") as bob:
+            bob.send("hi")
+            assert bob.receive() == "hi"
+            assert str(server.timeline()).count("connected") == 1  # nothing of what was before
+        server.stop()
+        assert not server.running
+        server.restart()  # after a stop, too
+        assert server.running
+        assert server.address == address
 
 
 def test_restart_takes_another_port_if_somebody_has_taken_that_one():
     with start(serve_single) as server:
+        address = server.address
         server.stop()
-        with socket.create_server(server.address), server.restart() as second:
-            assert second.running
-            assert second.address[1] != server.address[1]
+        with socket.create_server(address):
+            server.restart()
+            assert server.running
+            assert server.address[1] != address[1]
+
+
+def test_a_server_that_does_not_start_again_stays_stopped():
+    began = threading.Event()
+
+    def serve(host, port):
+        if began.is_set():
+            raise ValueError("only once")
+        began.set()
+        serve_single(host, port)
+
+    with start(serve) as server:
+        with pytest.raises(ValueError, match="only once"):
+            server.restart()
+        assert not server.running
+        assert "stopped" in repr(server)
 
 
 def test_restart_of_a_socketserver_says_that_it_cannot_and_leaves_it_running():

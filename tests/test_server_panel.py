@@ -164,15 +164,15 @@ def test_stop_and_start_again_at_the_same_port(stage, single):
             alice.receive(timeout=5)
     stage.do("start")
     stage.until(lambda: stage.head["state"] == "running" and not stage.picture["stopped"])
-    assert stage.server is not single
+    assert stage.server is single
     assert stage.server.address[1] == port
     assert not stage.lanes
     with echo_kit.Client(stage.server, "bob") as bob:
         bob.send("again")
         assert bob.receive() == "again"
         stage.do("start")  # while it runs: restart
-        second = stage.server
-        stage.until(lambda: stage.server is not second and stage.head["state"] == "running")
+        second = stage.server._observation
+        stage.until(lambda: stage.server._observation is not second and stage.head["state"] == "running")
 
 
 def test_if_the_port_is_taken_it_starts_at_another(stage, single):
@@ -289,6 +289,20 @@ def test_while_a_stop_waits_the_panel_answers(open_panel):
             panel.until(lambda: panel.head["state"] == "stopped")
     finally:
         released.set()
+
+
+def test_freeze_does_not_wait_for_what_is_being_done(stage, monkeypatch):
+    entered, goes_on = threading.Event(), threading.Event()
+    monkeypatch.setattr(echo_kit.Server, "step", lambda *_: entered.set() or goes_on.wait(20))
+    try:
+        stage.do("step")
+        assert entered.wait(10)
+        stage.do("freeze")
+        stage.until(lambda: stage.head["frozen"])
+        stage.do("go on")
+        stage.until(lambda: not stage.head["frozen"])
+    finally:
+        goes_on.set()
 
 
 def test_while_nobody_looks_it_does_not_draw(stage, single, monkeypatch):
