@@ -7,7 +7,6 @@ slot of its own, and leaves there, when it ends, a picture or a text of its last
 from __future__ import annotations
 
 import contextlib
-import threading
 import uuid
 from collections.abc import Sequence
 from contextvars import ContextVar
@@ -18,6 +17,8 @@ import anywidget
 import traitlets
 from IPython import get_ipython
 from IPython.display import display
+
+from .runner import before_exit
 
 __all__ = ["Panel"]
 
@@ -76,7 +77,7 @@ def take_place(key: object, newer: _Closable) -> None:
     """Let `newer` be what is open under that key, until `give_up`; what was open under it is closed."""
     close_earlier(key)
     _open[key] = newer
-    _close_all_before_exit()
+    before_exit(_close_all)  # while the kernel can still speak to the page
 
 
 def give_up(key: object, closed: _Closable) -> None:
@@ -151,16 +152,3 @@ def _close_all() -> None:
     for each in sorted(latest_first, key=lambda each: not getattr(each, "_watches", False)):
         with contextlib.suppress(Exception):  # the others shall end, too
             each.close()
-
-
-_registered = False
-
-
-def _close_all_before_exit() -> None:
-    """Before the interpreter waits for its threads, while the kernel can still speak to the page."""
-    global _registered
-    if not _registered:
-        import atexit
-
-        getattr(threading, "_register_atexit", atexit.register)(_close_all)
-        _registered = True

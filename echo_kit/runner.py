@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import functools
 import inspect
 import selectors
 import socket
@@ -297,7 +298,7 @@ def start(
             earlier.stop()
         except ServerStuck as stuck:
             warnings.warn(f"the earlier server was left behind: {stuck}", RuntimeWarning, stacklevel=2)
-    _stop_all_before_exit()
+    before_exit(_stop_all)
     for attempt in range(3):
         chosen = port if port is not None else _free_port(host)
         try:
@@ -443,17 +444,14 @@ def _stop_all() -> None:
             server.stop(timeout=1.0)
 
 
-_registered = False
+@functools.cache
+def before_exit(call: Callable[[], None]) -> None:
+    """Have `call` made, once, before the interpreter waits for its threads, also for the pools' (whose hook was made
+    first, and runs later). Of several, the one that was named last comes first.
+    """
+    import atexit
 
-
-def _stop_all_before_exit() -> None:
-    """Before the interpreter waits for its threads, also for the pools' (whose hook was made first, and runs later)."""
-    global _registered
-    if not _registered:
-        import atexit
-
-        getattr(threading, "_register_atexit", atexit.register)(_stop_all)
-        _registered = True
+    getattr(threading, "_register_atexit", atexit.register)(call)
 
 
 # -- is the server at rest? ------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "plots": {"events", "lanes", "timeline"},
     "scene": {"codeview", "timeline", "snapshot", "plots"},
     "live": {"events", "frames", "observe", "lanes", "codeview", "backlog", "timeline"},
-    "panel": set(),
+    "panel": {"runner"},
     "server_panel": {"events", "live", "panel", "runner"},
     "client_panel": {"events", "runner", "client", "panel"},
     "__main__": {"events", "servers", "client"},

@@ -434,6 +434,14 @@ def buttons_answer(stage, alice):
     stage.shows(state="running")
 
 
+def starts_again(stage, alice):
+    stage.shows(state="stopped")
+    stage.click("Start")
+    stage.shows(state="running")
+    alice.click("Connect")
+    alice.is_("being served")
+
+
 def test_all_buttons_answer_while_a_client_does_not_read(notebook):
     _, stage, alice, _ = opened(notebook, DEAF + PANELS)
     stage.shows(
@@ -441,11 +449,7 @@ def test_all_buttons_answer_while_a_client_does_not_read(notebook):
     )
     buttons_answer(stage, alice)
     stage.click("Stop")
-    stage.shows(state="stopped")
-    stage.click("Start")
-    stage.shows(state="running")
-    alice.click("Connect")
-    alice.is_("being served")
+    starts_again(stage, alice)
 
 
 def test_all_buttons_answer_while_the_server_computes(notebook):
@@ -455,11 +459,7 @@ def test_all_buttons_answer_while_the_server_computes(notebook):
     stage.click("Stop")
     stage.shows(state="stopping")
     book.execute("over.set()")
-    stage.shows(state="stopped")
-    stage.click("Start")
-    stage.shows(state="running")
-    alice.click("Connect")
-    alice.is_("being served")
+    starts_again(stage, alice)
 
 
 def test_all_buttons_answer_while_a_cell_runs(notebook):
@@ -470,11 +470,7 @@ def test_all_buttons_answer_while_a_cell_runs(notebook):
     done = book.begin_cell(1)
     buttons_answer(stage, alice)
     stage.click("Stop")
-    stage.shows(state="stopped")
-    stage.click("Start")
-    stage.shows(state="running")
-    alice.click("Connect")
-    alice.is_("being served")
+    starts_again(stage, alice)
     assert book.prompt(1) == "[*]:"
     book.command("notebook:interrupt-kernel")
     book.end(done)
