@@ -292,7 +292,11 @@ class Live:
         self.zero = min((event.began for event in events), default=self.observation.log.clock())
         for address in dict.fromkeys([*accepted, *ours]):
             client, server = ours.get(address), accepted.get(address)
-            if server is not None and (server.closed or server in began):
+            if server is not None and server.closed:
+                continue
+            if server in began:  # how it was accepted is still to be read, and finds who waits
+                server = None
+            if client is None and server is None:
                 continue
             lane = self._lane(visible(client.name)[:NAME] if client is not None else "", address)
             lane.client, lane.server = client, server

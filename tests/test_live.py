@@ -602,6 +602,23 @@ def test_a_full_log_has_forgotten_who_waits(small_log, page_of):
             page.until(lambda: page.lane("bob")["accepted"] is not None)
 
 
+def test_a_full_log_has_forgotten_who_connected_and_knows_who_was_accepted(small_log, single, page_of):
+    with echo_kit.Client(single, "alice") as alice, echo_kit.Client(single, "bob") as bob:
+        for _ in range(30):
+            alice.send("hello")
+            alice.receive()
+        alice.close()
+        bob.send("hi")
+        bob.receive()
+        single.settle()
+        assert [event.connection.client for event in single._observation.log if event.kind == "accept"]
+        assert not [event for event in single._observation.log if event.kind == "connect"]
+        page = page_of(single)
+        (lane,) = [lane for lane in page.lanes.values() if lane["ended"] is None]
+        assert lane["name"] == "bob"
+        assert lane["accepted"] > lane["connected"] == 0
+
+
 def from_port(port, address):
     """A client from a port of its own choice (0: any). From 127.0.0.1 somebody else may use that port by now."""
     sock = socket.socket()
