@@ -39,6 +39,7 @@ from typing import Any
 from .events import PREVIEW, Address, Connection, EventLog, Line, plain_address, reachable, visible
 from .frames import forget_variables, is_asked_for, is_student_code, student_traceback, thread_frames
 from .stepping import Gate, after
+from .streams import keep
 
 # shutdown() wakes a thread that is blocked in recv on Linux and macOS. On Windows the twin of recv first waits for
 # data or for the server's wake-up socket.
@@ -256,8 +257,7 @@ class Observation:
         if task.connection is None:  # pool workers serve many, one at a time
             seen = _socket_in_the_frames()
             task.connection = seen.connection if seen is not None and seen.observation is self else None
-        unfinished = task.partial.text if task.partial else ""
-        *whole, rest = (unfinished + text).split("\n")
+        *whole, rest = ((task.partial.text if task.partial else "") + text).split("\n")
         self.lines.extend(Line(task.label, task.connection, _cut(line)) for line in whole)
         task.partial = Line(task.label, task.connection, _cut(rest)) if rest else None
 
@@ -799,7 +799,7 @@ def end(observation: Observation) -> None:
                 setattr(owner, name, _found[owner, name])
         for stream in ("stdout", "stderr"):
             if isinstance(getattr(sys, stream), _Routed):
-                setattr(sys, stream, getattr(sys, stream)._plain)
+                setattr(sys, stream, keep(getattr(sys, stream))._plain)
 
 
 def observation_at(address: Address) -> Observation | None:
@@ -817,4 +817,4 @@ def route_streams() -> None:
     with _lock:
         for stream in ("stdout", "stderr"):
             if _running and getattr(sys, stream) is not None and not isinstance(getattr(sys, stream), _Routed):
-                setattr(sys, stream, _Routed(getattr(sys, stream)))
+                setattr(sys, stream, keep(_Routed(getattr(sys, stream))))

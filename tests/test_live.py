@@ -227,6 +227,14 @@ def test_a_stranger_that_breaks_off_waits_no_longer(single, page_of):
         assert page.lane("client 2")["left"] < page.parts["now"]
 
 
+def invents_nothing(page, name, server):
+    """Each stretch that is drawn is one of the timeline's, too. (On a loaded machine, anything may last.)"""
+    zero = page.live.zero
+    spans = [(span.state, span.begin - zero, span.end - zero) for span in server.timeline().spans[name]]
+    for state, *times in page.lane(name)["stretches"]:
+        assert any(state == span[0] and times == pytest.approx(span[1:], abs=0.001) for span in spans), (state, times)
+
+
 def works_for(client_says, released):
     """A server that works on `client_says` until `released` is set."""
 
@@ -328,7 +336,7 @@ def test_after_a_gap_it_does_not_say_what_it_cannot_know(threaded, page_of, monk
         bob.receive()
         threaded.settle()
         page.look()
-        assert page.lane("bob")["stretches"] == []
+        invents_nothing(page, "bob", threaded)
 
 
 def test_what_is_too_short_to_be_seen_does_not_flicker(page_of):
@@ -358,7 +366,7 @@ def test_a_flood_is_thinned_and_counted_exactly(threaded, page_of):
         assert page.parts["thinned"]
         assert len(page.lane("alice")["marks"]) <= live_module.MARKS
         assert page.size < 30_000, change
-        assert page.lane("alice")["stretches"] == []
+        invents_nothing(page, "alice", threaded)
 
 
 def test_the_end_of_a_client_is_not_lost_in_a_flood(threaded, page_of, monkeypatch):

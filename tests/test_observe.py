@@ -530,3 +530,36 @@ def test_accept_on_a_connection_fails_at_once():
             print(error.strerror)
 
     assert logged(talk)[0] == ["Invalid argument"]
+
+
+def test_streams_may_be_replaced_while_a_thread_of_the_server_prints():
+    """print() does not hold on to sys.stdout: the process crashes if the stream goes meanwhile (CPython 130163)."""
+    program = """
+        import contextlib, io, socket, sys, threading
+        import echo_kit
+        from echo_kit import observe
+
+        over = threading.Event()
+
+        def serve(host, port):
+            with socket.create_server((host, port)) as listener:
+                threading.Thread(target=talk).start()
+                listener.accept()
+
+        def talk():
+            while not over.is_set():
+                print(*range(20))
+
+        sys.setswitchinterval(1e-5)
+        server = echo_kit.start(serve)
+        for _ in range(50_000):
+            with contextlib.redirect_stdout(io.StringIO()):
+                observe.route_streams()
+        over.set()
+        server.stop()
+        print("done")
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "done\n")
