@@ -176,7 +176,8 @@ class Backlog:
         if self.broken_off:
             yield f"and {self.broken_off:,}" if shown else f"{self.broken_off:,}", "broken off, and not yet accepted"
 
-    def _notes(self) -> Iterator[str]:
+    def notes(self) -> Iterator[str]:
+        """What else is to be said: clients that are not connected, or not known."""
         if self.unanswered:
             who = "1 more client tries" if self.unanswered == 1 else f"{self.unanswered:,} more clients try"
             yield f"{who} to connect, and the kernel does not answer"
@@ -194,7 +195,7 @@ class Backlog:
             [
                 self.title,
                 *(f"  {name:<{width}}  {said}" for name, said in rows),
-                *(f"  {note}" for note in self._notes()),
+                *(f"  {note}" for note in self.notes()),
             ]
         )
 
@@ -203,7 +204,7 @@ class Backlog:
     def _repr_html_(self) -> str:
         boxes = [f'<span style="{_BOX}"><b>{escape(name)}</b><br>{escape(said)}</span>' for name, said in self.lines()]
         queue = f'<span style="{_DOOR}">accept ◀</span>{"".join(boxes) or " (empty)"}' if self.listens else ""
-        notes = "".join(f"<div>{escape(note)}</div>" for note in self._notes())
+        notes = "".join(f"<div>{escape(note)}</div>" for note in self.notes())
         return f'<div style="font-weight: bold; margin: 4px 0">{escape(self.title)}</div><div>{queue}</div>{notes}'
 
 

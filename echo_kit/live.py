@@ -19,7 +19,7 @@ from .events import Address, Connection, Line, SocketEvent, visible
 from .frames import thread_frames
 from .lanes import BROKEN_OFF, NAME, STOPPED, TICK
 from .observe import Observation, Task, call_in
-from .timeline import ACCEPTED, IN_RECV, IN_SEND, PAUSED, WORKS, quote
+from .timeline import ACCEPTED, IN_RECV, IN_SEND, PAUSED, WORKS, quote, selects
 
 __all__ = ["Live"]
 
@@ -107,7 +107,7 @@ class Live:
         self._touched: set[LiveLane] = set()
         self._begun = False
         self._thinned = False  # not all that has happened was read
-        self._stopped = False
+        self._selects = False  # as in `Timeline`
         self._now = 0.0
         self._end: float | None = None  # when a look first saw the server being stopped
         self._messages = 0  # of lanes that are kept no longer
@@ -136,14 +136,14 @@ class Live:
         self.read()
         now = self.observation.log.clock()
         stopped = self.observation.stopping
-        if stopped:  # the picture of the end stays, however long it is talked about
-            now = self._end = self._end or now
+        if stopped and self._end is None:
+            self._end = now
+            self._touched.update(self._waiting_lanes())  # nobody will accept them
+        if self._end is not None:  # the picture of the end stays, however long it is talked about
+            now = self._end
         code = self._threads.look(self._names, stopped)
         if not stopped:
             self._see_what_lasts(now)
-        elif not self._stopped:
-            self._stopped = True
-            self._touched.update(self._waiting_lanes())  # nobody will accept them
         queue = self._backlog.look(self._waiting_lanes())
         self._see_strangers(queue, now)
         log = self._new_lines(lines)
@@ -191,7 +191,7 @@ class Live:
             lane = next(iter(self._waiting.get(each.client, ())), None)
             if row[0] == each.name and lane is not None:  # else it is the one that says how many more there are
                 row[0], row[2] = lane.name, None if lane.connected is None else self._time(lane.connected)
-        return {"title": queue.title, "listens": queue.listens, "rows": rows, "notes": list(queue._notes())}
+        return {"title": queue.title, "listens": queue.listens, "rows": rows, "notes": list(queue.notes())}
 
     def _new_lines(self, lines: list[Line]) -> list[list[str]]:
         new: list[list[str]] = []
@@ -229,7 +229,7 @@ class Live:
         return {
             "id": lane.number,
             "name": lane.name,
-            "words": lane.words(self._stopped),
+            "words": lane.words(self._end is not None),
             "since": [lane.since[0], self._time(lane.since[1])] if lane.since else None,
             **{name: None if (time := getattr(lane, name)) is None else self._time(time) for name in times},
         }
@@ -271,6 +271,7 @@ class Live:
             self._thinned = True
             self._make_up_for_the_dropped(events)
         self._begun = True
+        self._selects = selects(self.observation)
         for event in events:
             if self.zero is None:
                 self.zero = event.began
@@ -419,7 +420,7 @@ class Live:
         lane.reset = lane.reset or event.error in BROKEN_OFF
         lane.used = event.ended
         lane.thread = event.thread or lane.thread
-        working = event.kind == "recv" or (event.kind in ("send", "pause") and not self._selects())
+        working = event.kind == "recv" or (event.kind in ("send", "pause") and not self._selects)
         self._is_at(event.thread, event if working else None)
 
     def _is_at(self, thread: str, event: SocketEvent | None) -> None:
@@ -440,10 +441,6 @@ class Live:
             lane.newest[direction] = time
             lane.new_marks.append([self._time(time), direction, quote(event)])
             del lane.new_marks[:-MARKS]
-
-    def _selects(self) -> bool:
-        waits = {"select", "poll", "control"}  # control: of kqueue, on macOS
-        return any(waits & {*code.co_names} for code in self.observation.functions.copy())
 
     # -- what lasts ----------------------------------------------------------------------------------------------------
 

@@ -109,10 +109,8 @@ class Timeline(Shown):
             now, pending = max((event.ended for event in events), default=now), ()
         stopped = observation.stopping or not any(observation.sockets(listening=True))
         dropped = observation.log.dropped
-        waits = {"select", "poll", "control"}  # control: of kqueue, on macOS
-        selects = any(waits & {*code.co_names} for code in observation.functions.copy())
         start = min(starts, default=now)
-        return cls(observation.name, lanes, start, now, stopped, dropped, events, pending, selects=selects)
+        return cls(observation.name, lanes, start, now, stopped, dropped, events, pending, selects=selects(observation))
 
     def zoom(
         self, begin: float | None = None, end: float | None = None, clients: str | Collection[str] | None = None
@@ -520,6 +518,12 @@ def _ending(lane: Lane) -> list[str]:
 
 def _list(words: list[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else ""
+
+
+def selects(observation: Observation) -> bool:
+    """Whether the student's functions call select, poll or (of kqueue, on macOS) control: they may wait there."""
+    waits = {"select", "poll", "control"}
+    return any(waits & {*code.co_names} for code in observation.functions.copy())
 
 
 @contextmanager

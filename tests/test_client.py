@@ -6,31 +6,13 @@ import socket
 import struct
 import threading
 import time
-from contextlib import contextmanager
 
 import pytest
 
 import echo_kit
 from echo_kit import Client, EchoError, NoReply, Refused, Reset, ServerClosed, serve_threaded, start
 
-LONG = 20
-
-
-@contextmanager
-def scripted(script):
-    """A listening socket and a thread that plays script(conn) for one client; the address, not observed."""
-
-    def play():
-        conn, _ = listener.accept()
-        with conn:
-            script(conn)
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=play)
-        thread.start()
-        yield listener.getsockname()
-        thread.join(LONG)
-        assert not thread.is_alive()
+from .scripted import LONG, scripted
 
 
 def echo(conn):  # prints nothing: between two phases of a test pytest swaps sys.stdout

@@ -4,7 +4,6 @@ import re
 import socket
 import sys
 import threading
-from contextlib import contextmanager
 
 import pytest
 from jupyter_client.manager import start_new_kernel
@@ -12,6 +11,8 @@ from jupyter_client.manager import start_new_kernel
 import echo_kit
 from echo_kit import client_panel
 from echo_kit.client_panel import ClientPanel
+
+from .scripted import scripted
 
 
 @pytest.fixture
@@ -31,23 +32,6 @@ def open_panel():
     yield make
     for panel in opened:
         panel.close()
-
-
-@contextmanager
-def scripted(script):
-    """A listening socket and a thread that plays script(conn) for one client; its address, not observed."""
-
-    def play():
-        conn, _ = listener.accept()
-        with conn:
-            script(conn)
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=play)
-        thread.start()
-        yield listener.getsockname()
-        thread.join(20)
-        assert not thread.is_alive()
 
 
 def do(panel, what, text="", **more):
