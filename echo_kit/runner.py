@@ -10,6 +10,7 @@ import ctypes
 import errno
 import functools
 import inspect
+import secrets
 import selectors
 import socket
 import socketserver
@@ -31,6 +32,7 @@ from .timeline import Timeline
 
 __all__ = ["Log", "Server", "ServerStuck", "start"]
 
+PORTS = range(20_000, 32_768)  # from which servers get theirs
 GRACE = 0.25  # seconds that a stopping server has until stronger means are used
 SETTLE = 1.0  # seconds at most that a view waits for the server to come to rest
 
@@ -398,7 +400,18 @@ def _wants_port(serve: Callable[..., object]) -> bool:
 
 
 def _free_port(host: str) -> int:
+    """A port that nobody uses, and that the system gives to nobody who asks for any port.
+
+    Linux gives those from 32768 on, others from 49152 on (RFC 6335). Whoever had one of them before us may have left
+    programs behind that go on connecting to it: JupyterLab does, to a kernel that has ended (ZeroMQ tries ten times a
+    second). The single server would serve such a stranger for ever.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for _ in range(100):
+        port = PORTS.start + secrets.randbelow(len(PORTS))  # not `random`: a student may have called random.seed
+        with socket.socket(family) as probe, contextlib.suppress(OSError):  # taken, or kept by the system
+            probe.bind((host, port))
+            return port
     with socket.socket(family) as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])

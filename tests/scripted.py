@@ -4,6 +4,8 @@ import socket
 import threading
 from contextlib import contextmanager
 
+from echo_kit.runner import _free_port
+
 LONG = 20  # seconds after which a test gives up
 
 
@@ -16,7 +18,7 @@ def scripted(script):
         with conn:
             script(conn)
 
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_server(("127.0.0.1", _free_port("127.0.0.1"))) as listener:
         thread = threading.Thread(target=play)
         thread.start()
         yield listener.getsockname()

@@ -2,6 +2,7 @@
 
 import _thread
 import contextlib
+import random
 import re
 import select
 import selectors
@@ -247,9 +248,7 @@ ALL = SINGLE + THREADED + [Application().run, selectors_loop, select_loop, two_a
 
 
 def free_port():
-    with socket.socket() as probe:  # without SO_REUSEADDR: create_server may get a port that lingers in TIME_WAIT
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    return runner._free_port("127.0.0.1")
 
 
 def stop_quickly(server, within=1.0):
@@ -488,6 +487,27 @@ def test_a_port_that_was_taken_meanwhile(monkeypatch):
         with start(threads) as server:
             assert ports == []
             assert server.address != taken.getsockname()
+
+
+def test_the_port_is_none_that_systems_give_away_by_themselves():
+    """There a stranger may come: a program goes on connecting to a peer that had that port before."""
+    with start(plain) as server:
+        assert 20_000 <= server.address[1] < 32_768
+
+
+def test_where_all_those_ports_are_taken_the_system_chooses(monkeypatch):
+    with socket.create_server(("127.0.0.1", free_port())) as taken:
+        monkeypatch.setattr(runner, "PORTS", range(taken.getsockname()[1], taken.getsockname()[1] + 1))
+        with start(plain) as server:
+            assert server.address[1] != taken.getsockname()[1]
+
+
+def test_choosing_a_port_does_not_disturb_a_students_random_numbers():
+    random.seed(1)
+    expected = random.random()
+    random.seed(1)
+    free_port()
+    assert random.random() == expected
 
 
 def test_a_given_port_in_use_is_an_error():
