@@ -27,6 +27,7 @@ _HOME = {
     "ServerStuck": "runner",
     "Snapshot": "snapshot",
     "Timeline": "timeline",
+    "check": "exercises",
     "panels": "client_panel",
     "serve_single": "servers",
     "serve_threaded": "servers",

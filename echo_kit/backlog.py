@@ -23,7 +23,8 @@ from typing import NamedTuple, Protocol
 
 from .events import Address, Connection, plain_address, visible
 from .lanes import NAME, TICK, lanes_of
-from .observe import Observation, ready
+from .observe import Observation
+from .sockets import ready
 
 __all__ = ["Backlog", "Waiting", "look"]
 

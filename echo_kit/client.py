@@ -10,7 +10,8 @@ import time
 from typing import TYPE_CHECKING
 
 from .events import PREVIEW, Address, Connection, EventLog, plain_address, visible
-from .observe import RESET_ON_CLOSE, Observation, Selector, observation_at
+from .observe import Observation, observation_at
+from .sockets import RESET_ON_CLOSE, Selector
 
 if TYPE_CHECKING:
     from .runner import Server

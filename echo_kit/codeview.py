@@ -24,7 +24,8 @@ from typing import Any
 
 from .events import Connection, visible
 from .frames import is_student_code, student_frame, thread_frames
-from .observe import Call, Observation, Observed, Task, call_in, current_task, ready
+from .observe import Call, Observation, Observed, Task, call_in, current_task
+from .sockets import ready
 
 __all__ = ["CodeView", "Function", "Line", "Mark", "Place", "code_view", "where"]
 

@@ -26,7 +26,6 @@ import operator
 import re
 import selectors
 import socket
-import struct
 import sys
 import threading
 import weakref
@@ -38,6 +37,7 @@ from typing import Any
 
 from .events import PREVIEW, Address, Connection, EventLog, Line, plain_address, reachable, visible
 from .frames import forget_variables, is_asked_for, is_student_code, student_traceback, thread_frames
+from .sockets import RESET_ON_CLOSE, Selector, ready, waited
 from .stepping import Gate, after
 from .streams import keep
 
@@ -47,8 +47,6 @@ WAIT_BEFORE_RECV = sys.platform == "win32"
 LOG_LINES = 10_000  # printed lines that a server keeps
 LINE_LENGTH = 2_000  # characters of a printed line that are kept
 
-# select.select cannot take descriptors from 1024 up; poll can, and needs no descriptor of its own as epoll does.
-Selector: type[selectors.BaseSelector] = getattr(selectors, "PollSelector", selectors.SelectSelector)
 _NOT_WORTH_A_RECORD = (BlockingIOError, TimeoutError, InterruptedError)
 _GIVEN_BY_PYTHON = re.compile(r"Thread-\d+( \(.*\))?|.*ThreadPoolExecutor-\d+_\d+")
 
@@ -130,6 +128,7 @@ class Observation:
         self.listening = threading.Event()
         self.stopping = False
         self.gate = Gate()  # where its threads are held, step by step
+        self.most_threads: int | None = None  # that may be alive at once; and none is started once it is being stopped
         self.abort = False  # end connections by a reset: the port must be free again at once
         self.error: BaseException | None = None
         self.error_thread = ""  # the label of the thread that died of it
@@ -159,7 +158,9 @@ class Observation:
             thread._echo_kit_task = task  # type: ignore[attr-defined]
         with _lock:  # several threads may accept, and start a thread each
             # The list holds live threads only: one server may start a thread for each of a million clients.
-            self.drop([each for each in self.tasks if not each.alive() and (not each.thread or each.thread.ident)])
+            # (One that is being started has an ident before it is alive.)
+            ended = [each for each in self.tasks if not each.alive() and not each.starting]
+            self.drop([each for each in ended if not each.thread or each.thread.ident])
             self.tasks.append(task)
         return task
 
@@ -214,6 +215,10 @@ class Observation:
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
+    def wake(self, on: bool) -> None:
+        """From now on, or no longer, whoever comes to wait in `accept` goes on at once to the real call."""
+        self._wake_writer.send(b"!") if on else self._wake_reader.recv(1)
+
     def ask_to_stop(self) -> None:
         """Wake every thread that is blocked in a socket call: to the server it looks as if all clients hung up."""
         # First, before any thread wakes: some hang up by themselves, some end and leave their sockets to close_all.
@@ -221,7 +226,7 @@ class Observation:
             seen.connection.cut_off = True
         self._kept = [sock for listening in (True, False) for sock, _ in self.sockets(listening)]
         self.stopping = True
-        self._wake_writer.send(b"!")  # never read: it goes on waking whoever waits in accept
+        self.wake(True)  # and never off
         for sock, _ in self.sockets(listening=True):
             _quietly(_plain_shutdown, sock, socket.SHUT_RDWR)  # on Linux this wakes select() on it, too
         for sock, _ in self.sockets(listening=False):
@@ -339,16 +344,6 @@ def _printing_task() -> Task | None:
     return task
 
 
-def ready(sock: socket.socket, event: int) -> bool:
-    """Whether a read of `sock` (an accept, a write) would return at once."""
-    try:
-        with Selector() as selector:
-            selector.register(sock, event)
-            return bool(selector.select(0))
-    except (OSError, ValueError):
-        return False  # closed meanwhile
-
-
 def _quietly(call: Callable[..., object], *args: object) -> None:
     with contextlib.suppress(OSError):  # closed already, or the peer is gone: nothing is left to be done
         call(*args)
@@ -361,9 +356,7 @@ _plain_close = socket.socket.close
 _plain_listen = socket.socket.listen
 _plain_shutdown = socket.socket.shutdown
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
-_MILLISECONDS = struct.Struct("=I")
 _PEEK = int(socket.MSG_PEEK)
-RESET_ON_CLOSE = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)  # SO_LINGER: close sends a reset
 
 
 def _record(
@@ -410,19 +403,6 @@ def _wait(seen: Observed, sock: socket.socket) -> None:
         selector.register(seen.observation._wake_reader, selectors.EVENT_READ)
         if not selector.select(timeout):
             raise TimeoutError("timed out")
-
-
-def _waited(conn: socket.socket) -> float | None:
-    """Seconds since the connection was made, if the kernel tells: to the tick (1 to 10 ms), and only before a send.
-
-    Linux stamps "last data sent" when the handshake is complete (tcp_create_openreq_child), long before the accept.
-    """
-    if sys.platform != "linux":
-        return None
-    try:
-        return _MILLISECONDS.unpack_from(conn.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 64), 44)[0] / 1000
-    except (OSError, struct.error):  # broken off already, or a kernel that tells less
-        return None
 
 
 def _note_functions(observation: Observation, accepts: bool = False) -> None:
@@ -475,7 +455,7 @@ def _accept(self: socket.socket) -> tuple[socket.socket, Address]:
     finally:
         task.waiting = None
     accepted = observation.watch_connection(conn, address)
-    accepted.connection.waited = _waited(conn)
+    accepted.connection.waited = waited(conn)
     _record(accepted, task, "accept", began)
     if observation.stopping:  # and it came after all were told to hang up
         if observation.abort:
@@ -702,15 +682,21 @@ def _start(self: threading.Thread) -> None:
     task = current_task()
     if task is None or self.ident is not None:
         return _found[threading.Thread, "start"](self)
-    child = task.observation.adopt(self, parent=task)
+    observation = task.observation
+    with _lock:  # counted and entered at once: many may start threads at the same time
+        child = observation.adopt(self, parent=task)
+        most = observation.most_threads
+        if most is not None and (observation.stopping or len(observation.tasks) > most):
+            observation.drop([child])
+            raise RuntimeError("can't start new thread")  # Python's own words, when the system has no more
+        child.starting = True
     # A thread that is blocked in recv would hold up the end of the kernel, which waits for all but daemons.
     self.daemon = True
-    child.starting = True
     try:
         _found[threading.Thread, "start"](self)
     except BaseException:
         with _lock:
-            task.observation.tasks.remove(child)
+            observation.tasks.remove(child)
         raise
     finally:
         child.starting = False

@@ -28,11 +28,13 @@ from .events import Address, Connection, reachable, visible
 from .frames import thread_frames
 from .lanes import lanes_of
 from .snapshot import Snapshot
+from .sockets import ready
 from .timeline import Timeline
 
 __all__ = ["Log", "Server", "ServerStuck", "start"]
 
 PORTS = range(20_000, 32_768)  # from which servers get theirs
+MAIN = "server thread"  # the label of the one that runs serve
 GRACE = 0.25  # seconds that a stopping server has until stronger means are used
 SETTLE = 1.0  # seconds at most that a view waits for the server to come to rest
 
@@ -168,6 +170,29 @@ class Server:
         """Let all of its threads run freely again. Calling it again does nothing."""
         observe.step_by_step(self._observation, False)
 
+    def interrupt(self) -> None:
+        """Press Ctrl+C, and do nothing else: KeyboardInterrupt in the server's own thread, in its `accept` if it waits
+        there. No client is hung up on, and no other thread is told. (`stop` does both.)
+
+        In a terminal, Ctrl+C ends whichever call the main thread waits in. Here it is only `accept` that ends at once;
+        elsewhere the exception comes when the call has come back. Waits first as `timeline` does, so that a server that
+        is on its way to its accept has come there. On a stopped server it does nothing.
+        """
+        self.settle()
+        observation = self._observation
+        first = [task for task in observation.alive() if task.label == MAIN]
+        if self._stopped or not first:
+            return
+        _throw_into(first[0])
+        waits = first[0].waiting
+        if waits is not None and waits.listening:
+            deadline = time.monotonic() + SETTLE
+            with contextlib.suppress(OSError):  # stopped meanwhile
+                observation.wake(True)
+                while first[0].waiting is waits and time.monotonic() < deadline:
+                    time.sleep(0.001)
+                observation.wake(False)
+
     def client_names(self) -> dict[Connection, str]:
         """The server's connections in the order in which they were accepted, each with its client's name."""
         return {lane.server: lane.name for lane in lanes_of(self._observation) if lane.server is not None}
@@ -277,6 +302,7 @@ def start(
     host: str = "127.0.0.1",
     port: int | None = None,
     timeout: float = 5.0,
+    most_threads: int | None = None,
 ) -> Server:
     """Run `serve` in a background thread and return once it listens.
 
@@ -284,6 +310,8 @@ def start(
              arguments that binds its own address, or a server of the `socketserver` module
     name     what the views call the server; starting another under that name stops the first. Default: serve's name
     timeout  seconds it has until it listens
+    most_threads  how many threads it may have at once: for one more, `Thread.start` raises RuntimeError, as it does
+             where the system has no more. Default: as many as the system has
 
     Raises what `serve` raises before it listens, and `ServerStuck` when it does neither in time.
     """
@@ -304,9 +332,11 @@ def start(
     for attempt in range(3):
         chosen = port if port is not None else _free_port(host)
         try:
-            server = _start_once(serve, name, host, chosen, timeout)
+            server = _start_once(serve, name, host, chosen, timeout, most_threads)
             if not isinstance(owner, socketserver.BaseServer):
-                server._again = lambda port: start(serve, name=name, host=host, port=port, timeout=timeout)
+                server._again = lambda port: start(
+                    serve, name=name, host=host, port=port, timeout=timeout, most_threads=most_threads
+                )
             return server
         except OSError as error:
             # Somebody may have taken the free port in the meantime.
@@ -323,7 +353,9 @@ def newest(name: str) -> Server | None:
 # -- starting --------------------------------------------------------------------------------------------------------
 
 
-def _start_once(serve: Callable[..., object], name: str, host: str, port: int, timeout: float) -> Server:
+def _start_once(
+    serve: Callable[..., object], name: str, host: str, port: int, timeout: float, most_threads: int | None
+) -> Server:
     arguments = _arguments(serve, host, port)
     server = Server(name)
     observation = server._observation
@@ -345,7 +377,8 @@ def _start_once(serve: Callable[..., object], name: str, host: str, port: int, t
 
     ended = threading.Event()
     thread = threading.Thread(target=run, name=f"echo_kit {name}", daemon=True)
-    task = observation.adopt(thread, "server thread")
+    task = observation.adopt(thread, MAIN)
+    observation.most_threads = most_threads
     observe.begin(observation)
     owner = getattr(serve, "__self__", None)
     try:
@@ -498,7 +531,7 @@ def _state(observation: observe.Observation) -> tuple[bool, object]:
             stands.append((task.identity(), id(frame), frame.f_lasti if frame is not None else 0, switches))
             continue
         sock = seen.ref()
-        if sock is None or observe.ready(sock, selectors.EVENT_READ):
+        if sock is None or ready(sock, selectors.EVENT_READ):
             return False, None
         if seen.listening:
             accepting = True

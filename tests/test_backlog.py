@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from echo_kit import Client, NoReply, backlog, observe, serve_single, serve_threaded, start
+from echo_kit import Client, NoReply, backlog, observe, serve_single, serve_threaded, sockets, start
 from echo_kit.backlog import Backlog, look
 from echo_kit.events import Connection
 from echo_kit.lanes import TICK
@@ -196,7 +196,7 @@ def netcat(server, words=b""):
 
 
 def reset(sock):
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, observe.RESET_ON_CLOSE)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, sockets.RESET_ON_CLOSE)
     sock.close()
 
 
@@ -1177,7 +1177,7 @@ def test_a_client_that_comes_again_from_the_same_port():
 
 @pytest.mark.parametrize(("waited", "seen"), [(None, False), (0.0, False), (0.004, False), (TICK, False), (0.3, True)])
 def test_who_did_not_wait_longer_than_a_tick_has_no_time_in_the_backlog(waited, seen, monkeypatch):
-    monkeypatch.setattr(observe, "_waited", lambda _: waited)
+    monkeypatch.setattr(observe, "waited", lambda _: waited)
     with start(serve_threaded) as server, socket.create_connection(server.address) as stranger:
         stranger.sendall(b"hi")
         assert stranger.recv(10) == b"hi"

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 import echo_kit
-from echo_kit import backlog, codeview, observe
+from echo_kit import backlog, codeview, observe, sockets
 from echo_kit import live as live_module
 from echo_kit.events import Connection, EventLog
 from echo_kit.frames import thread_frames
@@ -641,7 +641,7 @@ def from_port(port, address):
 
 
 def break_off(sock):
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, observe.RESET_ON_CLOSE)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, sockets.RESET_ON_CLOSE)
     sock.close()
 
 

@@ -1,0 +1,367 @@
+"""What `check` stands on: a student's server is tried by real clients, and what it did is told in a student's words.
+
+An exercise (`exercises.py`) says what is tried and what must come back, with a `Trial` and its `Guest`s. The first
+thing that is not as it must be ends the trial. Nothing that a server does can hold it up: every wait has a bound, the
+server may not have more than `THREADS` threads, and in the end it is stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import inspect
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .client import Client, EchoError
+from .codeview import DIED, STANDS, CodeView, Mark
+from .events import visible
+from .frames import student_traceback
+from .observe import Task
+from .runner import Server, ServerStuck, start
+from .snapshot import Snapshot
+
+__all__ = ["Exercise", "Guest", "NotYet", "Report", "Trial", "carry_out", "quoted"]
+
+PATIENCE = 3.0  # seconds that a server has for each answer; where it is certain that none will come, less
+THREADS = 100  # that a server on trial may have
+MOMENT = 0.05  # seconds from one look to the next
+SHOWN = 60  # characters of a message that a report quotes
+
+
+class NotYet(Exception):
+    """The first thing that was not as it must be."""
+
+    def __init__(self, expected: str, happened: str, look: str) -> None:
+        super().__init__(happened)
+        self.expected, self.happened, self.look = expected, happened, look
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """`number` and `title` as in the notebook; `takes` are the parameters of the student's function.
+
+    serve     makes a server of it, serve(host, port)
+    requires  what is tried and what must come back
+    """
+
+    number: str
+    title: str
+    takes: tuple[str, ...]
+    serve: Callable[[Callable[..., Any], Trial], Callable[[str, int], object]]
+    requires: Callable[[Trial], None]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `check` returns: whether the solution `passed`, and in words what was tried and what happened.
+
+    `view` is the server as it was when the first thing was not as it must be.
+    """
+
+    exercise: str
+    done: tuple[str, ...]  # what was as it must be
+    tried: str = ""
+    problem: NotYet | None = None
+    view: Snapshot | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether all was as it must be."""
+        return self.problem is None
+
+    @property
+    def _title(self) -> str:
+        return f"{'✔' if self.passed else '✘'} {self.exercise}: {'solved' if self.passed else 'not yet'}"
+
+    def _rows(self) -> Iterator[tuple[str, str]]:
+        for each in self.done:
+            yield "right", each
+        if self.problem is not None:
+            yield "tried", self.tried
+            yield "expected", self.problem.expected
+            yield "happened", self.problem.happened
+            if self.problem.look:
+                yield "look at", self.problem.look
+
+    def __str__(self) -> str:
+        lines = [self._title]
+        for name, words in self._rows():
+            first, *more = words.split("\n")
+            lines += [f"  {name:<8}  {first}", *(f"  {'':<8}  {each}" for each in more)]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f'<tr><th style="text-align:left;vertical-align:top;white-space:nowrap">{name}</th>'
+            f'<td style="text-align:left;white-space:pre-wrap">{html.escape(words)}</td></tr>'
+            for name, words in self._rows()
+        )
+        return f"<div><b>{html.escape(self._title)}</b></div><table>{rows}</table>"
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import display
+
+        display({"text/plain": str(self), "text/html": self._repr_html_()}, raw=True)
+        if self.view is not None:
+            display(self.view)
+
+
+@dataclass
+class Trial:
+    """One run of a student's server, and what has been tried so far."""
+
+    function: Callable[..., Any]
+    server: Server = None  # type: ignore[assignment]  # there is one as soon as it listens
+    called_with: tuple[str, int] = ("", 0)
+    returned: bool = False  # the student's serve came back
+    left: tuple[str, ...] = ()  # the threads that were alive then
+    done: list[str] = field(default_factory=list)
+    trying: str = "the server is started"
+    guests: list[Guest] = field(default_factory=list)
+
+    def tries(self, words: str) -> None:
+        """What was tried until now was right. Next come `words`."""
+        self.done.append(self.trying)
+        self.trying = words
+
+    def guest(self, name: str) -> Guest:
+        """A client that has connected."""
+        try:
+            guest = Guest(self, Client(self.server, name=name, timeout=PATIENCE))
+        except EchoError:
+            raise self.not_yet(f"{name} can connect", "nobody listens any more", "the loop around accept") from None
+        self.guests.append(guest)
+        return guest
+
+    def not_yet(self, expected: str, happened: str, look: str) -> NotYet:
+        """With what has become of the server: it ended with an error, and on which line, or where its threads stand."""
+        error = self.server.error
+        if error is not None:
+            died = [text for text, mark in _marks(self.server.where()) if mark.kind == DIED]
+            return NotYet(expected, f"{happened}; {_died_of(error)}", f"the line  {died[0]}" if died else look)
+        return NotYet(expected, f"{happened}\n({self.stands()})", look)
+
+    def stands(self) -> str:
+        """Where the threads of the server stand, in one sentence."""
+        view = self.server.where()
+        marks = [mark for _, mark in _marks(view) if mark.kind == STANDS]
+        marks += [mark for mark in view.elsewhere if mark.kind == STANDS]
+        return "; ".join(f"{mark.thread} {mark.words}" for mark in marks[:4]) or "no thread of your server is left"
+
+    def nothing_will_come(self) -> bool:
+        """Whether every thread of the server waits, without a time limit, for a client that has nothing to say."""
+        if not self.server.settle(timeout=0.2):
+            return False
+        return all(map(_waits_without_limit, self.server._observation.alive()))
+
+    def until(self, condition: Callable[[], bool], seconds: float = PATIENCE) -> bool:
+        """Wait for what no call of ours waits for. False: it was not so within `seconds`."""
+        deadline = time.monotonic() + seconds
+        while not condition() and time.monotonic() < deadline:
+            time.sleep(0.005)
+        return condition()
+
+
+class Guest:
+    """A client of a trial. Each method raises `NotYet` when the server does not do what it must."""
+
+    def __init__(self, trial: Trial, client: Client) -> None:
+        self.trial, self.client, self.name = trial, client, client.name
+        self._came = b""  # what no method has been told of yet
+
+    def says(self, data: bytes | str) -> Guest:
+        """Send it."""
+        data = data.encode() if isinstance(data, str) else data
+        try:
+            self.client.send(data, timeout=PATIENCE)
+        except EchoError:
+            happened = "the server hung up" if self.has_ended() else "the server did not take it all"
+            look = "the loop around recv: it goes on until recv returns no bytes"
+            raise self._not_yet(f"the server takes what {self.name} sends: {quoted(data)}", happened, look) from None
+        return self
+
+    def hears(self, data: bytes | str, look: str = "", instead: Mapping[bytes, str] | None = None) -> Guest:
+        """Wait for exactly these bytes. `look` says where to look otherwise; `instead`, for a certain wrong answer.
+
+        What comes on top of them is for the next call.
+        """
+        data = data.encode() if isinstance(data, str) else data
+        self._wait_for(len(data))
+        if self._came[: len(data)] != data:
+            wrong = {began: words for began, words in (instead or {}).items() if self._came.startswith(began)}
+            raise self._wrong(f"{self.name} gets {quoted(data)}", wrong[max(wrong, key=len)] if wrong else look)
+        self._came = self._came[len(data) :]
+        return self
+
+    def hears_line(self, look: str = "") -> str:
+        """Wait for a line, and return it without its end."""
+        deadline = time.monotonic() + PATIENCE
+        while b"\n" not in self._came and self._wait_for(len(self._came) + 1, deadline):
+            pass
+        line, end, rest = self._came.partition(b"\n")
+        if not end:
+            raise self._wrong(f"{self.name} gets a line, with \\n at its end", look)
+        self._came = rest
+        return line.decode("utf-8", "backslashreplace")
+
+    def hears_nothing(self, look: str = "") -> Guest:
+        """Nothing (more) comes, until the server has come to rest."""
+        self.trial.server.settle()
+        self._read()
+        if self._came:
+            raise self._wrong(f"{self.name} gets nothing more", look)
+        return self
+
+    def is_hung_up(self, look: str, seconds: float = PATIENCE) -> Guest:
+        """The server hangs up within `seconds`, without another byte."""
+        deadline = time.monotonic() + seconds
+        while not self.has_ended() and time.monotonic() < deadline:
+            self.client._wait(min(deadline, time.monotonic() + MOMENT), to_write=False)
+        self._read()
+        if self._came or not self.has_ended():
+            raise self._wrong(f"the server hangs up on {self.name} within {seconds:g} s", look)
+        return self
+
+    def has_ended(self) -> bool:
+        """Whether the server has hung up."""
+        return self.client._ended is not None
+
+    def is_accepted(self) -> bool:
+        """Whether the server has taken this client out of the backlog."""
+        return self.client._connection.client in self.trial.server._observation.accepted
+
+    def leaves(self) -> None:
+        """Hang up in good order."""
+        self.client.close()
+
+    def vanishes(self) -> None:
+        """Break the connection off: the server gets a reset."""
+        self.client.vanish()
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        with contextlib.suppress(EchoError):
+            self._came += self.client.pending()
+
+    def _wait_for(self, size: int, deadline: float | None = None) -> bool:
+        """Wait until so many bytes are there. False: it ended, time is up, or it is certain that none will come."""
+        deadline = time.monotonic() + PATIENCE if deadline is None else deadline
+        while True:
+            self._read()
+            if len(self._came) >= size or self.has_ended() or time.monotonic() >= deadline:
+                return len(self._came) >= size
+            comes = self.client._wait(min(deadline, time.monotonic() + MOMENT), to_write=False)
+            if not comes and self.trial.nothing_will_come():
+                self._read()
+                return len(self._came) >= size
+
+    def _wrong(self, expected: str, look: str) -> NotYet:
+        if self._came:
+            happened = f"{self.name} got {quoted(self._came)}"
+        elif self.has_ended():
+            happened = f"the server hung up on {self.name}"
+        else:
+            happened = f"nothing came to {self.name}"
+        return self._not_yet(expected, happened, look)
+
+    def _not_yet(self, expected: str, happened: str, look: str) -> NotYet:
+        return self.trial.not_yet(expected, happened, look)
+
+
+def quoted(data: bytes) -> str:
+    """Bytes as text in quotation marks; of many, the first ones and how many they are."""
+    text = visible(data.decode("utf-8", "backslashreplace"))
+    return f'"{text}"' if len(text) <= SHOWN else f'"{text[: SHOWN // 2]}…" ({len(data):,} bytes)'
+
+
+def _marks(view: CodeView) -> Iterator[tuple[str, Mark]]:
+    for function in view.functions:
+        for line in function.lines:
+            for mark in line.marks:
+                yield line.text.strip(), mark
+
+
+def _waits_without_limit(task: Task) -> bool:
+    sock = task.waiting.ref() if task.waiting is not None else None
+    return sock is not None and sock.gettimeout() is None
+
+
+# -- from the function to the report ---------------------------------------------------------------------------------
+
+
+def carry_out(exercise: Exercise, function: Any) -> Report:
+    """Try the student's function. What it does wrong is in the report, never an exception."""
+    name = f"{exercise.number} {exercise.title}"
+    problem = _no_function(exercise, function)
+    if problem is not None:
+        return Report(name, (), "your function is called", problem)
+    trial, view = Trial(function), None
+    try:
+        _begin(exercise, trial)
+        exercise.requires(trial)
+        if trial.server.error is not None:
+            raise trial.not_yet("no thread of your server ends with an error", "one did", "")
+    except NotYet as found:
+        problem = found
+        view = trial.server.snapshot() if trial.server is not None else None
+    finally:
+        stuck = _end(trial)
+    if problem is None and stuck is not None:
+        trial.tries("Ctrl+C is pressed")
+        problem = NotYet("the server ends", str(stuck), "a loop that goes on after an error, or waits without a limit")
+    if problem is None:
+        trial.done.append(trial.trying)
+    return Report(name, tuple(trial.done), trial.trying, problem, view)
+
+
+def _no_function(exercise: Exercise, function: Any) -> NotYet | None:
+    wanted = f"({', '.join(exercise.takes)})"
+    look = f'the last line of the cell: check("{exercise.number}", …) takes the name of your function, without brackets'
+    if not callable(function):
+        return NotYet(f"a function {wanted}", f"check() was given {visible(repr(function))[:SHOWN]}", look)
+    try:
+        inspect.signature(function).bind(*exercise.takes)
+    except (TypeError, ValueError):
+        name = getattr(function, "__name__", "your function")
+        return NotYet(f"def {name}{wanted}", f"{name} takes something else", f"the line  def {name}")
+    return None
+
+
+def _begin(exercise: Exercise, trial: Trial) -> None:
+    name = getattr(trial.function, "__name__", "your function")
+    expected = "your server comes to listen"
+    serve = exercise.serve(trial.function, trial)
+    try:
+        trial.server = start(serve, name=f"check of {name}", timeout=PATIENCE, most_threads=THREADS)
+    except (KeyboardInterrupt, NotYet):
+        raise
+    except ServerStuck as stuck:
+        raise NotYet(expected, str(stuck), "bind, listen, accept: are they all there, in this order?") from None
+    except RuntimeError as error:
+        look = "after listen, a loop around accept"
+        raise NotYet(expected, f"{name} came back at once" if trial.returned else str(error), look) from None
+    except BaseException as error:  # SystemExit, too
+        line = [each.strip() for each in "".join(student_traceback(error)).splitlines()[1:-1]]
+        raise NotYet(expected, _died_of(error), f"the line  {line[-1]}" if line else "") from None
+
+
+def _end(trial: Trial) -> ServerStuck | None:
+    for guest in reversed(trial.guests):  # or those who wait are served, while the server ends
+        guest.leaves()
+    try:
+        if trial.server is not None:
+            trial.server.stop()
+    except ServerStuck as stuck:
+        return stuck
+    return None
+
+
+def _died_of(error: BaseException) -> str:
+    said = visible(str(error))
+    return f"your code ended with {type(error).__name__}{': ' + said if said else ''}"

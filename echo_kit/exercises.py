@@ -1,0 +1,629 @@
+"""`check`, and what each exercise of the notebooks requires of a student's function."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import secrets
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from .checks import PATIENCE, Exercise, Guest, NotYet, Report, Trial, carry_out, quoted
+from .client import Client, EchoError
+from .frames import is_student_code
+from .observe import current_task
+from .servers import serve_single
+
+__all__ = ["check"]
+
+LIMIT = 0.5  # seconds that exercise 1.7 gives a silent client
+
+Serve = Callable[[str, int], object]
+
+
+def check(number: str, function: Callable[..., Any]) -> Report:
+    """Try a solution of an exercise, and say what is right and what is not yet.
+
+    number    that of the exercise, as in the notebook, like "1.2"
+    function  the student's function; which parameters it takes, the exercise says
+
+    The server runs in the background against real clients, with a bound on every wait, and is stopped in the end; the
+    report never is an exception. Raises ValueError for a number that no exercise has.
+    """
+    if number not in EXERCISES:
+        raise ValueError(f"there is no exercise {number!r}; there are: {', '.join(EXERCISES)}")
+    return carry_out(EXERCISES[number], function)
+
+
+# -- how a student's function becomes a server -----------------------------------------------------------------------
+
+
+def _as_it_is(serve: Callable[..., Any], trial: Trial) -> Serve:
+    """It is a server. Note what it was called with, and what was left when it came back."""
+
+    def run(host: str, port: int) -> None:
+        trial.called_with = (host, port)
+        try:
+            serve(host, port)
+        finally:
+            task = current_task()
+            trial.left = tuple(each.label for each in task.observation.alive()) if task is not None else ()
+            trial.returned = True
+
+    return run
+
+
+def _one_at_a_time(handle: Callable[..., Any], trial: Trial) -> Serve:
+    """It handles a client: the server of Part 1 around it."""
+
+    def serve(host: str, port: int) -> None:
+        with socket.create_server((host, port)) as s:
+            while True:
+                conn, addr = s.accept()
+                with conn:
+                    handle(conn, addr)
+
+    return serve
+
+
+def _a_thread_each(handle: Callable[..., Any], trial: Trial) -> Serve:
+    """It handles a client: the server of Part 2 around it. Its threads have names that nobody can guess, and they take
+    turns after every instruction of the student's, so that what may go wrong between two of them does.
+    """
+
+    def run(conn: socket.socket, addr: Any) -> None:
+        with conn:
+            sys.settrace(_take_turns)
+            try:
+                handle(conn, addr)
+            finally:
+                sys.settrace(None)
+
+    def serve(host: str, port: int) -> None:
+        with socket.create_server((host, port)) as s:
+            while True:
+                conn, addr = s.accept()
+                threading.Thread(target=run, args=(conn, addr), name=f"waiter {secrets.token_hex(3)}").start()
+
+    return serve
+
+
+def _take_turns(frame: FrameType, event: str, arg: object) -> Any:
+    if not is_student_code(frame):
+        return None
+    frame.f_trace_opcodes = True
+    if event == "opcode":
+        time.sleep(0)  # lets go of Python's lock: another thread that wants to run does
+    return _take_turns
+
+
+def _not_at_all(function: Callable[..., Any], trial: Trial) -> Serve:
+    """It is an experiment: the server is the finished one of Part 1."""
+    return serve_single
+
+
+# -- what many of them require ---------------------------------------------------------------------------------------
+
+
+def _echoes(guest: Guest, text: str, look: str) -> None:
+    guest.says(text).hears(text, look)
+
+
+def _serves_the_next(trial: Trial, name: str, said: str, heard: str, look: str) -> None:
+    trial.tries(f"{name} comes when the others have left, and sends {quoted(said.encode())}")
+    trial.guest(name).says(said).hears(heard, look)
+
+
+# -- Part 1 ----------------------------------------------------------------------------------------------------------
+
+
+def _from_memory(trial: Trial) -> None:
+    _, port = trial.called_with
+    address = trial.server._observation.address
+    if address is not None and address[1] != port:
+        raise trial.not_yet(
+            f"your server listens on the port that it is given, here {port}",
+            f"it listens on {address[1]}",
+            "the line with bind",
+        )
+    trial.tries('alice connects, and sends "hello"')
+    alice = trial.guest("alice")
+    _echoes(alice, "hello", "recv, then sendall with the same bytes")
+    trial.tries('alice sends "how are you?" on the same connection')
+    _echoes(alice, "how are you?", "a loop around recv: one client may send many times")
+    trial.tries("alice sends 3,000 bytes at once")
+    alice.says(b"x" * 3000).hears(b"x" * 3000, "the loop around recv, and sendall with all that recv returned")
+    trial.tries("bob comes while alice is there, then alice leaves")
+    bob = trial.guest("bob").says("hi")
+    alice.leaves()
+    bob.hears("hi", "a loop around accept, too: when alice has left, the next client comes")
+    trial.tries("bob leaves, and carol comes")
+    bob.leaves()
+    _echoes(trial.guest("carol"), "hello", "the loop around accept: it never ends")
+
+
+def _shout(trial: Trial) -> None:
+    trial.tries('alice sends "hello"')
+    alice = trial.guest("alice").says("hello")
+    alice.hears(
+        "HELLO",
+        "what sendall is given",
+        {
+            b"hello": "what sendall is given: these are the bytes that came, unchanged",
+            b"Hello": "upper() makes every letter a capital, title() and capitalize() only the first",
+        },
+    )
+    trial.tries('alice sends "again", on the same connection')
+    alice.says("again").hears("AGAIN", "the loop around recv: one client may send many times")
+    trial.tries('alice sends "café 24": é is no letter from a to z, and stays as it is')
+    alice.says("café 24").hears(
+        "CAFé 24", "upper() of bytes changes a to z only; upper() of text changes é, too. Do you need decode at all?"
+    )
+    trial.tries("alice sends half a character, the byte c3")
+    alice.says(b"\xc3").hears(b"\xc3", "bytes have an upper() of their own: no decode is needed")
+    alice.leaves()
+    _serves_the_next(trial, "bob", "bye", "BYE", "what happens when recv returns no bytes")
+
+
+def _greeting(trial: Trial) -> None:
+    trial.tries("alice connects, and says nothing yet")
+    alice = trial.guest("alice").hears(
+        "Welcome!\n",
+        "the greeting comes before the first recv, and ends with \\n",
+        {b"Welcome!": "the greeting: Welcome!\\n, with \\n at its end"},
+    )
+    alice.hears_nothing("the greeting comes once")
+    trial.tries('alice sends "hello"')
+    alice.says("hello").hears(
+        "hello",
+        "after the greeting: an echo as before",
+        {b"Welcome!": "the greeting stands before the loop, not in it"},
+    )
+    trial.tries('alice sends "again"')
+    alice.says("again").hears(
+        "again", "the loop around recv", {b"Welcome!": "the greeting stands before the loop, not in it"}
+    )
+    alice.hears_nothing("the greeting stands before the loop, not in it")
+    alice.leaves()
+    trial.tries("alice leaves, and bob comes")
+    bob = trial.guest("bob").hears("Welcome!\n", "every client is greeted")
+    _echoes(bob, "hi", "after the greeting: an echo as before")
+
+
+def _count_bytes(trial: Trial) -> None:
+    trial.tries('alice sends "hello", which is 5 bytes')
+    alice = trial.guest("alice").says("hello")
+    alice.hears("5\n", "the answer is the number as text, with \\n at its end", {b"1\n": "count bytes, not messages"})
+    trial.tries('alice sends "abc", which makes 8 bytes in all')
+    alice.says("abc").hears(
+        "8\n",
+        "a variable that lives as long as the connection: it is set before the loop, and grows in it",
+        {b"3\n": "add to what has come before: 5 + 3", b"2\n": "count bytes, not messages"},
+    )
+    trial.tries('alice sends "é", which is one letter and 2 bytes: 10 in all')
+    alice.says("é").hears("10\n", "count bytes, not letters", {b"9\n": "len of the bytes, not of the text"})
+    alice.leaves()
+    trial.tries('alice leaves, and bob comes and sends "hi", which is 2 bytes')
+    trial.guest("bob").says("hi").hears(
+        "2\n", "each client begins with 0", {b"12\n": "each client begins with 0: set it inside the function"}
+    )
+
+
+def _lines(trial: Trial) -> None:
+    whole = "an answer for each whole line: what comes after the last \\n is not a line yet"
+    trial.tries('alice sends the line "abc\\n"')
+    alice = trial.guest("alice").says("abc\n")
+    alice.hears(
+        "cba\n",
+        "reverse the line without its \\n, then put the \\n at the end",
+        {b"\ncba": "the \\n is no part of the line: take it off, reverse, put it back", b"abc\n": "line[::-1]"},
+    )
+    trial.tries('alice sends "hel", which is no whole line')
+    alice.says("hel").hears_nothing(whole)
+    trial.tries('alice sends the rest, "lo\\n"')
+    alice.says("lo\n").hears("olleh\n", "keep what is no whole line, and put the next bytes behind it")
+    trial.tries('alice sends two lines at once, "one\\ntwo\\n"')
+    alice.says("one\ntwo\n").hears("eno\nowt\n", "a loop: as long as there is a \\n in what has come")
+    trial.tries('alice sends one line and a half, "first\\nsec", and then "ond\\n"')
+    alice.says("first\nsec").hears("tsrif\n", whole).hears_nothing(whole)
+    alice.says("ond\n").hears("dnoces\n", "keep what is no whole line, and put the next bytes behind it")
+    trial.tries("alice sends an empty line")
+    alice.says("\n").hears("\n", "an empty line is a line, too")
+    trial.tries("alice sends a line of 3,000 bytes")
+    long = b"".join(b"%04d" % number for number in range(750))
+    alice.says(long + b"\n").hears(long[::-1] + b"\n", "a line may be longer than one recv")
+    trial.tries("alice leaves in the middle of a line, and bob comes")
+    alice.says("half a li")
+    alice.leaves()
+    bob = trial.guest("bob").says("new\n")
+    bob.hears("wen\n", "what alice has left is none of bob's business: the rest is a variable of the function")
+
+
+def _patience(trial: Trial) -> None:
+    trial.tries('alice sends "hello", and then nothing more')
+    alice = trial.guest("alice").says("hello").hears("hello", "an echo, as before")
+    bob = trial.guest("bob").says("hi")
+    look = "settimeout on conn, and what happens when recv raises TimeoutError"
+    alice.is_hung_up(look, seconds=LIMIT + PATIENCE)
+    _was_given_time(trial, alice, LIMIT)
+    trial.tries("bob has waited for that, and sent something long ago")
+    bob.hears("hi", "the TimeoutError is caught in your function, so that the server goes on")
+    trial.tries("bob sends something every 0.2 s, for 0.8 s in all")
+    for _ in range(4):
+        time.sleep(0.2)  # that is what a client does who is not silent
+        if bob.has_ended():
+            break
+        with contextlib.suppress(NotYet):
+            bob.says("go on")
+    if not bob.has_ended():
+        bob.hears("go on" * 4, "an echo, as before")
+    else:
+        _was_given_time(trial, bob, LIMIT)
+    trial.tries("carol connects and says nothing at all")
+    bob.leaves()
+    trial.guest("carol").is_hung_up(look, seconds=LIMIT + PATIENCE)
+
+
+def _was_given_time(trial: Trial, guest: Guest, limit: float) -> None:
+    """The last recv before the server hung up waited for the whole limit."""
+    server = guest.client._connection.client
+    events = [each for each in trial.server._observation.log if each.connection.client == server]
+    heard = max((each.ended for each in events if each.kind in ("accept", "recv") and not each.error), default=0.0)
+    hung_up = max((each.ended for each in events if each.kind in ("close", "shutdown")), default=heard)
+    if hung_up - heard < limit - 0.05:
+        raise trial.not_yet(
+            f"the server waits {limit:g} s for {guest.name}, anew after each message",
+            f"it hung up {hung_up - heard:.1f} s after the last one",
+            "the time limit is one for each recv, not for the whole conversation",
+        )
+
+
+def _hard_to_break(trial: Trial) -> None:
+    trial.tries('alice sends "hello"')
+    alice = trial.guest("alice")
+    _echoes(alice, "hello", "an echo, as before")
+    trial.tries("alice sends half a character, the byte c3")
+    alice.says(b"\xc3").hears(b"\xc3", "decode raises an error for bytes that are no text: see errors=")
+    trial.tries("alice breaks off, and bob comes")
+    alice.vanishes()
+    bob = trial.guest("bob")
+    _echoes(bob, "hi", "a reset is an error that recv raises: catch it where it harms one client only")
+    trial.tries("bob sends without reading, then breaks off while the server sends")
+    bob.says(b"x" * 200_000)
+    bob.vanishes()
+    carol = trial.guest("carol")
+    _echoes(carol, "hi", "sendall can raise an error, too: it stands inside the try as well")
+    trial.tries("carol leaves, and her connection is closed on the server's side")
+    carol.leaves()
+    dave = trial.guest("dave")
+    _echoes(dave, "hi", "the loop around accept")
+    open_still = [seen for _, seen in trial.server._observation.sockets(listening=False)]
+    if len(open_still) != 1:
+        raise trial.not_yet(
+            "one connection is open, that of dave",
+            f"{len(open_still)} are open",
+            "conn is closed however the conversation ends: with conn: does that",
+        )
+
+
+def _make_them_wait(trial: Trial) -> None:
+    trial.tries("your experiment is carried out")
+    clients = _result_of_the_experiment(trial)
+    trial.guests += [Guest(trial, each) for each in clients if isinstance(each, Client)]
+    if not trial.guests:
+        raise trial.not_yet(
+            "your function returns the list of its clients",
+            f"it returned {clients if clients else 'nothing'}",
+            "the last line: return [alice, bob, carol]",
+        )
+    expected = "alice is served; bob and carol stand in the backlog, each with 5 bytes unread"
+    backlog = trial.server.backlog()
+    waiting = ", ".join(f"{each.name} ({each.unread} unread)" for each in backlog.waiting) or "nobody"
+    lanes = {lane.name: lane for lane in trial.server.timeline().lanes}
+    alice = lanes.get("alice")
+    if alice is None or alice.accepted is None:
+        raise trial.not_yet(expected, f"alice is not served; in the backlog: {waiting}", "alice connects first")
+    if alice.left is not None:
+        raise trial.not_yet(expected, f"alice has left; in the backlog: {waiting}", "alice stays: no close, no with")
+    if [each.name for each in backlog.waiting] != ["bob", "carol"] or any(each.left for each in backlog.waiting):
+        look = "bob and carol connect while alice is there, and stay: no close, no with"
+        raise trial.not_yet(expected, f"in the backlog: {waiting}", look)
+    if any(each.unread != 5 for each in backlog.waiting):
+        raise trial.not_yet(expected, f"in the backlog: {waiting}", 'bob and carol each send 5 bytes, like "hello"')
+    trial.tries("alice hangs up")
+    by_name = {each.name: each for each in trial.guests}
+    if not {"alice", "bob"} <= by_name.keys():
+        names = ", ".join(by_name)
+        raise trial.not_yet("your function returns all three clients", f"it returned {names}", "the last line")
+    by_name["alice"].leaves()
+    trial.until(by_name["bob"].is_accepted)
+    if not by_name["bob"].is_accepted():
+        raise trial.not_yet("bob is served then", "he is not", "who waits longest is served first")
+
+
+def _result_of_the_experiment(trial: Trial) -> list[Any]:
+    """What the student's function returns. It may wait for ever, so it runs in a thread of its own."""
+    result: list[Any] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            result.append(trial.function(trial.server))
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(3 * PATIENCE)
+    look = "who is not served gets no answer: do not wait for it"
+    if thread.is_alive():
+        raise trial.not_yet("your function comes back", "it is still waiting", look)
+    if failed:
+        error = failed[0]
+        look = look if isinstance(error, EchoError) else ""
+        raise trial.not_yet("your function comes back", f"it ended with {type(error).__name__}: {error}", look)
+    return list(result[0]) if isinstance(result[0], list | tuple) else [result[0]] if result[0] is not None else []
+
+
+# -- Part 2 ----------------------------------------------------------------------------------------------------------
+
+
+def _threads_of(trial: Trial, *guests: Guest) -> list[str]:
+    """The labels of the threads that have served them."""
+    lanes = {lane.name: lane for lane in trial.server.timeline().lanes}
+    return [lanes[guest.name].threads[-1] if lanes[guest.name].threads else "" for guest in guests]
+
+
+def _a_thread_for_each(trial: Trial) -> None:
+    trial.tries('alice connects, and sends "hello"')
+    alice = trial.guest("alice")
+    _echoes(alice, "hello", "handle_client gets conn and addr: args=(conn, addr)")
+    trial.tries("bob comes while alice is there")
+    bob = trial.guest("bob").says("hi")
+    bob.hears(
+        "hi",
+        "the loop must be back in accept at once. Thread(target=handle_client, args=(conn, addr)), then start(): "
+        "run() and handle_client(…) do the work in the same thread, and join() waits for its end",
+    )
+    trial.tries("alice and bob talk in turns, and carol and dave come, too")
+    guests = [alice, bob, trial.guest("carol"), trial.guest("dave")]
+    for number, guest in itertools.product(range(3), guests):
+        _echoes(guest, f"{guest.name} {number}", "each thread has its own conn: it comes in by args")
+    served = _threads_of(trial, *guests)
+    if len(set(served)) != 4:
+        raise trial.not_yet("each client has a thread of its own", f"they were served by {', '.join(served)}", "Thread")
+    trial.tries("alice breaks off, and erin comes")
+    alice.vanishes()
+    _echoes(trial.guest("erin"), "hi", "an error of one client ends its own thread only")
+
+
+def _who_serves_me(trial: Trial) -> None:
+    look = "threading.current_thread().name, asked inside your function: it runs in the thread that serves"
+    trial.tries("alice and bob connect, and each sends something")
+    alice, bob = trial.guest("alice"), trial.guest("bob")
+    for guest in (alice, bob, alice):
+        told = guest.says("who are you?").hears_line(f"the name as text, with \\n at its end. {look}")
+        (name,) = _threads_of(trial, guest)
+        if told != name:
+            said = f"{guest.name} was told {quoted(told.encode())}"
+            raise trial.not_yet(f'{guest.name} is told "{name}", the name of the thread that serves', said, look)
+    alice.hears_nothing("one answer for each message")
+
+
+ROUNDS, COUNTING = 25, 4  # messages of each client, clients
+
+
+def _count_together(trial: Trial) -> None:
+    trial.tries('alice sends "x", three times')
+    alice = trial.guest("alice")
+    first = _number(alice)
+    for step in (1, 2):
+        told = _number(alice)
+        if told != first + step:
+            happened = f"after {first} came {told}"
+            raise trial.not_yet("each message counts one more", happened, "count messages: one more each time")
+    trial.tries('bob comes, and sends "x" once')
+    bob = trial.guest("bob")
+    told = _number(bob)
+    if told != first + 3:
+        look = "one number for all clients: it is set outside the function, and global inside"
+        raise trial.not_yet(f"bob is told {first + 3}, one more than alice", f"bob was told {told}", look)
+    trial.tries(f'{COUNTING} clients send "x" {ROUNDS} times each, all at the same time')
+    crowd = [alice, bob, *(trial.guest(f"client {number}") for number in range(3, COUNTING + 1))]
+    numbers: list[int] = []
+    problems: list[NotYet] = []
+
+    def send(guest: Guest) -> None:
+        try:
+            for _ in range(ROUNDS):
+                numbers.append(_number(guest))
+        except NotYet as problem:
+            problems.append(problem)
+
+    threads = [threading.Thread(target=send, args=(guest,), daemon=True) for guest in crowd]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10 * PATIENCE)
+    if problems:
+        raise problems[0]
+    expected = set(range(first + 4, first + 4 + COUNTING * ROUNDS))
+    if set(numbers) != expected:
+        raise trial.not_yet(
+            f"all of the {COUNTING * ROUNDS} numbers are different, and none is left out",
+            "some messages were counted as one",
+            "with lock: around all that reads or writes the number; and one lock for all threads, made outside the "
+            "function",
+        )
+
+
+def _number(guest: Guest) -> int:
+    line = guest.says("x").hears_line("the answer is the number as text, with \\n at its end")
+    if not line.isdecimal():
+        raise guest.trial.not_yet(f"{guest.name} gets a number", f"{guest.name} got {quoted(line.encode())}", "sendall")
+    return int(line)
+
+
+def _who_is_there(trial: Trial) -> None:
+    trial.tries('alice connects, and sends her name, "alice"')
+    hello = "the first message is the name: the answer is hello, a space, the name and \\n"
+    alice = trial.guest("alice").says("alice").hears("hello alice\n", hello)
+    trial.tries('alice sends "/who"')
+    who = "the names of those who are there, sorted, with a comma and a space between them, and \\n at the end"
+    alice.says("/who").hears("alice\n", who)
+    trial.tries("alice sends something else")
+    _echoes(alice, "nice place", "all but /who is sent back as before")
+    trial.tries("carol and bob come, and alice asks again")
+    carol = trial.guest("carol").says("carol").hears("hello carol\n", hello)
+    bob = trial.guest("bob").says("bob").hears("hello bob\n", hello)
+    shared = "one collection for all threads, made outside the function"
+    alice.says("/who").hears(
+        "alice, bob, carol\n", who, {b"alice\n": shared, b"alice, carol, bob\n": "sorted: by name, not by time"}
+    )
+    trial.tries("bob leaves, and alice asks again")
+    bob.leaves()
+    alice.hears_nothing()
+    forget = "when a client leaves, its name goes, however it leaves: finally does that"
+    alice.says("/who").hears("alice, carol\n", forget)
+    trial.tries("carol breaks off, and alice asks again")
+    carol.vanishes()
+    alice.hears_nothing()
+    alice.says("/who").hears("alice\n", forget)
+    trial.tries("many clients come and go, while alice asks again and again")
+    over = threading.Event()
+
+    def come_and_go(number: int) -> None:
+        with contextlib.suppress(EchoError, OSError):
+            while not over.is_set():
+                with Client(trial.server, name=f"guest {number}") as guest:
+                    guest.send(f"guest {number}")
+                    guest.receive(size=len(f"hello guest {number}\n"), timeout=PATIENCE)
+
+    threads = [threading.Thread(target=come_and_go, args=(number,), daemon=True) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(20):
+            names = alice.says("/who").hears_line(who).split(", ")
+            if "alice" not in names or names != sorted(names):
+                raise trial.not_yet("alice is there, too", f"alice got {', '.join(names)}", "who shares the collection")
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join(PATIENCE)
+    if trial.server.error is not None:
+        look = "with lock: around all that reads or changes the collection"
+        raise trial.not_yet("no thread ends with an error", "one did", look)
+
+
+def _at_most_three(trial: Trial) -> None:
+    trial.tries("alice, bob and carol connect, and each sends something")
+    three = [trial.guest(name) for name in ("alice", "bob", "carol")]
+    for guest in three:
+        _echoes(guest, "hello", "three at once: a thread each, and a Semaphore(3) that is made inside your function")
+    trial.tries("dave comes while they are there")
+    dave = trial.guest("dave").says("hi")
+    trial.server.settle()
+    limit = "a Semaphore(3): acquire before accept, so that the fourth stays in the backlog"
+    if dave.is_accepted():
+        raise trial.not_yet("dave waits in the backlog, as three are there", "dave was accepted", limit)
+    dave.hears_nothing(limit)
+    trial.tries("bob leaves")
+    three[1].leaves()
+    release = "release when a client leaves, however it leaves: finally, or with, in the thread that serves"
+    dave.hears("hi", release)
+    trial.tries("erin comes while alice, carol and dave are there; then carol breaks off")
+    erin = trial.guest("erin").says("hi")
+    trial.server.settle()
+    if erin.is_accepted():
+        raise trial.not_yet(
+            "erin waits in the backlog, as three are there", "erin was accepted", "one release for each"
+        )
+    three[2].vanishes()
+    erin.hears("hi", release)
+    trial.tries("six more come and go, one after the other, when dave has left")
+    dave.leaves()
+    for number in range(6):
+        guest = trial.guest(f"guest {number}")
+        _echoes(guest, "hi", release)
+        guest.leaves()
+
+
+def _pool(trial: Trial) -> None:
+    trial.tries("alice, bob and carol connect, and each sends something")
+    three = [trial.guest(name) for name in ("alice", "bob", "carol")]
+    for guest in three:
+        _echoes(guest, "hello", "pool.submit(handle_client, conn, addr), and a pool with max_workers=3")
+    trial.tries("dave comes while they are there")
+    dave = trial.guest("dave").says("hi")
+    if not trial.until(dave.is_accepted):
+        raise trial.not_yet("dave is accepted", "dave is not", "the loop only accepts and submits. It never waits")
+    dave.hears_nothing("max_workers=3: the fourth client waits until a worker is free")
+    trial.tries("bob leaves")
+    three[1].leaves()
+    dave.hears("hi", "handle_client comes back when its client leaves: then its worker takes the next one")
+    trial.tries("six more come and go, one after the other, when all others have left")
+    for guest in (three[0], three[2], dave):
+        guest.leaves()
+    late = []
+    for number in range(6):
+        late.append(trial.guest(f"guest {number}"))
+        _echoes(late[-1], "hi", "the pool is made once, before the loop")
+        late[-1].leaves()
+    workers = set(_threads_of(trial, *three, dave, *late))
+    if len(workers) > 3:
+        raise trial.not_yet(
+            "all ten clients are served by the same three threads",
+            f"{len(workers)} threads were at work",
+            "ThreadPoolExecutor(max_workers=3), made once, before the loop",
+        )
+
+
+def _clean_end(trial: Trial) -> None:
+    trial.tries("alice and bob connect, and each sends something")
+    alice, bob = trial.guest("alice"), trial.guest("bob")
+    for guest in (alice, bob):
+        _echoes(guest, "hello", "a thread each, as before")
+    trial.tries("Ctrl+C is pressed, while both are there and silent")
+    trial.server.interrupt()
+    hang_up = (
+        "except KeyboardInterrupt, or finally: shutdown on every connection wakes its thread; close and join do not"
+    )
+    for guest in (alice, bob):
+        guest.is_hung_up(hang_up)
+    if not trial.until(lambda: trial.returned):
+        raise trial.not_yet("your server comes back", "it did not", hang_up)
+    trial.tries("your server has come back, and no thread of it is left")
+    if trial.left:
+        raise trial.not_yet(
+            "no thread is left when it comes back",
+            f"{', '.join(trial.left)} {'was' if len(trial.left) == 1 else 'were'} still at work",
+            "first shutdown on every connection, then join for every thread",
+        )
+
+
+EXERCISES = {
+    each.number: each
+    for each in (
+        Exercise("1.1", "From memory", ("host", "port"), _as_it_is, _from_memory),
+        Exercise("1.2", "Shout", ("conn", "addr"), _one_at_a_time, _shout),
+        Exercise("1.3", "A greeting", ("conn", "addr"), _one_at_a_time, _greeting),
+        Exercise("1.4", "Counting bytes", ("conn", "addr"), _one_at_a_time, _count_bytes),
+        Exercise("1.5", "Lines", ("conn", "addr"), _one_at_a_time, _lines),
+        Exercise("1.6", "Make them wait", ("server",), _not_at_all, _make_them_wait),
+        Exercise("1.7", "Patience", ("conn", "addr"), _one_at_a_time, _patience),
+        Exercise("1.8", "Hard to break", ("host", "port"), _as_it_is, _hard_to_break),
+        Exercise("2.1", "A thread each", ("host", "port"), _as_it_is, _a_thread_for_each),
+        Exercise("2.2", "Who serves me?", ("conn", "addr"), _a_thread_each, _who_serves_me),
+        Exercise("2.3", "Counting together", ("conn", "addr"), _a_thread_each, _count_together),
+        Exercise("2.4", "Who is there?", ("conn", "addr"), _a_thread_each, _who_is_there),
+        Exercise("2.5", "At most three", ("host", "port"), _as_it_is, _at_most_three),
+        Exercise("2.6", "A pool", ("host", "port"), _as_it_is, _pool),
+        Exercise("2.7", "A clean end", ("host", "port"), _as_it_is, _clean_end),
+    )
+}
