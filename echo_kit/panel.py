@@ -95,6 +95,7 @@ class Panel(anywidget.AnyWidget):
 
     _watches = False  # what the other panels do: at the end it is closed before them, and leaves what was to be seen
     _view = traitlets.Unicode().tag(sync=True)  # the widget in whose outputs it stands, so that the page finds them
+    _now = traitlets.Dict().tag(sync=True)  # data to save in place of what its cell has shown beside the view; or empty
 
     def __init__(self, key: object, **traits: Any) -> None:
         super().__init__(**traits)

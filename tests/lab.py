@@ -328,9 +328,16 @@ class Notebook:
         """The stage of the server of that name."""
         return StageOnPage(self.page, within, f"server {name}")
 
+    def prediction(self, question, within=".jp-Notebook"):
+        """The prediction with that question."""
+        return PredictionOnPage(self.page, within, f"Predict: {question}")
+
 
 class OnPage:
     """A panel as the page shows it. It is looked up anew whenever it is used."""
+
+    LABELLED = """(within, label) => [...document.querySelectorAll(`${within} [aria-label]`)]
+        .find((each) => each.getAttribute("aria-label") === label)"""
 
     def __init__(self, page, within, label):
         self.page, self._found = page, [within, label]
@@ -346,8 +353,7 @@ class OnPage:
     def until(self, condition, *args):
         """Wait until the JavaScript function says so. It is called with the panel's element and `args`."""
         script = f"""([within, label, args]) => {{
-            const root = [...document.querySelectorAll(`${{within}} [aria-label]`)]
-                .find((each) => each.getAttribute("aria-label") === label);
+            const root = ({self.LABELLED})(within, label);
             return root ? ({condition})(root, ...args) : false;
         }}"""
         try:
@@ -406,6 +412,33 @@ class StageOnPage(OnPage):
         except Exception as error:
             error.add_note(f"it shows: {self.look()}")
             raise
+
+
+class PredictionOnPage(OnPage):
+    """A question with radio buttons."""
+
+    LABELLED = """(within, label) => [...document.querySelectorAll(`${within} fieldset`)]
+        .find((each) => each.querySelector("legend").textContent === label)"""
+
+    def __init__(self, page, within, label):
+        super().__init__(page, within, label)
+        self.root = page.locator(within).get_by_role("group", name=label, exact=True)
+
+    def option(self, text):
+        return self.root.get_by_role("radio", name=text, exact=True)
+
+    def shows(self, chosen, said, disabled=False):
+        """Wait until this option is chosen (None: none is), and the words below start with `said`."""
+        self.until(
+            """(root, chosen, said, disabled) => {
+                const checked = [...root.querySelectorAll("label:has(:checked)")].map((each) => each.textContent);
+                return JSON.stringify(checked) === JSON.stringify(chosen === null ? [] : [chosen])
+                    && root.querySelector("[role=status]").textContent.startsWith(said) && root.disabled === disabled;
+            }""",
+            chosen,
+            said,
+            disabled,
+        )
 
 
 STAGE = """(root) => {

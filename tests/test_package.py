@@ -40,6 +40,7 @@ MAY_IMPORT = {
     "client_panel": {"events", "runner", "client", "panel"},
     "checks": {"client", "codeview", "events", "frames", "observe", "runner", "snapshot"},
     "exercises": {"checks", "client", "frames", "observe", "servers"},
+    "prediction": {"events", "panel"},
     "__main__": {"events", "servers", "client"},
 }
 # Inside of a function (what draws or writes), or for types only.

@@ -17,13 +17,13 @@ function* outputsOf(notebook) {
   }
 }
 
-// Put `still` (or, without it, what stands beside the view) in the place of the model's views in JupyterLab's notebook.
+// Put `still` (or, without it, what would be saved) in the place of the model's views in JupyterLab's notebook.
 // The kernel's own update of the output does not come through a restart, nor after a reload of the page.
 function leave(model, still) {
   const id = model.get("_view"); // here, not before: it is set after the model is made
   for (const [outputs, i, output] of outputsOf(model.widget_manager?.context?.model)) {
     if (output.data?.[VIEW]?.model_id !== id) continue;
-    const [data, metadata] = still ?? [{ ...output.data }, output.metadata];
+    const [data, metadata] = still ?? [{ ...output.data, ...model.get("_now") }, output.metadata];
     delete data[VIEW];
     outputs.set(i, { ...output, data, metadata });
   }
@@ -36,7 +36,7 @@ function saveWithoutViews(model) {
   const notebook = model.widget_manager?.context?.model;
   if (!id || !notebook?.toJSON) return; // not in JupyterLab's notebook
   if (!notebook.echoKitViews) {
-    const views = (notebook.echoKitViews = new Set());
+    const views = (notebook.echoKitViews = new Map()); // their ids -> the models
     const whole = notebook.toJSON.bind(notebook);
     notebook.toJSON = () => {
       const file = whole();
@@ -44,12 +44,13 @@ function saveWithoutViews(model) {
         const view = output.data?.[VIEW]?.model_id;
         if (!views.has(view)) continue;
         delete output.data[VIEW];
+        Object.assign(output.data, views.get(view).get("_now"));
         output.metadata = { ...output.metadata, [WAS_HERE]: view };
       }
       return file;
     };
   }
-  notebook.echoKitViews.add(id);
+  notebook.echoKitViews.set(id, model);
   for (const [outputs, i, output] of outputsOf(notebook)) {
     const { [WAS_HERE]: view, ...metadata } = output.metadata ?? {};
     if (view !== id || output.data[VIEW]) continue;
@@ -63,5 +64,9 @@ function leaveAtTheEnd({ model }) {
   model.on("msg:custom", (message) => message.still && leave(model, message.still));
   model.on("comm_live_update", () => leave(model)); // the kernel restarts
   model.on("change:_view", () => saveWithoutViews(model));
+  model.on("change:_now", () => {
+    const notebook = model.widget_manager?.context?.model;
+    if (notebook) notebook.dirty = true; // there is something new to save
+  });
   saveWithoutViews(model);
 }

@@ -1,0 +1,57 @@
+// The prediction's page side: a question with radio buttons. Text goes in as text, never as HTML.
+// It knows the options' texts, and not which of them will come true.
+
+let views = 0;
+
+function render({ model, el }) {
+  const root = make("fieldset", "echo-prediction", el);
+  const legend = make("legend", "echo-prediction-question", root);
+  make("strong", "", legend, "Predict: ");
+  make("span", "", legend, model.get("question"));
+  const group = `echo-prediction-${++views}-${Math.random().toString(36).slice(2)}`; // each view chooses by itself
+  const radios = model.get("options").map((text, option) => {
+    const label = make("label", "echo-prediction-option", root);
+    const radio = make("input", "echo-prediction-radio", label);
+    radio.type = "radio";
+    // So that the arrow keys choose, and do not leave for the next cell. Not on what is around it: JupyterLab takes a
+    // key for its own at the element that has the focus, unless that can be typed into.
+    radio.dataset.lmSuppressShortcuts = "true";
+    radio.name = group;
+    make("span", "", label, text);
+    radio.addEventListener("change", () => {
+      said.textContent = "Not noted yet."; // until the kernel has it: a comparison knows only that
+      model.send({ do: "choose", option });
+    });
+    return radio;
+  });
+  const said = make("p", "echo-prediction-said", root);
+  said.setAttribute("role", "status");
+
+  function draw() {
+    const choice = model.get("choice");
+    const compared = model.get("compared");
+    const option = model.get("options")[choice];
+    radios.forEach((radio, i) => {
+      radio.checked = i === choice;
+    });
+    root.disabled = compared;
+    if (compared && option === undefined) {
+      said.textContent = "You made no prediction. To make one, run this cell again, and choose before you go on.";
+    } else if (compared) said.textContent = `You predicted: ${option}`;
+    else if (option === undefined) said.textContent = "Choose first, then run the next cell.";
+    else said.textContent = "Noted. You can change it until you have seen what happens.";
+  }
+  root.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape") return;
+    event.stopPropagation();
+    document.activeElement.blur();
+    root.closest("[tabindex]")?.focus(); // the cell: from here JupyterLab's keys work again
+  });
+
+  model.on("change:choice change:compared", draw);
+  draw();
+  model.send({ do: "hello" });
+  return () => model.off("change:choice change:compared", draw);
+}
+
+export default { initialize: leaveAtTheEnd, render };
