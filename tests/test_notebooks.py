@@ -8,7 +8,7 @@ import nbformat
 import pytest
 from bs4 import BeautifulSoup
 from nbclient import NotebookClient
-from nbconvert import HTMLExporter
+from nbconvert import HTMLExporter, SlidesExporter
 from nbval.plugin import coalesce_streams as coalesce
 from nbval.plugin import get_sanitize_patterns
 
@@ -17,7 +17,9 @@ PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 BOOKS = {path.stem: nbformat.read(path, as_version=4) for path in PATHS}
 SANITIZE = get_sanitize_patterns((ROOT / "notebooks" / "sanitize.cfg").read_text("utf-8"))
 VIEW = "application/vnd.jupyter.widget-view+json"
+PARTS = ["part1_single_socket", "part2_multithreaded"]
 every_notebook = pytest.mark.parametrize("name", BOOKS)
+every_part = pytest.mark.parametrize("name", PARTS)
 
 
 def code_cells(name):
@@ -29,7 +31,7 @@ def prose(name):
 
 
 def test_both_parts_are_here():
-    assert {"part1_single_socket", "part2_multithreaded"} <= BOOKS.keys()
+    assert BOOKS.keys() >= set(PARTS)
 
 
 @every_notebook
@@ -77,14 +79,188 @@ def test_every_figure_and_widget_has_words(name):
                 assert "needs a running kernel" in data["text/html"]
 
 
-@every_notebook
+@every_part
 def test_the_lesson_opens_and_closes_as_agreed(name):
-    text = prose(name)
-    for part in ["**You will be able to**", "**You need:**", "**Time:** about 45 minutes", "## What you have learned"]:
-        assert part in text
-    assert text.count("> **Predict.**") >= 1
-    assert "**Run.**" in text
-    assert "**Explain.**" in text
+    opening, contract = BOOKS[name].cells[:2]
+    title, said, questions, asked = opening.source.split("\n\n")
+    assert title.startswith("# Part ")
+    assert len(re.findall(r"[.!?](?=\s|$)", said)) == 2  # sentences
+    assert questions == "**Questions**"
+    assert 3 <= len(asked.splitlines()) <= 4
+    assert all(line.endswith("?") for line in asked.splitlines())
+    assert re.findall(r"^\*\*(.+?)\*\*", contract.source, re.M) == ["You will be able to", "You need:", "Time:"]
+    assert re.search(
+        r"\*\*Time:\*\* about \d+ minutes for reading and running, about \d+ for the exercises\.", contract.source
+    )
+    learned, words, where_next = BOOKS[name].cells[-3:]
+    assert learned.source.startswith("## What you have learned\n\n- ")
+    assert words.source.startswith("## Words\n")
+    assert where_next.source.startswith("**Where next:**")
+    exercises = f"({name.split('_')[0]}_exercises.ipynb)"
+    assert exercises in where_next.source
+    assert "(surprises.ipynb)" in where_next.source
+
+
+@every_part
+def test_each_objective_is_checked_by_an_exercise(name):
+    part = name.split("_")[0]
+    objectives = re.split(r"\n(?=\d\. )", BOOKS[name].cells[1].source.split("\n\n")[1])
+    assert len(objectives) >= 5
+    checked = set()
+    for objective in objectives:
+        numbers = re.findall(rf"\[exercise ([\d.]+)\]\({part}_exercises\.ipynb\)", objective)
+        assert re.search(r"\)\)[;.]$", objective), objective  # it ends with its exercises
+        assert numbers, objective
+        checked.update(numbers)
+    headings = re.findall(r"^#+ .*?(\d\.\d)\b", prose(f"{part}_exercises"), re.M)
+    assert checked == set(headings)
+
+
+def predictions(name):
+    """For each prediction: its name, which cell asks, the options, which cell compares (cells by their index)."""
+    cells = BOOKS[name].cells
+    trees = [ast.parse(cell.source) if cell.cell_type == "code" else ast.Module([], []) for cell in cells]
+    for asks, tree in enumerate(trees):
+        for node in tree.body:
+            if isinstance(node, ast.Assign) and "echo_kit.predict(" in ast.unparse(node.value)[:17]:
+                variable, options = node.targets[0].id, ast.literal_eval(node.value.args[1])
+                assert ast.unparse(tree.body[-1]) == variable  # the cell shows the question
+                compares = [at for at, each in enumerate(trees) if f"{variable}.compare(" in ast.unparse(each)]
+                assert len(compares) == 1, f"{variable} is compared in {len(compares)} cells"
+                yield variable, asks, options, compares[0]
+
+
+def texts_of(output):
+    return output.get("text") or output.get("data", {}).get("text/plain", "")
+
+
+def texts(cell):
+    """The texts below a cell, as one."""
+    return "\n".join(map(texts_of, cell.outputs))
+
+
+@every_notebook
+def test_each_prediction_is_compared_with_what_happened(name):
+    cells = BOOKS[name].cells
+    for variable, asks, options, compares in predictions(name):
+        assert asks < compares
+        last = ast.parse(cells[compares].source).body[-1]
+        (happened,) = last.value.args
+        assert ast.unparse(last.value.func) == f"{variable}.compare"
+        assert any(isinstance(node, ast.Name) for node in ast.walk(happened)), "a literal is nothing that happened"
+        question = texts(cells[asks])
+        assert question.startswith("Predict: ")
+        assert [line.removeprefix("  ○ ") for line in question.splitlines()[1:]] == list(options)
+        (said,) = re.findall(r"^What happened: (.*)\.$", texts(cells[compares]), re.M)
+        assert said in options
+    source = "\n".join(cell.source for cell in code_cells(name))
+    assert source.count(".compare(") == source.count("echo_kit.predict(") == len(list(predictions(name)))
+
+
+@every_notebook
+def test_what_answers_a_prediction_is_folded(name):
+    cells = BOOKS[name].cells
+    answers = {at for _, asks, _, compares in predictions(name) for at in range(asks + 1, compares + 1)}
+    asked = {asks for _, asks, _, _ in predictions(name)}
+    for at, cell in enumerate(cells):
+        folded = cell.metadata.get("jupyter", {}).get("outputs_hidden", False)
+        if cell.cell_type == "code":
+            assert folded == (at in answers - asked and bool(cell.outputs)), cell.source
+
+
+@every_part
+def test_every_experiment_is_predicted_and_explained(name):
+    cells = BOOKS[name].cells
+    found = list(predictions(name))
+    assert len(found) >= 10
+    for variable, _, _, compares in found:
+        assert cells[compares + 1].source.startswith("**Explain.** "), variable
+    for heading, section in sections(name):
+        if not re.match(r"## (\d\. .*(we stand|What breaks|finished|program)|What you have|Words)", heading):
+            assert any(asks in section for _, asks, _, _ in found), heading
+
+
+def sections(name):
+    """Each heading, and the indices of the cells up to the next."""
+    cells = BOOKS[name].cells
+    starts = [at for at, cell in enumerate(cells) if re.match(r"###? ", cell.source) and cell.cell_type == "markdown"]
+    for start, end in zip(starts, [*starts[1:], len(cells)], strict=True):
+        yield cells[start].source.splitlines()[0], range(start, end)
+
+
+LABELS = {"Questions", "You will be able to"}
+
+
+@every_part
+def test_every_term_is_explained_where_it_comes_first_and_in_the_glossary(name):
+    cells = [cell.source for cell in BOOKS[name].cells if cell.cell_type == "markdown"]
+    end = next(at for at, source in enumerate(cells) if source.startswith("## What you have learned"))
+    text = "\n".join(cells[:end])
+    bold = [term for term in re.findall(r"\*\*(.+?)\*\*", text) if term not in LABELS and term[-1] not in ".:"]
+    glossary = re.findall(r"^- \*\*(.+?)\*\*: \S.{10,}", cells[end + 1], re.M)
+    assert cells[end + 1].count("\n- ") == len(glossary)
+    assert glossary == sorted(glossary, key=str.casefold)
+    assert sorted(bold, key=str.casefold) == glossary
+    assert "**" not in cells[end]  # a key point has no new terms
+    body = "\n".join(cells[2:end])  # the opening says what the lesson is about, in words of every day
+    for term in bold:
+        before = re.sub(r"`.*?`", "", body.split(f"**{term}**")[0]) if f"**{term}**" in body else ""
+        assert not re.search(rf"\b{re.escape(term)}\b", before, re.I), term
+
+
+SLIDE_TYPES = {"slide", "subslide", "fragment", "-", "skip", "notes"}
+LINES_OF_A_SLIDE = 30
+LINES_OF_A_PICTURE = 12
+
+
+def slides(name):
+    """The cells that are to be seen on each slide."""
+    found = []
+    for cell in BOOKS[name].cells:
+        kind = cell.metadata.slideshow.slide_type
+        if kind in ("slide", "subslide"):
+            found.append([])
+        if kind not in ("skip", "notes"):
+            found[-1].append(cell)
+    return found
+
+
+def height(cell):
+    """Lines of text, about; of a question, as INSTRUCTORS.md has the slides made, without its code."""
+    if cell.cell_type == "markdown":
+        return sum(1 + len(line) // 90 for line in cell.source.splitlines())
+    lines = 0 if "question" in cell.metadata.get("tags", []) else len(cell.source.splitlines())
+    for output in cell.outputs:
+        pictured = "image/png" in output.get("data", {})
+        lines += LINES_OF_A_PICTURE if pictured else len(texts_of(output).splitlines())
+    return lines
+
+
+@every_part
+def test_the_slides_are_a_talk(name):
+    cells = BOOKS[name].cells
+    assert {cell.metadata.slideshow.slide_type for cell in cells} <= SLIDE_TYPES
+    assert cells[0].metadata.slideshow.slide_type == "slide"
+    assert 20 <= len(slides(name)) <= 30
+    for slide in slides(name):
+        assert sum(map(height, slide)) <= LINES_OF_A_SLIDE, slide[0].source
+    for cell in cells:  # whatever is asked in the talk is answered there, and the other way round
+        assert ("question" in cell.metadata.get("tags", [])) == ("echo_kit.predict(" in cell.source)
+    shown = [id(cell) for slide in slides(name) for cell in slide]
+    for variable, asks, _, compares in predictions(name):
+        assert (id(cells[asks]) in shown) == (id(cells[compares]) in shown), variable
+    assert sum(id(cells[asks]) in shown for _, asks, _, _ in predictions(name)) >= 10
+
+
+@every_part
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_deck_has_these_slides_and_no_others(name):
+    page, _ = SlidesExporter().from_notebook_node(nbformat.from_dict(BOOKS[name]))
+    deck = BeautifulSoup(page, "html.parser").select_one(".slides")
+    for notes in deck.select("aside"):
+        notes.decompose()
+    assert len(deck.select("section > section")) == len(slides(name))
+    assert not re.search(r"ClientPanel|ServerPanel|Try it yourself", deck.get_text())
 
 
 def shown(name, call):
@@ -119,12 +295,12 @@ def test_cells_are_short_and_define_one_thing(name):
 def test_student_code_needs_only_the_standard_library(name):
     for cell in code_cells(name):
         for node in ast.walk(ast.parse(cell.source)):
-            if isinstance(node, ast.Import):
-                for alias in node.names:
-                    assert alias.name in {
-                        *("echo_kit", "socket", "threading"),
-                        *("difflib", "inspect", "signal", "subprocess", "sys"),  # in cells that show
-                    }
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for each in [node.module] if isinstance(node, ast.ImportFrom) else names:
+                assert each in {
+                    *("echo_kit", "socket", "threading", "concurrent.futures"),
+                    *("difflib", "inspect", "signal", "subprocess", "sys"),  # in cells that show
+                }
 
 
 @every_notebook
@@ -207,7 +383,7 @@ def clients_to_type_into(cell):
 
 def said(cell):
     """The texts below a cell, without what `sanitize.cfg` leaves out."""
-    texts = [output.get("text") or output.get("data", {}).get("text/plain", "") for output in coalesce(cell.outputs)]
+    found = [texts_of(output) for output in coalesce(cell.outputs)]
     for pattern, replacement in SANITIZE:
-        texts = [re.sub(pattern, replacement, text) for text in texts]
-    return texts
+        found = [re.sub(pattern, replacement, text) for text in found]
+    return found
