@@ -31,7 +31,7 @@ def prose(name):
 
 
 def test_both_parts_are_here():
-    assert BOOKS.keys() >= set(PARTS)
+    assert {*PARTS} <= BOOKS.keys()
 
 
 @every_notebook
@@ -299,7 +299,7 @@ def test_student_code_needs_only_the_standard_library(name):
             for each in [node.module] if isinstance(node, ast.ImportFrom) else names:
                 assert each in {
                     *("echo_kit", "socket", "threading", "concurrent.futures"),
-                    *("difflib", "inspect", "signal", "subprocess", "sys"),  # in cells that show
+                    *("difflib", "inspect", "signal", "subprocess", "sys", "time"),  # in cells that show
                 }
 
 
@@ -332,8 +332,10 @@ def test_the_finished_servers_are_those_of_the_package(name, functions):
 def test_without_a_kernel_the_page_still_says_what_a_panel_is(name):
     book = nbformat.from_dict(BOOKS[name])
     page, _ = HTMLExporter().from_notebook_node(book)
-    assert page.count(TYPE_HERE) == sum(map(clients_to_type_into, code_cells(name))) > 0
-    assert page.count("<img") >= 3
+    assert page.count(TYPE_HERE) == sum(map(clients_to_type_into, code_cells(name)))
+    if name in PARTS:
+        assert page.count(TYPE_HERE) > 0
+        assert page.count("<img") >= 3
     # The "lab" template, which is nbconvert's first choice, leaves out the words of all pictures.
     page, _ = HTMLExporter(template_name="classic").from_notebook_node(book)
     words = [image["alt"] for image in BeautifulSoup(page, "html.parser").select("img[alt]")]
@@ -365,7 +367,7 @@ def test_all_cells_run_again_in_the_same_kernel_say_the_same(name, run_twice):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_what_was_just_run_is_a_page_with_words_for_each_panel(name, run_twice):
     outputs = [output.get("data", {}) for cell in run_twice[name].cells for output in cell.get("outputs", [])]
-    cells = [cell for cell in code_cells(name) if re.search(r"Panel\(|panels\(", cell.source)]
+    cells = [cell for cell in code_cells(name) if re.search(r"Panel\(|panels\(|echo_kit\.predict\(", cell.source)]
     assert sum(VIEW in data for data in outputs) == 2 * len(cells) > 0
     page, _ = HTMLExporter().from_notebook_node(run_twice[name])  # as nbconvert --execute
     assert page.count(TYPE_HERE) == 2 * sum(map(clients_to_type_into, code_cells(name)))
