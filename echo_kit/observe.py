@@ -129,6 +129,7 @@ class Observation:
         self.stopping = False
         self.gate = Gate()  # where its threads are held, step by step
         self.most_threads: int | None = None  # that may be alive at once; and none is started once it is being stopped
+        self.most_sent: int | None = None  # bytes that one send() takes at most: fewer than asked for, as it may
         self.abort = False  # end connections by a reset: the port must be free again at once
         self.error: BaseException | None = None
         self.error_thread = ""  # the label of the thread that died of it
@@ -354,6 +355,7 @@ def _quietly(call: Callable[..., object], *args: object) -> None:
 _plain_accept = socket.socket.accept
 _plain_close = socket.socket.close
 _plain_listen = socket.socket.listen
+_plain_send = socket.socket.send
 _plain_shutdown = socket.socket.shutdown
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 _PEEK = int(socket.MSG_PEEK)
@@ -549,6 +551,8 @@ def _sender(plain: Callable[..., int | None]) -> Callable[..., int | None]:
         observation = seen.observation
         try:
             began = observation.log.clock()
+            if observation.most_sent is not None and plain is _plain_send:
+                data = memoryview(data).cast("B")[: observation.most_sent]
         except Exception as trouble:
             observation.trouble = trouble
             return plain(self, data, *args)

@@ -24,7 +24,7 @@ from typing import Any
 
 from . import codeview, observe
 from .backlog import Backlog, look
-from .events import Address, Connection, reachable, visible
+from .events import CAPACITY, Address, Connection, EventLog, reachable, visible
 from .frames import thread_frames
 from .lanes import lanes_of
 from .snapshot import Snapshot
@@ -80,10 +80,10 @@ class Log:
 class Server:
     """A server that `start` runs. `address` is where clients connect, `error` what it died of, if it did."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, most_events: int = CAPACITY) -> None:
         self.name = name
         self.log = Log(self)
-        self._observation = observe.Observation(name)
+        self._observation = observe.Observation(name, EventLog(most_events))
         self._ending = threading.Lock()
         self._stopped = False
         self._again: Callable[[int | None], Server] | None = None  # how to start the same at some port
@@ -127,8 +127,11 @@ class Server:
         return Backlog.of(self._observation)
 
     def snapshot(self) -> Snapshot:
-        """All three views of one moment, in one picture."""
-        return Snapshot(self.where(), self.backlog(), self.timeline())
+        """All three views of one moment, in one picture. Waits as `timeline` does, once."""
+        self.settle()
+        look(self._observation)
+        code = codeview.code_view(self._observation, self.client_names(), self._stopped)
+        return Snapshot(code, Backlog.of(self._observation), Timeline.of(self._observation))
 
     @property
     def paused(self) -> bool:
@@ -303,6 +306,7 @@ def start(
     port: int | None = None,
     timeout: float = 5.0,
     most_threads: int | None = None,
+    most_events: int = CAPACITY,
 ) -> Server:
     """Run `serve` in a background thread and return once it listens.
 
@@ -312,6 +316,7 @@ def start(
     timeout  seconds it has until it listens
     most_threads  how many threads it may have at once: for one more, `Thread.start` raises RuntimeError, as it does
              where the system has no more. Default: as many as the system has
+    most_events  how many of the newest events its views know
 
     Raises what `serve` raises before it listens, and `ServerStuck` when it does neither in time.
     """
@@ -332,10 +337,16 @@ def start(
     for attempt in range(3):
         chosen = port if port is not None else _free_port(host)
         try:
-            server = _start_once(serve, name, host, chosen, timeout, most_threads)
+            server = _start_once(serve, name, host, chosen, timeout, most_threads, most_events)
             if not isinstance(owner, socketserver.BaseServer):
                 server._again = lambda port: start(
-                    serve, name=name, host=host, port=port, timeout=timeout, most_threads=most_threads
+                    serve,
+                    name=name,
+                    host=host,
+                    port=port,
+                    timeout=timeout,
+                    most_threads=most_threads,
+                    most_events=most_events,
                 )
             return server
         except OSError as error:
@@ -354,10 +365,16 @@ def newest(name: str) -> Server | None:
 
 
 def _start_once(
-    serve: Callable[..., object], name: str, host: str, port: int, timeout: float, most_threads: int | None
+    serve: Callable[..., object],
+    name: str,
+    host: str,
+    port: int,
+    timeout: float,
+    most_threads: int | None,
+    most_events: int,
 ) -> Server:
     arguments = _arguments(serve, host, port)
-    server = Server(name)
+    server = Server(name, most_events)
     observation = server._observation
     failure: list[BaseException] = []
 
