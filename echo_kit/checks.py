@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import html
 import inspect
+import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,8 +29,13 @@ __all__ = ["Exercise", "Guest", "NotYet", "Report", "Trial", "carry_out", "quote
 
 PATIENCE = 3.0  # seconds that a server has for each answer; where it is certain that none will come, less
 THREADS = 100  # that a server on trial may have
+EVENTS = 10_000  # the newest, that the views of a server on trial know: one that never waits makes thousands a second
+PART = 100  # bytes of which one send() takes no more: it may, anywhere, and only sendall() goes on
 MOMENT = 0.05  # seconds from one look to the next
 SHOWN = 60  # characters of a message that a report quotes
+
+
+ORDER = "bind, listen, accept, in this order"
 
 
 class NotYet(Exception):
@@ -129,26 +136,39 @@ class Trial:
         self.done.append(self.trying)
         self.trying = words
 
-    def guest(self, name: str) -> Guest:
+    def guest(self, name: str, look: str = "the loop around accept: it never ends") -> Guest:
         """A client that has connected."""
+        self.server.settle()  # or it would connect to a server that is about to end, or not: as it happens
         try:
             guest = Guest(self, Client(self.server, name=name, timeout=PATIENCE))
         except EchoError:
-            raise self.not_yet(f"{name} can connect", "nobody listens any more", "the loop around accept") from None
+            raise self.not_yet(f"{name} can connect", "nobody listens any more", look) from None
         self.guests.append(guest)
         return guest
 
     def not_yet(self, expected: str, happened: str, look: str) -> NotYet:
         """With what has become of the server: it ended with an error, and on which line, or where its threads stand."""
+        view = self.server.where()  # this waits until the server has come to rest: what it dies of, it has died of then
         error = self.server.error
         if error is not None:
-            died = [text for text, mark in _marks(self.server.where()) if mark.kind == DIED]
-            return NotYet(expected, f"{happened}; {_died_of(error)}", f"the line  {died[0]}" if died else look)
-        return NotYet(expected, f"{happened}\n({self.stands()})", look)
+            died = [f"the line  {text}" for text, mark in _marks(view) if mark.kind == DIED]
+            return NotYet(expected, f"{happened}; {_died_of(error)}", "\n".join([*died[:1], *filter(None, [look])]))
+        if self._reads_nothing():
+            look = "recv returns no bytes when its client has left, each time it is called: leave the loop then"
+        return NotYet(expected, f"{happened}\n({self._stands(view)})", look)
 
-    def stands(self) -> str:
+    def _reads_nothing(self) -> bool:
+        """Whether the server goes on calling recv on a connection that has ended."""
+        events = self.server._observation.log
+        ends = Counter(
+            id(each.connection) for each in events if each.kind == "recv" and not each.size | bool(each.error)
+        )
+        return max(ends.values(), default=0) > 2
+
+    def _stands(self, view: CodeView) -> str:
         """Where the threads of the server stand, in one sentence."""
-        view = self.server.where()
+        if not self.server.settle(timeout=0.1):
+            return "your server is busy all the time: it never waits"
         marks = [mark for _, mark in _marks(view) if mark.kind == STANDS]
         marks += [mark for mark in view.elsewhere if mark.kind == STANDS]
         return "; ".join(f"{mark.thread} {mark.words}" for mark in marks[:4]) or "no thread of your server is left"
@@ -175,14 +195,15 @@ class Guest:
         self._came = b""  # what no method has been told of yet
 
     def says(self, data: bytes | str) -> Guest:
-        """Send it."""
+        """Send it. That the server has hung up, says who waits for an answer."""
         data = data.encode() if isinstance(data, str) else data
         try:
             self.client.send(data, timeout=PATIENCE)
         except EchoError:
-            happened = "the server hung up" if self.has_ended() else "the server did not take it all"
-            look = "the loop around recv: it goes on until recv returns no bytes"
-            raise self._not_yet(f"the server takes what {self.name} sends: {quoted(data)}", happened, look) from None
+            if not self.has_ended():
+                expected = f"the server takes what {self.name} sends: {quoted(data)}"
+                look = "the loop around recv: it goes on until recv returns no bytes"
+                raise self._not_yet(expected, "the server did not take it all", look) from None
         return self
 
     def hears(self, data: bytes | str, look: str = "", instead: Mapping[bytes, str] | None = None) -> Guest:
@@ -210,11 +231,15 @@ class Guest:
         return line.decode("utf-8", "backslashreplace")
 
     def hears_nothing(self, look: str = "") -> Guest:
-        """Nothing (more) comes, until the server has come to rest."""
+        """Nothing (more) comes, not even the end, until the server has come to rest."""
         self.trial.server.settle()
         self._read()
         if self._came:
             raise self._wrong(f"{self.name} gets nothing more", look)
+        if self.has_ended():
+            raise self._wrong(
+                "the connection stays open", "the loop around recv: it goes on until recv returns no bytes"
+            )
         return self
 
     def is_hung_up(self, look: str, seconds: float = PATIENCE) -> Guest:
@@ -302,6 +327,8 @@ def carry_out(exercise: Exercise, function: Any) -> Report:
     if problem is not None:
         return Report(name, (), "your function is called", problem)
     trial, view = Trial(function), None
+    limit = socket.getdefaulttimeout()  # a student's code may set it, for all sockets to come: also those of the next
+    socket.setdefaulttimeout(None)
     try:
         _begin(exercise, trial)
         exercise.requires(trial)
@@ -312,6 +339,7 @@ def carry_out(exercise: Exercise, function: Any) -> Report:
         view = trial.server.snapshot() if trial.server is not None else None
     finally:
         stuck = _end(trial)
+        socket.setdefaulttimeout(limit)
     if problem is None and stuck is not None:
         trial.tries("Ctrl+C is pressed")
         problem = NotYet("the server ends", str(stuck), "a loop that goes on after an error, or waits without a limit")
@@ -338,17 +366,23 @@ def _begin(exercise: Exercise, trial: Trial) -> None:
     expected = "your server comes to listen"
     serve = exercise.serve(trial.function, trial)
     try:
-        trial.server = start(serve, name=f"check of {name}", timeout=PATIENCE, most_threads=THREADS)
+        title = f"check of {name}"
+        trial.server = start(serve, name=title, timeout=PATIENCE, most_threads=THREADS, most_events=EVENTS)
     except (KeyboardInterrupt, NotYet):
         raise
     except ServerStuck as stuck:
-        raise NotYet(expected, str(stuck), "bind, listen, accept: are they all there, in this order?") from None
+        raise NotYet(expected, str(stuck), f"{ORDER}: are they all there?") from None
     except RuntimeError as error:
         look = "after listen, a loop around accept"
         raise NotYet(expected, f"{name} came back at once" if trial.returned else str(error), look) from None
     except BaseException as error:  # SystemExit, too
         line = [each.strip() for each in "".join(student_traceback(error)).splitlines()[1:-1]]
         raise NotYet(expected, _died_of(error), f"the line  {line[-1]}" if line else "") from None
+    trial.server._observation.most_sent = PART
+    trial.server.settle()
+    if not trial.server.running:
+        look = f"{ORDER}; and a loop around accept, that never ends"
+        raise trial.not_yet("your server waits for clients", "it has ended before one came", look)
 
 
 def _end(trial: Trial) -> ServerStuck | None:

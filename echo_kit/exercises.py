@@ -114,6 +114,13 @@ def _echoes(guest: Guest, text: str, look: str) -> None:
     guest.says(text).hears(text, look)
 
 
+def _has_open(trial: Trial, number: int, expected: str, look: str) -> None:
+    """So many connections are open on the server's side."""
+    still = sum(1 for _ in trial.server._observation.sockets(listening=False))
+    if still != number:
+        raise trial.not_yet(expected, f"{still} {'is' if still == 1 else 'are'} still open", look)
+
+
 def _serves_the_next(trial: Trial, name: str, said: str, heard: str, look: str) -> None:
     trial.tries(f"{name} comes when the others have left, and sends {quoted(said.encode())}")
     trial.guest(name).says(said).hears(heard, look)
@@ -137,14 +144,24 @@ def _from_memory(trial: Trial) -> None:
     trial.tries('alice sends "how are you?" on the same connection')
     _echoes(alice, "how are you?", "a loop around recv: one client may send many times")
     trial.tries("alice sends 3,000 bytes at once")
-    alice.says(b"x" * 3000).hears(b"x" * 3000, "the loop around recv, and sendall with all that recv returned")
+    alice.says(b"x" * 3000).hears(b"x" * 3000, "the loop around recv, and sendall, not send: send may take a part only")
     trial.tries("bob comes while alice is there, then alice leaves")
     bob = trial.guest("bob").says("hi")
     alice.leaves()
     bob.hears("hi", "a loop around accept, too: when alice has left, the next client comes")
     trial.tries("bob leaves, and carol comes")
     bob.leaves()
-    _echoes(trial.guest("carol"), "hello", "the loop around accept: it never ends")
+    carol = trial.guest("carol")
+    _echoes(carol, "hello", "the loop around accept: it never ends")
+    trial.tries("carol leaves, too")
+    carol.leaves()
+    trial.server.settle()
+    _has_open(
+        trial,
+        0,
+        "your server hangs up, too: none of its connections is open",
+        "conn.close(), when recv returns no bytes",
+    )
 
 
 def _shout(trial: Trial) -> None:
@@ -248,11 +265,16 @@ def _patience(trial: Trial) -> None:
     trial.tries('alice sends "hello", and then nothing more')
     alice = trial.guest("alice").says("hello").hears("hello", "an echo, as before")
     bob = trial.guest("bob").says("hi")
-    look = "settimeout on conn, and what happens when recv raises TimeoutError"
+    look = "conn.settimeout(0.5), and leave the loop when recv raises TimeoutError"
+    trial.server.settle()
+    for sock, seen in trial.server._observation.sockets(listening=False):
+        limit = sock.gettimeout() or 0
+        if seen.connection.client == alice.client._connection.client and limit > LIMIT + 0.3:
+            raise trial.not_yet(f"the server waits {LIMIT:g} s for alice", f"its time limit is {limit:g} s", look)
     alice.is_hung_up(look, seconds=LIMIT + PATIENCE)
-    _was_given_time(trial, alice, LIMIT)
+    _was_given_time(trial, alice, look)
     trial.tries("bob has waited for that, and sent something long ago")
-    bob.hears("hi", "the TimeoutError is caught in your function, so that the server goes on")
+    bob.hears("hi", "catch the TimeoutError in your function: then the server goes on with the next client")
     trial.tries("bob sends something every 0.2 s, for 0.8 s in all")
     for _ in range(4):
         time.sleep(0.2)  # that is what a client does who is not silent
@@ -263,24 +285,21 @@ def _patience(trial: Trial) -> None:
     if not bob.has_ended():
         bob.hears("go on" * 4, "an echo, as before")
     else:
-        _was_given_time(trial, bob, LIMIT)
+        _was_given_time(trial, bob, "the time limit is one for each recv, not for the whole conversation")
     trial.tries("carol connects and says nothing at all")
     bob.leaves()
     trial.guest("carol").is_hung_up(look, seconds=LIMIT + PATIENCE)
 
 
-def _was_given_time(trial: Trial, guest: Guest, limit: float) -> None:
+def _was_given_time(trial: Trial, guest: Guest, look: str) -> None:
     """The last recv before the server hung up waited for the whole limit."""
     server = guest.client._connection.client
     events = [each for each in trial.server._observation.log if each.connection.client == server]
     heard = max((each.ended for each in events if each.kind in ("accept", "recv") and not each.error), default=0.0)
     hung_up = max((each.ended for each in events if each.kind in ("close", "shutdown")), default=heard)
-    if hung_up - heard < limit - 0.05:
-        raise trial.not_yet(
-            f"the server waits {limit:g} s for {guest.name}, anew after each message",
-            f"it hung up {hung_up - heard:.1f} s after the last one",
-            "the time limit is one for each recv, not for the whole conversation",
-        )
+    if not LIMIT - 0.05 < hung_up - heard < LIMIT + PATIENCE / 2:
+        expected = f"the server waits {LIMIT:g} s for {guest.name}, anew after each message"
+        raise trial.not_yet(expected, f"it hung up too {'late' if hung_up - heard > LIMIT else 'early'}", look)
 
 
 def _hard_to_break(trial: Trial) -> None:
@@ -291,24 +310,29 @@ def _hard_to_break(trial: Trial) -> None:
     alice.says(b"\xc3").hears(b"\xc3", "decode raises an error for bytes that are no text: see errors=")
     trial.tries("alice breaks off, and bob comes")
     alice.vanishes()
-    bob = trial.guest("bob")
-    _echoes(bob, "hi", "a reset is an error that recv raises: catch it where it harms one client only")
+    reset = (
+        "a reset is an error that recv raises: catch it inside the loop around accept, where it ends one client only"
+    )
+    bob = trial.guest("bob", reset)
+    _echoes(bob, "hi", reset)
     trial.tries("bob sends without reading, then breaks off while the server sends")
     bob.says(b"x" * 200_000)
     bob.vanishes()
-    carol = trial.guest("carol")
-    _echoes(carol, "hi", "sendall can raise an error, too: it stands inside the try as well")
+    sending = "sendall can raise an error, too: it stands inside the try as well"
+    carol = trial.guest("carol", sending)
+    _echoes(carol, "hi", sending)
     trial.tries("carol leaves, and her connection is closed on the server's side")
     carol.leaves()
     dave = trial.guest("dave")
     _echoes(dave, "hi", "the loop around accept")
-    open_still = [seen for _, seen in trial.server._observation.sockets(listening=False)]
-    if len(open_still) != 1:
-        raise trial.not_yet(
-            "one connection is open, that of dave",
-            f"{len(open_still)} are open",
-            "conn is closed however the conversation ends: with conn: does that",
-        )
+    look = "conn is closed however the conversation ends: with conn: does that"
+    _has_open(trial, 1, "one connection is open, that of dave", look)
+    trial.tries("Ctrl+C is pressed while dave is served, then dave leaves")
+    trial.server.interrupt()
+    dave.leaves()
+    if not trial.until(lambda: trial.returned):
+        look = "except: and except BaseException: catch Ctrl+C, too. Name the errors: except ConnectionError:"
+        raise trial.not_yet("the server ends", "it goes on", look)
 
 
 def _make_them_wait(trial: Trial) -> None:
@@ -382,7 +406,11 @@ def _threads_of(trial: Trial, *guests: Guest) -> list[str]:
 def _a_thread_for_each(trial: Trial) -> None:
     trial.tries('alice connects, and sends "hello"')
     alice = trial.guest("alice")
-    _echoes(alice, "hello", "handle_client gets conn and addr: args=(conn, addr)")
+    _echoes(
+        alice,
+        "hello",
+        "Thread(target=handle_client, args=(conn, addr)), then start(); and it is the thread that closes conn",
+    )
     trial.tries("bob comes while alice is there")
     bob = trial.guest("bob").says("hi")
     bob.hears(
@@ -433,6 +461,7 @@ def _count_together(trial: Trial) -> None:
     if told != first + 3:
         look = "one number for all clients: it is set outside the function, and global inside"
         raise trial.not_yet(f"bob is told {first + 3}, one more than alice", f"bob was told {told}", look)
+    trial.server.settle()
     trial.tries(f'{COUNTING} clients send "x" {ROUNDS} times each, all at the same time')
     crowd = [alice, bob, *(trial.guest(f"client {number}") for number in range(3, COUNTING + 1))]
     numbers: list[int] = []
@@ -463,7 +492,9 @@ def _count_together(trial: Trial) -> None:
 
 
 def _number(guest: Guest) -> int:
-    line = guest.says("x").hears_line("the answer is the number as text, with \\n at its end")
+    line = guest.says("x").hears_line(
+        "the answer is the number as text, with \\n at its end; and with lock: is around the counting, not around recv"
+    )
     if not line.isdecimal():
         raise guest.trial.not_yet(f"{guest.name} gets a number", f"{guest.name} got {quoted(line.encode())}", "sendall")
     return int(line)
@@ -471,7 +502,10 @@ def _number(guest: Guest) -> int:
 
 def _who_is_there(trial: Trial) -> None:
     trial.tries('alice connects, and sends her name, "alice"')
-    hello = "the first message is the name: the answer is hello, a space, the name and \\n"
+    hello = (
+        "the first message is the name: the answer is hello, a space, the name and \\n; "
+        "and with lock: is not around recv, or all others wait"
+    )
     alice = trial.guest("alice").says("alice").hears("hello alice\n", hello)
     trial.tries('alice sends "/who"')
     who = "the names of those who are there, sorted, with a comma and a space between them, and \\n at the end"
@@ -496,6 +530,7 @@ def _who_is_there(trial: Trial) -> None:
     alice.says("/who").hears("alice\n", forget)
     trial.tries("many clients come and go, while alice asks again and again")
     over = threading.Event()
+    locked = "with lock: around all that reads or changes the collection"
 
     def come_and_go(number: int) -> None:
         with contextlib.suppress(EchoError, OSError):
@@ -509,7 +544,7 @@ def _who_is_there(trial: Trial) -> None:
         thread.start()
     try:
         for _ in range(20):
-            names = alice.says("/who").hears_line(who).split(", ")
+            names = alice.says("/who").hears_line(locked).split(", ")
             if "alice" not in names or names != sorted(names):
                 raise trial.not_yet("alice is there, too", f"alice got {', '.join(names)}", "who shares the collection")
     finally:
@@ -517,8 +552,7 @@ def _who_is_there(trial: Trial) -> None:
         for thread in threads:
             thread.join(PATIENCE)
     if trial.server.error is not None:
-        look = "with lock: around all that reads or changes the collection"
-        raise trial.not_yet("no thread ends with an error", "one did", look)
+        raise trial.not_yet("no thread ends with an error", "one did", locked)
 
 
 def _at_most_three(trial: Trial) -> None:
@@ -529,7 +563,10 @@ def _at_most_three(trial: Trial) -> None:
     trial.tries("dave comes while they are there")
     dave = trial.guest("dave").says("hi")
     trial.server.settle()
-    limit = "a Semaphore(3): acquire before accept, so that the fourth stays in the backlog"
+    limit = (
+        "a Semaphore(3): acquire before accept, so that the fourth stays in the backlog; and release in the thread "
+        "that serves, when its client has left"
+    )
     if dave.is_accepted():
         raise trial.not_yet("dave waits in the backlog, as three are there", "dave was accepted", limit)
     dave.hears_nothing(limit)
@@ -558,12 +595,17 @@ def _pool(trial: Trial) -> None:
     trial.tries("alice, bob and carol connect, and each sends something")
     three = [trial.guest(name) for name in ("alice", "bob", "carol")]
     for guest in three:
-        _echoes(guest, "hello", "pool.submit(handle_client, conn, addr), and a pool with max_workers=3")
+        _echoes(
+            guest,
+            "hello",
+            "pool.submit(handle_client, conn, addr), and on to the next accept: result(), a with for the pool inside "
+            "the loop, and submit(handle_client(…)) wait until the client has left",
+        )
     trial.tries("dave comes while they are there")
     dave = trial.guest("dave").says("hi")
     if not trial.until(dave.is_accepted):
         raise trial.not_yet("dave is accepted", "dave is not", "the loop only accepts and submits. It never waits")
-    dave.hears_nothing("max_workers=3: the fourth client waits until a worker is free")
+    dave.hears_nothing("one pool with max_workers=3, made before the loop: the fourth client waits for a free worker")
     trial.tries("bob leaves")
     three[1].leaves()
     dave.hears("hi", "handle_client comes back when its client leaves: then its worker takes the next one")
@@ -592,12 +634,13 @@ def _clean_end(trial: Trial) -> None:
     trial.tries("Ctrl+C is pressed, while both are there and silent")
     trial.server.interrupt()
     hang_up = (
-        "except KeyboardInterrupt, or finally: shutdown on every connection wakes its thread; close and join do not"
+        "except KeyboardInterrupt (it is no Exception), or finally: shutdown on every connection wakes its thread; "
+        "close and join do not"
     )
     for guest in (alice, bob):
         guest.is_hung_up(hang_up)
     if not trial.until(lambda: trial.returned):
-        raise trial.not_yet("your server comes back", "it did not", hang_up)
+        raise trial.not_yet("your server comes back", "it did not", "Ctrl+C ends the loop around accept, too")
     trial.tries("your server has come back, and no thread of it is left")
     if trial.left:
         raise trial.not_yet(
