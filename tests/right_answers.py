@@ -1,0 +1,693 @@
+"""Solutions of the exercises, each written in several ways: `RIGHT` lists them in the order of the exercises."""
+
+# ruff: noqa: F841, RUF059
+
+import collections
+import contextlib
+import itertools
+import queue
+import select
+import selectors
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import echo_kit
+
+RIGHT = []  # (number, function)
+
+
+def right(number):
+    def note(function):
+        RIGHT.append((number, function))
+        return function
+
+    return note
+
+
+def handle_client(conn, addr):
+    with conn:
+        try:
+            while data := conn.recv(1024):
+                conn.sendall(data)
+        except ConnectionError:
+            print(f"Lost {addr}")
+
+
+def handle_and_save(conn, addr):
+    handle_client(conn, addr)
+    time.sleep(0.2)
+    print(f"{addr} is saved")
+
+
+# -- 1.1 ---------------------------------------------------------------------------------------------------------------
+
+
+@right("1.1")
+def from_memory(host, port):
+    s = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    s.bind((host, port))
+    s.listen()
+    while True:
+        conn, addr = s.accept()
+        while data := conn.recv(1024):
+            conn.sendall(data)
+        conn.close()
+
+
+@right("1.1")
+def with_send_and_break(host, port):
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        s.bind((host, port))
+        s.listen(5)
+        while True:
+            conn, addr = s.accept()
+            with conn:
+                while True:
+                    data = conn.recv(64)
+                    if not data:
+                        break
+                    while data:
+                        data = data[conn.send(data) :]
+
+
+@right("1.1")
+def with_select(host, port):
+    with socket.create_server((host, port)) as s:
+        known = [s]
+        while True:
+            for sock in select.select(known, [], [])[0]:
+                if sock is s:
+                    known.append(s.accept()[0])
+                elif data := sock.recv(1024):
+                    sock.sendall(data)
+                else:
+                    known.remove(sock)
+                    sock.close()
+
+
+# -- 1.2 to 1.5 --------------------------------------------------------------------------------------------------------
+
+
+@right("1.2")
+def shout(conn, addr):
+    while data := conn.recv(1024):
+        conn.sendall(data.upper())
+
+
+@right("1.2")
+def shout_into_a_buffer(conn, addr):
+    buffer = bytearray(100)
+    while size := conn.recv_into(buffer):
+        for letter in buffer[:size].upper():
+            conn.sendall(bytes([letter]))
+
+
+@right("1.2")
+def shout_with_a_table(conn, addr):
+    table = bytes(each - 32 if ord("a") <= each <= ord("z") else each for each in range(256))
+    for data in iter(lambda: conn.recv(7), b""):
+        conn.sendall(data.translate(table))
+
+
+@right("1.3")
+def greet(conn, addr):
+    conn.sendall(b"Welcome!\n")
+    while data := conn.recv(1024):
+        conn.sendall(data)
+
+
+@right("1.3")
+def greet_with_text(conn, addr):
+    print("greets", addr, flush=True)
+    conn.sendall("Welcome!".encode("ascii"))
+    conn.sendall(b"\n")
+    while True:
+        data = conn.recv(1)
+        if len(data) == 0:
+            return
+        conn.sendall(data)
+
+
+@right("1.4")
+def count_bytes(conn, addr):
+    total = 0
+    while data := conn.recv(1024):
+        total = total + len(data)
+        conn.sendall(f"{total}\n".encode())
+
+
+@right("1.4")
+def count_with_a_list(conn, addr):
+    sizes = []
+    while True:
+        data = conn.recv(1024)
+        sizes.append(len(data))
+        if not data:
+            break
+        conn.sendall((str(sum(sizes)) + "\n").encode())
+
+
+bytes_of = collections.Counter()
+
+
+@right("1.4")
+def count_by_address(conn, addr):
+    try:
+        while data := conn.recv(1024):
+            bytes_of[addr] += len(data)
+            conn.send(b"%d\n" % bytes_of[addr])
+    finally:
+        del bytes_of[addr]
+
+
+@right("1.5")
+def reverse_lines(conn, addr):
+    rest = b""
+    while data := conn.recv(1024):
+        rest = rest + data
+        while b"\n" in rest:
+            line, rest = rest.split(b"\n", 1)
+            conn.sendall(line[::-1] + b"\n")
+
+
+@right("1.5")
+def reverse_a_file(conn, addr):
+    with conn.makefile("rwb") as file:
+        for line in file:
+            file.write(line[:-1][::-1] + b"\n")
+            file.flush()
+
+
+@right("1.5")
+def reverse_with_readline(conn, addr):
+    with conn.makefile("r", newline="\n") as file:
+        while (line := file.readline()).endswith("\n"):
+            conn.sendall((line.rstrip("\n")[::-1] + "\n").encode())
+
+
+@right("1.5")
+def reverse_by_byte(conn, addr):
+    line = collections.deque()
+    while data := conn.recv(10):
+        for byte in data:
+            if byte == ord("\n"):
+                conn.sendall(bytes(line) + b"\n")
+                line.clear()
+            else:
+                line.appendleft(byte)
+
+
+# -- 1.6 ---------------------------------------------------------------------------------------------------------------
+
+
+@right("1.6")
+def make_them_wait(server):
+    alice = echo_kit.Client(server, name="alice")
+    alice.send("hello")
+    alice.receive()
+    bob = echo_kit.Client(server, name="bob")
+    bob.send("hello")
+    carol = echo_kit.Client(server, name="carol")
+    carol.send("hello")
+    return [alice, bob, carol]
+
+
+@right("1.6")
+def they_say_something_else(server):
+    clients = tuple(echo_kit.Client(server.address, name=name) for name in ("alice", "bob", "carol"))
+    for client in clients[1:]:
+        client.send("hi yo")
+    return clients
+
+
+# -- 1.7, 1.8 ----------------------------------------------------------------------------------------------------------
+
+
+@right("1.7")
+def be_patient(conn, addr):
+    conn.settimeout(0.5)
+    try:
+        while data := conn.recv(1024):
+            conn.sendall(data)
+    except TimeoutError:
+        print(f"{addr} was silent for too long")
+
+
+@right("1.7")
+def be_patient_with_select(conn, addr):
+    while select.select([conn], [], [], 0.5)[0]:
+        data = conn.recv(1024)
+        if not data:
+            break
+        conn.sendall(data)
+
+
+@right("1.7")
+def be_patient_in_small_steps(conn, addr):
+    heard = time.monotonic()
+    conn.settimeout(0.1)
+    while time.monotonic() - heard < 0.5:
+        try:
+            data = conn.recv(1024)
+        except socket.timeout:  # noqa: UP041
+            continue
+        if not data:
+            return
+        conn.sendall(data)
+        heard = time.monotonic()
+
+
+@right("1.7")
+def be_patient_anew(conn, addr):
+    with contextlib.suppress(TimeoutError):
+        while True:
+            conn.settimeout(0.5)
+            data = conn.recv(1024)
+            conn.settimeout(None)
+            if not data:
+                break
+            conn.sendall(data)
+
+
+@right("1.8")
+def serve_safely(host, port):
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            with conn:
+                try:
+                    while data := conn.recv(1024):
+                        print(f"Received data from {addr} : {data.decode(errors='backslashreplace')}")
+                        conn.sendall(data)
+                except ConnectionError:
+                    print(f"Lost {addr}")
+
+
+@right("1.8")
+def serve_with_exception(host, port):
+    def serve_one(conn, addr):
+        while data := conn.recv(1024):
+            print(repr(data))
+            conn.sendall(data)
+
+    s = socket.create_server((host, port))
+    try:
+        while True:
+            conn, addr = s.accept()
+            try:
+                serve_one(conn, addr)
+            except Exception as error:
+                print(addr, error)
+            finally:
+                conn.close()
+    finally:
+        s.close()
+
+
+@right("1.8")
+def serve_with_suppress(host, port):
+    with socket.create_server((host, port)) as s:
+        while True:
+            with contextlib.suppress(OSError), contextlib.closing(s.accept()[0]) as conn:
+                while data := conn.recv(1024):
+                    try:
+                        print(data.decode())
+                    except UnicodeDecodeError:
+                        print("no text")
+                    conn.sendall(data)
+
+
+# -- 2.1 ---------------------------------------------------------------------------------------------------------------
+
+
+@right("2.1")
+def serve_each(host, port):
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            thread = threading.Thread(target=handle_client, args=(conn, addr))
+            thread.start()
+
+
+class Conversation(threading.Thread):
+    def __init__(self, conn):
+        super().__init__(daemon=True)
+        self.conn = conn
+
+    def run(self):
+        handle_client(self.conn, self.conn.getpeername())
+
+
+@right("2.1")
+def serve_each_with_a_class(host, port):
+    with socket.create_server((host, port)) as s:
+        while True:
+            Conversation(s.accept()[0]).start()
+
+
+@right("2.1")
+def serve_each_and_keep_a_list(host, port):
+    threads = []
+    with socket.create_server((host, port)) as s:
+        for number in itertools.count(1):
+            conn, addr = s.accept()
+            threads.append(
+                threading.Thread(target=lambda conn=conn: handle_client(conn, None), name=f"helper {number}")
+            )
+            threads[-1].start()
+            threads = [each for each in threads if each.is_alive()]
+
+
+# -- 2.2 ---------------------------------------------------------------------------------------------------------------
+
+
+@right("2.2")
+def say_who(conn, addr):
+    while data := conn.recv(1024):
+        name = threading.current_thread().name
+        conn.sendall(f"{name}\n".encode())
+
+
+@right("2.2")
+def say_who_once_asked(conn, addr):
+    me = threading.current_thread()
+    with conn.makefile("w") as file:
+        while conn.recv(1024):
+            print(me.name, file=file, flush=True)
+
+
+@right("2.2")
+def say_who_by_ident(conn, addr):
+    names = {each.ident: each.name for each in threading.enumerate()}
+    while conn.recv(1024):
+        conn.sendall(names[threading.get_ident()].encode() + b"\n")
+
+
+# -- 2.3 ---------------------------------------------------------------------------------------------------------------
+
+total = 0
+lock = threading.Lock()
+
+
+@right("2.3")
+def count_messages(conn, addr):
+    global total
+    while data := conn.recv(1024):
+        with lock:
+            total = total + 1
+            number = total
+        conn.sendall(f"{number}\n".encode())
+
+
+@right("2.3")
+def count_and_send_locked(conn, addr):
+    global total
+    while conn.recv(1024):
+        lock.acquire()
+        try:
+            total += 1
+            conn.sendall(f"{total}\n".encode())
+        finally:
+            lock.release()
+
+
+numbers = itertools.count(1000)
+
+
+@right("2.3")
+def count_with_an_iterator(conn, addr):
+    while conn.recv(1024):
+        conn.sendall(f"{next(numbers)}\n".encode())
+
+
+class Counter:
+    def __init__(self):
+        self.value, self.lock = 0, threading.RLock()
+
+    def next(self):
+        with self.lock:
+            self.value += 1
+            return self.value
+
+
+counter = Counter()
+
+
+@right("2.3")
+def count_with_an_object(conn, addr):
+    while conn.recv(1024):
+        conn.sendall(f"{counter.next()}\n".encode())
+
+
+# -- 2.4 ---------------------------------------------------------------------------------------------------------------
+
+names = set()
+names_lock = threading.Lock()
+
+
+def list_names():
+    with names_lock:
+        return ", ".join(sorted(names))
+
+
+@right("2.4")
+def who(conn, addr):
+    name = conn.recv(1024).decode()
+    with names_lock:
+        names.add(name)
+    try:
+        conn.sendall(f"hello {name}\n".encode())
+        while data := conn.recv(1024):
+            if data == b"/who":
+                data = f"{list_names()}\n".encode()
+            conn.sendall(data)
+    except ConnectionError:
+        print(f"Lost {name}")
+    finally:
+        with names_lock:
+            names.discard(name)
+
+
+people = {}
+
+
+@contextlib.contextmanager
+def present(name, addr):
+    with names_lock:
+        people[addr] = name
+    try:
+        yield
+    finally:
+        with names_lock:
+            del people[addr]
+
+
+@right("2.4")
+def who_with_a_context(conn, addr):
+    name = conn.recv(1024).decode().strip()
+    with contextlib.suppress(ConnectionError), present(name, addr):
+        conn.sendall(b"hello " + name.encode() + b"\n")
+        while True:
+            data = conn.recv(1024)
+            if not data:
+                break
+            if data.strip() == b"/who":
+                with names_lock:
+                    there = sorted(people.values())
+                conn.sendall((", ".join(there) + "\n").encode())
+            else:
+                conn.sendall(data)
+
+
+in_order = []
+
+
+@right("2.4")
+def who_sorted_while_locked(conn, addr):
+    name = conn.recv(1024).decode()
+    names_lock.acquire()
+    in_order.append(name)
+    in_order.sort()
+    names_lock.release()
+    conn.sendall(f"hello {name}\n".encode())
+    while True:
+        try:
+            data = conn.recv(1024)
+        except ConnectionResetError:
+            data = b""
+        if not data:
+            break
+        if data == b"/who":
+            with names_lock:
+                conn.sendall((", ".join(in_order) + "\n").encode())
+            continue
+        conn.sendall(data)
+    with names_lock:
+        in_order.remove(name)
+
+
+# -- 2.5 ---------------------------------------------------------------------------------------------------------------
+
+
+@right("2.5")
+def serve_three(host, port):
+    places = threading.Semaphore(3)
+
+    def handle_and_leave(conn, addr):
+        try:
+            handle_client(conn, addr)
+        finally:
+            places.release()
+
+    with socket.create_server((host, port)) as s:
+        while True:
+            places.acquire()
+            conn, addr = s.accept()
+            threading.Thread(target=handle_and_leave, args=(conn, addr)).start()
+
+
+@right("2.5")
+def serve_three_who_accept(host, port):
+    def accept():
+        while True:
+            conn, addr = s.accept()
+            handle_client(conn, addr)
+
+    with socket.create_server((host, port)) as s:
+        threads = [threading.Thread(target=accept) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+
+@right("2.5")
+def serve_three_with_a_queue(host, port):
+    places = queue.Queue()
+    for number in range(3):
+        places.put(number)
+
+    def handle(conn, addr, place):
+        handle_client(conn, addr)
+        places.put(place)
+
+    with socket.create_server((host, port)) as s:
+        while True:
+            place = places.get()
+            conn, addr = s.accept()
+            threading.Thread(target=handle, args=(conn, addr, place)).start()
+
+
+@right("2.5")
+def serve_three_with_a_condition(host, port):
+    there, changed = set(), threading.Condition()
+
+    def handle(conn, addr):
+        handle_client(conn, addr)
+        with changed:
+            there.remove(addr)
+            changed.notify()
+
+    with socket.create_server((host, port)) as s:
+        while True:
+            with changed:
+                changed.wait_for(lambda: len(there) < 3)
+            conn, addr = s.accept()
+            with changed:
+                there.add(addr)
+            threading.Thread(target=handle, args=(conn, addr)).start()
+
+
+# -- 2.6 ---------------------------------------------------------------------------------------------------------------
+
+
+@right("2.6")
+def serve_pool(host, port):
+    with socket.create_server((host, port)) as s:
+        with ThreadPoolExecutor(max_workers=3) as pool:
+            while True:
+                conn, addr = s.accept()
+                pool.submit(handle_client, conn, addr)
+
+
+@right("2.6")
+def serve_pool_without_with(host, port):
+    pool = ThreadPoolExecutor(3, thread_name_prefix="worker")
+    futures = []
+    with socket.create_server((host, port)) as s:
+        while True:
+            futures.append(pool.submit(handle_client, *s.accept()))
+
+
+@right("2.6")
+def serve_pool_with_map(host, port):
+    def clients():
+        with socket.create_server((host, port)) as s:
+            while True:
+                yield s.accept()
+
+    with ThreadPoolExecutor(max_workers=3) as pool:
+        for conn, addr in clients():
+            pool.submit(lambda conn=conn, addr=addr: handle_client(conn, addr))
+
+
+# -- 2.7 ---------------------------------------------------------------------------------------------------------------
+
+
+@right("2.7")
+def serve_until_ctrl_c(host, port):
+    clients = {}
+    with socket.create_server((host, port)) as s:
+        try:
+            while True:
+                conn, addr = s.accept()
+                thread = threading.Thread(target=handle_and_save, args=(conn, addr))
+                clients[thread] = conn
+                thread.start()
+        except KeyboardInterrupt:
+            for conn in clients.values():
+                conn.shutdown(socket.SHUT_RDWR)
+            for thread in clients:
+                thread.join()
+
+
+@right("2.7")
+def serve_until_ctrl_c_finally(host, port):
+    with contextlib.ExitStack() as stack, socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            thread = threading.Thread(target=handle_and_save, args=(conn, addr))
+            thread.start()
+            stack.callback(thread.join)
+            stack.callback(conn.shutdown, socket.SHUT_RD)
+
+
+@right("2.7")
+def serve_until_ctrl_c_with_a_flag(host, port):
+    stopping = threading.Event()
+
+    def handle(conn, addr):
+        conn.settimeout(0.05)
+        with conn:
+            while not stopping.is_set():
+                try:
+                    data = conn.recv(1024)
+                except TimeoutError:
+                    continue
+                if not data:
+                    break
+                conn.sendall(data)
+
+    threads = []
+    with selectors.DefaultSelector(), socket.create_server((host, port)) as s:
+        try:
+            while True:
+                threads.append(threading.Thread(target=handle, args=s.accept()))
+                threads[-1].start()
+        finally:
+            stopping.set()
+            for thread in threads:
+                thread.join()

@@ -1,0 +1,147 @@
+"""Each exercise: right solutions pass, however they are written, and of a wrong one the report says what is wrong."""
+
+import contextlib
+import json
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+import echo_kit
+from echo_kit.exercises import EXERCISES
+
+from . import wrong_answers
+from .right_answers import RIGHT
+from .wrong_answers import WRONG
+
+LONG = 20  # seconds after which a check is too slow
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+
+
+def named(values):
+    return [f"{number}-{function.__name__}" for number, function, *_ in values]
+
+
+@pytest.fixture(autouse=True)
+def clients_of_the_cell():
+    """Those that a student's cell would hold in its variables."""
+    yield
+    for client in wrong_answers.kept:
+        client.close()
+    wrong_answers.kept.clear()
+
+
+@pytest.fixture
+def ended(monkeypatch):
+    """Ends the threads that wait for a place which nobody gives back: no stop can."""
+    places = []
+    real = wrong_answers.threading.Semaphore
+
+    def semaphore(*arguments):
+        places.append(real(*arguments))
+        return places[-1]
+
+    monkeypatch.setattr(wrong_answers.threading, "Semaphore", semaphore)
+    before = set(wrong_answers.threading.enumerate())
+    yield
+    for each in places:
+        each.release(100)
+    for thread in set(wrong_answers.threading.enumerate()) - before:
+        thread.join(LONG)
+
+
+@pytest.mark.parametrize(("number", "function"), RIGHT, ids=named(RIGHT))
+def test_a_right_solution_passes(number, function, capsys):
+    began = time.perf_counter()
+    report = echo_kit.check(number, function)
+    assert report.passed, report
+    assert str(report).startswith(f"✔ {number} {EXERCISES[number].title}: solved\n  right     the server is started\n")
+    assert report.view is None
+    assert time.perf_counter() - began < LONG
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # a wrong answer leaves its sockets to the garbage collector
+@pytest.mark.parametrize(("number", "function", "expected", "happened", "look"), WRONG, ids=named(WRONG))
+def test_the_report_says_what_is_wrong(number, function, expected, happened, look, ended, capsys):
+    began = time.perf_counter()
+    report = echo_kit.check(number, function)
+    assert not report.passed, report
+    assert expected in report.problem.expected, report
+    assert happened in report.problem.happened, report
+    assert look in report.problem.look, report
+    assert str(report).startswith(f"✘ {number} {EXERCISES[number].title}: not yet\n")
+    name = "serve_single" if number == "1.6" else function.__name__
+    assert name in str(report.view.code), report.view  # the lines of the failing run, and who was there
+    assert len(report.view.timeline.lanes) >= len(re.findall(r"(alice|bob|dave|erin) gets", report.problem.expected))
+    assert time.perf_counter() - began < LONG
+
+
+def test_each_exercise_has_right_and_wrong_answers_enough():
+    for number in EXERCISES:
+        assert sum(each[0] == number for each in RIGHT) >= 2, number
+        assert sum(each[0] == number for each in WRONG) >= 3, number
+    assert [each[0] for each in RIGHT] == sorted(each[0] for each in RIGHT)
+
+
+def solutions():
+    """(number, function) for each check cell of the solution notebooks; their cells run as in a kernel."""
+    for path in sorted(NOTEBOOKS.glob("solutions/*.ipynb")):
+        names = {"__name__": "__main__"}
+        for number, cell in enumerate(json.loads(path.read_text("utf-8"))["cells"]):
+            if cell["cell_type"] == "code":
+                source = "".join(cell["source"])
+                checks = re.fullmatch(r'echo_kit\.check\("([\d.]+)", (\w+)\)', source.strip())
+                if checks:
+                    yield checks[1], names[checks[2]]
+                else:
+                    exec(compile(source, f"{path.stem}, cell {number}", "exec"), names)
+
+
+def test_the_solutions_of_the_notebooks_pass(capsys):
+    found = list(solutions())
+    if not found:
+        pytest.skip("no solution notebooks")
+    assert [number for number, _ in found] == list(EXERCISES)
+    took = {}
+    for number, function in found:
+        began = time.perf_counter()
+        report = echo_kit.check(number, function)
+        took[number] = time.perf_counter() - began
+        assert report.passed, report
+    with capsys.disabled():
+        print(f"all solutions: {sum(took.values()):.1f} s", {number: round(each, 2) for number, each in took.items()})
+    assert sum(took.values()) < LONG
+
+
+SAME = [each for each in WRONG if each[1].__name__ in ("shouts_text", "closes_the_wrong_socket", "forgets_the_rest")]
+SAME += [each for each in WRONG if each[1].__name__ in ("catches_around_recv_only", "shares_one_conn", "does_not_join")]
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize(("number", "function"), [each[:2] for each in SAME], ids=named(SAME))
+def test_the_same_words_each_time(number, function, busy):
+    with busy():
+        reports = {str(echo_kit.check(number, function)) for _ in range(20)}
+    assert len(reports) == 1, "\n".join(reports)
+
+
+@pytest.mark.parametrize("number", ["3.1", "1.9", "", "1", "1.10", None, 1.2])
+def test_a_number_that_no_exercise_has(number):
+    with pytest.raises(ValueError, match=rf"there is no exercise {re.escape(repr(number))}; there are: 1\.1, .*2\.7"):
+        echo_kit.check(number, print)
+
+
+def test_the_clients_of_an_experiment_are_hung_up_in_the_end():
+    made = []
+
+    def experiment(server):
+        made.extend(echo_kit.Client(server, name=name) for name in ("alice", "bob", "carol"))
+        made[1].send("hello")
+        made[2].send("hello")
+        return made
+
+    assert echo_kit.check("1.6", experiment).passed
+    for client in made:
+        with pytest.raises(echo_kit.ServerClosed), contextlib.closing(client):
+            client.send("x")

@@ -1,0 +1,1208 @@
+"""What second-year students write before they have it: `WRONG` says for each what the report must say of it.
+
+The order is that of the exercises. Each function is whole, as a student's cell is.
+"""
+
+# ruff: noqa: B008, RUF059, E722, F841
+
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import echo_kit
+
+WRONG = []  # (number, function, part of `expected`, part of `happened`, part of `look at`)
+
+
+def wrong(number, expected, happened, look):
+    def note(function):
+        WRONG.append((number, function, expected, happened, look))
+        return function
+
+    return note
+
+
+def echo(conn):
+    while data := conn.recv(1024):
+        conn.sendall(data)
+
+
+def handle_client(conn, addr):
+    with conn:
+        try:
+            while data := conn.recv(1024):
+                conn.sendall(data)
+        except ConnectionError:
+            print(f"Lost {addr}")
+
+
+def handle_and_save(conn, addr):
+    handle_client(conn, addr)
+    time.sleep(0.2)
+    print(f"{addr} is saved")
+
+
+# -- 1.1 From memory ---------------------------------------------------------------------------------------------------
+
+
+@wrong("1.1", "bob gets", "", "a loop around accept")
+def serves_one_client(host, port):
+    with socket.create_server((host, port)) as s:
+        conn, addr = s.accept()
+        with conn:
+            while data := conn.recv(1024):
+                conn.sendall(data)
+
+
+@wrong("1.1", 'alice gets "how are you?"', "", "a loop around recv")
+def answers_once(host, port):
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            with conn:
+                data = conn.recv(1024)
+                conn.sendall(data)
+
+
+@wrong("1.1", 'alice gets "how are you?"', "nothing came to alice", "a loop around recv")
+def accepts_after_each_message(host, port):
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            data = conn.recv(1024)
+            if data:
+                conn.sendall(data)
+
+
+@wrong("1.1", "(3,000 bytes)", "alice got", "sendall")
+def sends_without_all(host, port):
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            with conn:
+                while data := conn.recv(1024):
+                    conn.send(data)
+
+
+@wrong("1.1", "your server hangs up, too", "1 is still open", "conn.close()")
+def never_closes(host, port):
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            while data := conn.recv(1024):
+                conn.sendall(data)
+
+
+@wrong("1.1", 'alice gets "hello"', "nothing came to alice", "recv, then sendall")
+def answers_when_the_client_has_left(host, port):
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            with conn:
+                everything = b""
+                while data := conn.recv(1024):
+                    everything += data
+                conn.sendall(everything)
+
+
+@wrong("1.1", "waits for clients", "OSError: [Errno", "bind, listen, accept, in this order")
+def forgets_listen(host, port):
+    with socket.socket() as s:
+        s.bind((host, port))
+        while True:
+            conn, addr = s.accept()
+            with conn:
+                echo(conn)
+
+
+@wrong("1.1", "the port that it is given", "it listens on", "the line with bind")
+def takes_another_port(host, port):
+    with socket.socket() as s:
+        s.bind((host, 0))
+        s.listen()
+        while True:
+            conn, addr = s.accept()
+            with conn:
+                echo(conn)
+
+
+@wrong("1.1", "bob gets", "Bad file descriptor", "s.accept()")
+def closes_the_wrong_socket(host, port):
+    s = socket.create_server((host, port))
+    while True:
+        conn, addr = s.accept()
+        while data := conn.recv(1024):
+            conn.sendall(data)
+        s.close()
+
+
+@wrong("1.1", "bob gets", "nothing came to bob", "no bytes")
+def never_leaves_the_loop(host, port):
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            with conn:
+                while True:
+                    data = conn.recv(1024)
+                    conn.sendall(data)
+
+
+# -- 1.2 Shout ---------------------------------------------------------------------------------------------------------
+
+
+@wrong("1.2", 'alice gets "HELLO"', 'alice got "hello"', "unchanged")
+def throws_the_capitals_away(conn, addr):
+    while data := conn.recv(1024):
+        data.upper()
+        conn.sendall(data)
+
+
+@wrong("1.2", 'alice gets "HELLO"', 'alice got "Hello"', "title() and capitalize()")
+def shouts_the_first_letter(conn, addr):
+    while data := conn.recv(1024):
+        conn.sendall(data.title())
+
+
+@wrong("1.2", 'alice gets "CAFé 24"', 'alice got "CAFÉ 24"', "upper() of text changes é")
+def shouts_text(conn, addr):
+    while data := conn.recv(1024):
+        conn.sendall(data.decode().upper().encode())
+
+
+@wrong("1.2", 'alice gets "AGAIN"', "the server hung up on alice", "the loop around recv")
+def shouts_once(conn, addr):
+    data = conn.recv(1024)
+    conn.sendall(data.upper())
+
+
+@wrong("1.2", 'alice gets "HELLO"', "TypeError", "conn.sendall(data.upper)")
+def forgets_the_brackets(conn, addr):
+    while data := conn.recv(1024):
+        conn.sendall(data.upper)
+
+
+@wrong("1.2", 'alice gets "HELLO"', "TypeError", "conn.sendall(data.decode().upper())")
+def forgets_encode(conn, addr):
+    while data := conn.recv(1024):
+        conn.sendall(data.decode().upper())
+
+
+@wrong("1.2", 'bob gets "BYE"', "nothing came to bob", "no bytes")
+def shouts_for_ever(conn, addr):
+    while True:
+        data = conn.recv(1024)
+        conn.sendall(data.upper())
+
+
+# -- 1.3 A greeting ----------------------------------------------------------------------------------------------------
+
+
+@wrong("1.3", 'alice gets "hello"', "Welcome!", "before the loop, not in it")
+def greets_in_the_loop(conn, addr):
+    conn.sendall(b"Welcome!\n")
+    while data := conn.recv(1024):
+        conn.sendall(b"Welcome!\n")
+        conn.sendall(data)
+
+
+@wrong("1.3", 'alice gets "Welcome!\\n"', 'alice got "Welcome!"', "with \\n at its end")
+def greets_without_the_end(conn, addr):
+    conn.sendall(b"Welcome!")
+    echo(conn)
+
+
+@wrong("1.3", 'alice gets "Welcome!\\n"', "nothing came to alice", "before the first recv")
+def greets_who_has_spoken(conn, addr):
+    greeted = False
+    while data := conn.recv(1024):
+        if not greeted:
+            conn.sendall(b"Welcome!\n")
+            greeted = True
+        conn.sendall(data)
+
+
+@wrong("1.3", 'alice gets "Welcome!\\n"', "TypeError", 'conn.sendall("Welcome!\\n")')
+def greets_with_text(conn, addr):
+    conn.sendall("Welcome!\n")
+    echo(conn)
+
+
+@wrong("1.3", "the connection stays open", "the server hung up on alice", "the loop around recv")
+def only_greets(conn, addr):
+    conn.sendall(b"Welcome!\n")
+
+
+greeted_already = []
+
+
+@wrong("1.3", 'bob gets "Welcome!\\n"', "nothing came to bob", "every client is greeted")
+def greets_one_client(conn, addr):
+    if not greeted_already:
+        conn.sendall(b"Welcome!\n")
+        greeted_already.append(addr)
+    try:
+        echo(conn)
+    finally:
+        if addr not in greeted_already:
+            greeted_already.clear()
+
+
+# -- 1.4 Counting bytes ------------------------------------------------------------------------------------------------
+
+
+@wrong("1.4", 'alice gets "5\\n"', 'alice got "1\\n"', "count bytes, not messages")
+def counts_messages(conn, addr):
+    count = 0
+    while conn.recv(1024):
+        count += 1
+        conn.sendall(f"{count}\n".encode())
+
+
+@wrong("1.4", 'alice gets "8\\n"', 'alice got "3\\n"', "5 + 3")
+def counts_this_message_only(conn, addr):
+    while data := conn.recv(1024):
+        conn.sendall(f"{len(data)}\n".encode())
+
+
+@wrong("1.4", 'alice gets "10\\n"', 'alice got "9\\n"', "len of the bytes, not of the text")
+def counts_letters(conn, addr):
+    total = 0
+    while data := conn.recv(1024):
+        total += len(data.decode())
+        conn.sendall(f"{total}\n".encode())
+
+
+all_bytes = 0
+
+
+@wrong("1.4", 'bob gets "2\\n"', "bob got", "each client begins with 0")
+def counts_for_all(conn, addr):
+    global all_bytes
+    if addr[1] != counts_for_all.__dict__.setdefault("alice", addr[1]):
+        del counts_for_all.alice
+    else:
+        all_bytes = 0
+    while data := conn.recv(1024):
+        all_bytes += len(data)
+        conn.sendall(f"{all_bytes}\n".encode())
+
+
+@wrong("1.4", 'alice gets "5\\n"', '"5"', "with \\n at its end")
+def counts_without_the_end(conn, addr):
+    total = 0
+    while data := conn.recv(1024):
+        total += len(data)
+        conn.sendall(str(total).encode())
+
+
+@wrong("1.4", 'alice gets "5\\n"', "\\x00", "the number as text")
+def sends_so_many_zeros(conn, addr):
+    total = 0
+    while data := conn.recv(1024):
+        total += len(data)
+        conn.sendall(bytes(total) + b"\n")
+
+
+# -- 1.5 Lines ---------------------------------------------------------------------------------------------------------
+
+
+@wrong("1.5", "alice gets nothing more", 'alice got "leh', "not a line yet")
+def takes_each_recv_for_lines(conn, addr):
+    while data := conn.recv(1024):
+        for line in data.splitlines():
+            conn.sendall(line[::-1] + b"\n")
+
+
+@wrong("1.5", 'alice gets "cba\\n"', 'alice got "\\ncba"', "the \\n is no part of the line")
+def reverses_the_end_too(conn, addr):
+    rest = b""
+    while data := conn.recv(1024):
+        rest += data
+        while b"\n" in rest:
+            end = rest.index(b"\n") + 1
+            line, rest = rest[:end], rest[end:]
+            conn.sendall(line[::-1])
+
+
+buffers = {"rest": b""}
+
+
+@wrong("1.5", 'bob gets "wen\\n"', 'bob got "wenil a flah', "a variable of the function")
+def keeps_one_rest_for_all(conn, addr):
+    while data := conn.recv(1024):
+        buffers["rest"] += data
+        while b"\n" in buffers["rest"]:
+            line, buffers["rest"] = buffers["rest"].split(b"\n", 1)
+            conn.sendall(line[::-1] + b"\n")
+
+
+@wrong("1.5", 'alice gets "eno\\nowt\\n"', 'alice got "eno\\n"', "a loop")
+def takes_one_line_a_recv(conn, addr):
+    rest = b""
+    while data := conn.recv(1024):
+        rest += data
+        if b"\n" in rest:
+            line, rest = rest.split(b"\n", 1)
+            conn.sendall(line[::-1] + b"\n")
+
+
+@wrong("1.5", 'alice gets "dnoces\\n"', 'alice got "dno\\n"', "keep what is no whole line")
+def forgets_the_rest(conn, addr):
+    line = b""
+    while data := conn.recv(1024):
+        line += data
+        if b"\n" in line:
+            for each in line.split(b"\n")[:-1]:
+                conn.sendall(each[::-1] + b"\n")
+            line = b""
+
+
+@wrong("1.5", 'alice gets "\\n"', "nothing came to alice", "an empty line is a line")
+def leaves_empty_lines_out(conn, addr):
+    rest = b""
+    while data := conn.recv(1024):
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            if line:
+                conn.sendall(line[::-1] + b"\n")
+
+
+@wrong("1.5", "(3,001 bytes)", "alice got", "a line may be longer than one recv")
+def throws_long_lines_away(conn, addr):
+    rest = b""
+    while data := conn.recv(1024):
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            conn.sendall(line[::-1] + b"\n")
+        rest = rest[-1000:]
+
+
+# -- 1.6 Make them wait ------------------------------------------------------------------------------------------------
+
+
+@wrong("1.6", "alice is served", "alice has left", "no with")
+def alice_leaves(server):
+    with echo_kit.Client(server, name="alice") as alice:
+        alice.send("hello")
+        alice.receive()
+    bob = echo_kit.Client(server, name="bob")
+    bob.send("hello")
+    carol = echo_kit.Client(server, name="carol")
+    carol.send("hello")
+    return [alice, bob, carol]
+
+
+@wrong("1.6", "comes back", "NoReply", "do not wait for it")
+def waits_for_bobs_answer(server):
+    alice = echo_kit.Client(server, name="alice")
+    bob = echo_kit.Client(server, name="bob")
+    bob.send("hello")
+    bob.receive()
+    carol = echo_kit.Client(server, name="carol")
+    carol.send("hello")
+    return [alice, bob, carol]
+
+
+@wrong("1.6", "alice is served", "alice is not served", "alice connects first")
+def bob_is_first(server):
+    bob = echo_kit.Client(server, name="bob")
+    bob.send("hello")
+    alice = echo_kit.Client(server, name="alice")
+    alice.send("hello")
+    carol = echo_kit.Client(server, name="carol")
+    carol.send("hello")
+    return [alice, bob, carol]
+
+
+@wrong("1.6", "the list of its clients", "it returned nothing", "return [alice, bob, carol]")
+def returns_nothing(server):
+    alice = echo_kit.Client(server, name="alice")
+    bob = echo_kit.Client(server, name="bob")
+    bob.send("hello")
+    carol = echo_kit.Client(server, name="carol")
+    carol.send("hello")
+    print(alice)
+
+
+@wrong("1.6", "each with 5 bytes unread", "bob (0 unread)", "each send 5 bytes")
+def they_say_nothing(server):
+    return [echo_kit.Client(server, name=name) for name in ("alice", "bob", "carol")]
+
+
+@wrong("1.6", "bob and carol stand in the backlog", "bob (5 unread)", "bob and carol connect while alice is there")
+def carol_stays_at_home(server):
+    alice = echo_kit.Client(server, name="alice")
+    bob = echo_kit.Client(server, name="bob")
+    bob.send("hello")
+    return [alice, bob]
+
+
+@wrong("1.6", "all three clients", "it returned alice", "the last line")
+def returns_one(server):
+    alice, bob, carol = (echo_kit.Client(server, name=name) for name in ("alice", "bob", "carol"))
+    bob.send("hello")
+    carol.send("hello")
+    kept.extend([bob, carol])
+    return alice
+
+
+kept = []  # what a cell's variables would hold
+
+
+# -- 1.7 Patience ------------------------------------------------------------------------------------------------------
+
+
+@wrong("1.7", "hangs up on alice", "nothing came to alice", "settimeout(0.5)")
+def waits_for_ever(conn, addr):
+    echo(conn)
+
+
+@wrong("1.7", 'bob gets "hi"', "TimeoutError: timed out", "catch the TimeoutError in your function")
+def catches_nothing(conn, addr):
+    conn.settimeout(0.5)
+    echo(conn)
+
+
+@wrong("1.7", "anew after each message", "too early", "one for each recv")
+def one_limit_for_all(conn, addr):
+    end = time.monotonic() + 0.5
+    try:
+        while True:
+            conn.settimeout(max(0.01, end - time.monotonic()))
+            data = conn.recv(1024)
+            if not data:
+                break
+            conn.sendall(data)
+    except TimeoutError:
+        print("too late")
+
+
+@wrong("1.7", "hangs up on alice", "nothing came to alice", "TimeoutError")
+def goes_on_after_the_limit(conn, addr):
+    conn.settimeout(0.5)
+    while True:
+        try:
+            data = conn.recv(1024)
+            if not data:
+                break
+            conn.sendall(data)
+        except TimeoutError:
+            print("too late")
+
+
+@wrong("1.7", "hangs up on alice", "nothing came to alice", "settimeout(0.5)")
+def limits_the_next_sockets(conn, addr):
+    socket.setdefaulttimeout(0.5)
+    try:
+        echo(conn)
+    except TimeoutError:
+        print("too late")
+
+
+@wrong("1.7", "hangs up on alice", "nothing came to alice", "settimeout(0.5)")
+def sleeps_first(conn, addr):
+    while data := conn.recv(1024):
+        conn.sendall(data)
+        time.sleep(0.5)
+
+
+@wrong("1.7", "0.5 s for alice", "its time limit is 1 s", "settimeout(0.5)")
+def is_too_patient(conn, addr):
+    conn.settimeout(1)
+    try:
+        echo(conn)
+    except TimeoutError:
+        print("too late")
+
+
+# -- 1.8 Hard to break -------------------------------------------------------------------------------------------------
+
+
+@wrong("1.8", 'alice gets "\\xc3"', "UnicodeDecodeError", "decode()")
+def decodes_strictly(host, port):
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            with conn:
+                try:
+                    while data := conn.recv(1024):
+                        print(data.decode())
+                        conn.sendall(data)
+                except ConnectionError:
+                    print("Lost", addr)
+
+
+@wrong("1.8", 'alice gets "\\xc3"', "the server hung up on alice", "decode raises an error")
+def drops_who_sends_no_text(host, port):
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            with conn:
+                try:
+                    while data := conn.recv(1024):
+                        print(data.decode())
+                        conn.sendall(data)
+                except (ConnectionError, UnicodeDecodeError):
+                    print("Lost", addr)
+
+
+@wrong("1.8", 'alice gets "\\xc3"', "nothing came to alice", "errors=")
+def echoes_what_it_has_decoded(host, port):
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            with conn:
+                try:
+                    while data := conn.recv(1024):
+                        text = data.decode(errors="ignore")
+                        conn.sendall(text.encode())
+                except ConnectionError:
+                    print("Lost", addr)
+
+
+@wrong("1.8", "bob can connect", "nobody listens any more", "catch it inside the loop around accept")
+def catches_around_the_loop(host, port):
+    with socket.create_server((host, port)) as s:
+        try:
+            while True:
+                conn, addr = s.accept()
+                with conn:
+                    while data := conn.recv(1024):
+                        print(data.decode(errors="replace"))
+                        conn.sendall(data)
+        except ConnectionError:
+            print("Lost somebody")
+
+
+@wrong("1.8", "bob", "ConnectionResetError", "conn.recv(1024)")
+def catches_nothing_at_all(host, port):
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            with conn:
+                while data := conn.recv(1024):
+                    conn.sendall(data)
+
+
+@wrong("1.8", "carol can connect", "Error: ", "sendall can raise an error, too")
+def catches_around_recv_only(host, port):
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            with conn:
+                while True:
+                    try:
+                        data = conn.recv(1024)
+                    except ConnectionError:
+                        break
+                    if not data:
+                        break
+                    conn.sendall(data)
+
+
+@wrong("1.8", "one connection is open", "3 are still open", "with conn")
+def closes_only_in_good_order(host, port):
+    lost = []
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            try:
+                while data := conn.recv(1024):
+                    conn.sendall(data)
+                conn.close()
+            except ConnectionError:
+                lost.append(conn)
+
+
+@wrong("1.8", "the server ends", "it goes on", "except: and except BaseException: catch Ctrl+C")
+def catches_everything_for_ever(host, port):
+    with socket.create_server((host, port)) as s:
+        while True:
+            try:
+                conn, addr = s.accept()
+                with conn:
+                    while data := conn.recv(1024):
+                        conn.sendall(data)
+            except:
+                print("something went wrong")
+
+
+# -- 2.1 A thread each -------------------------------------------------------------------------------------------------
+
+
+@wrong("2.1", 'bob gets "hi"', "nothing came to bob", "join() waits for its end")
+def joins_at_once(host, port):
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            thread = threading.Thread(target=handle_client, args=(conn, addr))
+            thread.start()
+            thread.join()
+
+
+@wrong("2.1", 'bob gets "hi"', "nothing came to bob", "run() and handle_client(…) do the work in the same thread")
+def runs_instead_of_starting(host, port):
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            threading.Thread(target=handle_client, args=(conn, addr)).run()
+
+
+@wrong("2.1", 'bob gets "hi"', "nothing came to bob", "run() and handle_client(…) do the work in the same thread")
+def calls_the_target(host, port):
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            threading.Thread(target=handle_client(conn, addr)).start()
+
+
+@wrong("2.1", 'alice gets "hello"', "TypeError", "args=(conn, addr)")
+def forgets_the_arguments(host, port):
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            threading.Thread(target=handle_client).start()
+
+
+@wrong("2.1", 'alice gets "hello"', "nothing came to alice", "start()")
+def forgets_to_start(host, port):
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            thread = threading.Thread(target=handle_client, args=(conn, addr))
+
+
+@wrong("2.1", "alice gets", "", "each thread has its own conn")
+def shares_one_conn(host, port):
+    shared = {}
+
+    def handle():
+        while data := shared["conn"].recv(1024):
+            shared["conn"].sendall(data)
+
+    with socket.create_server((host, port)) as s:
+        clients = []
+        while True:
+            shared["conn"], addr = s.accept()
+            clients.append(shared["conn"])
+            threading.Thread(target=handle).start()
+
+
+@wrong("2.1", 'alice gets "hello"', "the server hung up on alice", "it is the thread that closes conn")
+def closes_what_the_thread_needs(host, port):
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            with conn:
+                threading.Thread(target=handle_client, args=(conn, addr)).start()
+
+
+# -- 2.2 Who serves me? ------------------------------------------------------------------------------------------------
+
+
+@wrong("2.2", "alice is told", 'alice was told "MainThread"', "threading.current_thread().name")
+def says_the_main_thread(conn, addr):
+    while conn.recv(1024):
+        conn.sendall(f"{threading.main_thread().name}\n".encode())
+
+
+@wrong("2.2", "alice is told", "alice was told", "threading.current_thread().name")
+def says_the_first_of_all(conn, addr):
+    while conn.recv(1024):
+        conn.sendall(f"{threading.enumerate()[0].name}\n".encode())
+
+
+@wrong("2.2", "alice is told", 'alice was told "<Thread(', "threading.current_thread().name")
+def says_the_whole_thread(conn, addr):
+    while conn.recv(1024):
+        conn.sendall(f"{threading.current_thread()}\n".encode().replace(b" daemon", b""))
+
+
+@wrong("2.2", "alice gets a line", "alice got", "with \\n at its end")
+def says_it_without_an_end(conn, addr):
+    while conn.recv(1024):
+        conn.sendall(threading.current_thread().name.encode())
+
+
+@wrong("2.2", "alice is told", 'alice was told "Thread-1"', "threading.current_thread().name")
+def numbers_them_itself(conn, addr):
+    while conn.recv(1024):
+        conn.sendall(b"Thread-1\n")
+
+
+def name_of_the_cell(name=threading.current_thread().name):
+    return name
+
+
+@wrong("2.2", "alice is told", 'alice was told "MainThread"', "asked inside your function")
+def asks_outside(conn, addr):
+    while conn.recv(1024):
+        conn.sendall(f"{name_of_the_cell()}\n".encode())
+
+
+# -- 2.3 Counting together ---------------------------------------------------------------------------------------------
+
+total = 0
+lock = threading.Lock()
+
+
+@wrong("2.3", "all of the 100 numbers are different", "counted as one", "with lock:")
+def counts_without_a_lock(conn, addr):
+    global total
+    while conn.recv(1024):
+        total = total + 1
+        number = total
+        conn.sendall(f"{number}\n".encode())
+
+
+@wrong("2.3", "all of the 100 numbers are different", "counted as one", "one lock for all threads")
+def locks_a_lock_of_its_own(conn, addr):
+    global total
+    lock = threading.Lock()
+    while conn.recv(1024):
+        with lock:
+            total = total + 1
+            number = total
+        conn.sendall(f"{number}\n".encode())
+
+
+@wrong("2.3", "all of the 100 numbers are different", "counted as one", "reads or writes")
+def locks_the_write_only(conn, addr):
+    global total
+    while conn.recv(1024):
+        number = total + 1
+        with lock:
+            total = number
+        conn.sendall(f"{number}\n".encode())
+
+
+@wrong("2.3", "all of the 100 numbers are different", "counted as one", "reads or writes")
+def reads_after_the_lock(conn, addr):
+    global total
+    while conn.recv(1024):
+        with lock:
+            total = total + 1
+        conn.sendall(f"{total}\n".encode())
+
+
+@wrong("2.3", "bob is told 4", "bob was told 1", "one number for all clients")
+def counts_for_each(conn, addr):
+    count = 0
+    while conn.recv(1024):
+        with lock:
+            count += 1
+        conn.sendall(f"{count}\n".encode())
+
+
+lock_of_alice = threading.Lock()
+
+
+@wrong("2.3", "bob gets a line", "nothing came to bob", "not around recv")
+def locks_the_whole_conversation(conn, addr):
+    global total
+    with lock_of_alice:
+        while conn.recv(1024):
+            total += 1
+            conn.sendall(f"{total}\n".encode())
+
+
+@wrong("2.3", "alice gets", "UnboundLocalError", "count")
+def forgets_global(conn, addr):
+    while conn.recv(1024):
+        with lock:
+            count = count + 1  # noqa: F821
+        conn.sendall(f"{count}\n".encode())
+
+
+# -- 2.4 Who is there? -------------------------------------------------------------------------------------------------
+
+names = []
+names_lock = threading.Lock()
+
+
+@wrong("2.4", 'alice gets "alice\\n"', 'alice got "alice, carol\\n"', "however it leaves")
+def forgets_on_a_clean_leave(conn, addr):
+    name = conn.recv(1024).decode()
+    with names_lock:
+        names.append(name)
+    conn.sendall(f"hello {name}\n".encode())
+    while data := conn.recv(1024):
+        if data == b"/who":
+            with names_lock:
+                data = f"{', '.join(sorted(names))}\n".encode()
+        conn.sendall(data)
+    with names_lock:
+        names.remove(name)
+
+
+there = set()
+
+
+@wrong("2.4", "alice gets a line", "changed size during iteration", "with lock:")
+def goes_through_them_unlocked(conn, addr):
+    name = conn.recv(1024).decode()
+    with names_lock:
+        there.add(name)
+    try:
+        conn.sendall(f"hello {name}\n".encode())
+        while data := conn.recv(1024):
+            if data == b"/who":
+                answer = []
+                for each in there:
+                    answer.append(each)
+                data = f"{', '.join(sorted(answer))}\n".encode()
+            conn.sendall(data)
+    except ConnectionError:
+        print("Lost", name)
+    finally:
+        with names_lock:
+            there.discard(name)
+
+
+@wrong("2.4", 'alice gets "alice, bob, carol\\n"', 'alice got "alice\\n"', "made outside the function")
+def knows_itself_only(conn, addr):
+    names = set()
+    name = conn.recv(1024).decode()
+    names.add(name)
+    conn.sendall(f"hello {name}\n".encode())
+    while data := conn.recv(1024):
+        conn.sendall(f"{', '.join(sorted(names))}\n".encode() if data == b"/who" else data)
+
+
+in_order = []
+
+
+@wrong("2.4", 'alice gets "alice, bob, carol\\n"', 'alice got "alice, carol, bob\\n"', "by name, not by time")
+def tells_them_in_order(conn, addr):
+    name = conn.recv(1024).decode()
+    in_order.append(name)
+    try:
+        conn.sendall(f"hello {name}\n".encode())
+        while data := conn.recv(1024):
+            conn.sendall(f"{', '.join(in_order)}\n".encode() if data == b"/who" else data)
+    except ConnectionError:
+        print("Lost", name)
+    finally:
+        in_order.remove(name)
+
+
+@wrong("2.4", 'carol gets "hello carol\\n"', "nothing came to carol", "with lock: is not around recv")
+def keeps_the_lock(conn, addr):
+    name = conn.recv(1024).decode()
+    with names_lock:
+        there.add(name)
+        conn.sendall(f"hello {name}\n".encode())
+        while data := conn.recv(1024):
+            conn.sendall(f"{', '.join(sorted(there))}\n".encode() if data == b"/who" else data)
+        there.discard(name)
+
+
+@wrong("2.4", 'alice gets "hello alice\\n"', 'alice got "alice"', "the first message is the name")
+def echoes_the_name(conn, addr):
+    while data := conn.recv(1024):
+        conn.sendall(b"alice\n" if data == b"/who" else data)
+
+
+# -- 2.5 At most three -------------------------------------------------------------------------------------------------
+
+
+@wrong("2.5", "dave waits in the backlog", "dave was accepted", "acquire before accept")
+def acquires_after_accept(host, port):
+    places = threading.Semaphore(3)
+
+    def handle(conn, addr):
+        handle_client(conn, addr)
+        places.release()
+
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            places.acquire()
+            threading.Thread(target=handle, args=(conn, addr)).start()
+
+
+@wrong("2.5", "dave waits in the backlog", "dave was accepted", "acquire before accept")
+def acquires_in_the_thread(host, port):
+    places = threading.Semaphore(3)
+
+    def handle(conn, addr):
+        with places:
+            handle_client(conn, addr)
+
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            threading.Thread(target=handle, args=(conn, addr)).start()
+
+
+@wrong("2.5", 'erin gets "hi"', "ConnectionResetError", "")
+def releases_only_in_good_order(host, port):
+    places = threading.Semaphore(3)
+
+    def handle(conn, addr):
+        with conn:
+            while data := conn.recv(1024):
+                conn.sendall(data)
+        places.release()
+
+    with socket.create_server((host, port)) as s:
+        while True:
+            places.acquire()
+            conn, addr = s.accept()
+            threading.Thread(target=handle, args=(conn, addr)).start()
+
+
+@wrong("2.5", "dave waits in the backlog", "dave was accepted", "Semaphore(3)")
+def has_four_places(host, port):
+    places = threading.BoundedSemaphore(4)
+
+    def handle(conn, addr):
+        handle_client(conn, addr)
+        places.release()
+
+    with socket.create_server((host, port)) as s:
+        while True:
+            places.acquire()
+            conn, addr = s.accept()
+            threading.Thread(target=handle, args=(conn, addr)).start()
+
+
+@wrong("2.5", 'dave gets "hi"', "nothing came to dave", "release when a client leaves")
+def joins_the_oldest(host, port):
+    threads = []
+    with socket.create_server((host, port)) as s:
+        while True:
+            if len(threads) == 3:
+                threads.pop(0).join()
+            conn, addr = s.accept()
+            thread = threading.Thread(target=handle_client, args=(conn, addr))
+            thread.start()
+            threads.append(thread)
+
+
+@wrong("2.5", 'dave gets "hi"', "nothing came to dave", "release when a client leaves")
+def never_releases(host, port):
+    places = threading.Semaphore(3)
+    with socket.create_server((host, port)) as s:
+        while True:
+            places.acquire()
+            conn, addr = s.accept()
+            threading.Thread(target=handle_client, args=(conn, addr)).start()
+
+
+@wrong("2.5", "dave waits in the backlog", "dave was accepted", "in the thread that serves")
+def releases_in_the_loop(host, port):
+    places = threading.Semaphore(3)
+    with socket.create_server((host, port)) as s:
+        while True:
+            with places:
+                conn, addr = s.accept()
+                threading.Thread(target=handle_client, args=(conn, addr)).start()
+
+
+@wrong("2.5", "erin waits in the backlog", "erin was accepted", "one release for each")
+def releases_twice(host, port):
+    places = threading.Semaphore(3)
+
+    def handle(conn, addr):
+        try:
+            handle_client(conn, addr)
+            places.release()
+        finally:
+            places.release()
+
+    with socket.create_server((host, port)) as s:
+        while True:
+            places.acquire()
+            conn, addr = s.accept()
+            threading.Thread(target=handle, args=(conn, addr)).start()
+
+
+# -- 2.6 A pool --------------------------------------------------------------------------------------------------------
+
+
+@wrong("2.6", 'bob gets "hello"', "nothing came to bob", "a with for the pool inside the loop")
+def makes_a_pool_in_the_loop(host, port):
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            with ThreadPoolExecutor(max_workers=3) as pool:
+                pool.submit(handle_client, conn, addr)
+
+
+@wrong("2.6", "dave gets nothing more", 'dave got "hi"', "before the loop")
+def makes_a_pool_for_each(host, port):
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            pool = ThreadPoolExecutor(max_workers=3)
+            pool.submit(handle_client, conn, addr)
+
+
+@wrong("2.6", 'bob gets "hello"', "nothing came to bob", "result()")
+def waits_for_the_result(host, port):
+    with ThreadPoolExecutor(max_workers=3) as pool, socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            pool.submit(handle_client, conn, addr).result()
+
+
+@wrong("2.6", 'bob gets "hello"', "nothing came to bob", "submit(handle_client(…)) wait")
+def calls_what_it_submits(host, port):
+    with ThreadPoolExecutor(max_workers=3) as pool, socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            pool.submit(handle_client(conn, addr))
+
+
+@wrong("2.6", "the same three threads", "threads were at work", "ThreadPoolExecutor")
+def threads_and_a_semaphore(host, port):
+    places = threading.Semaphore(3)
+
+    def handle(conn, addr):
+        with places:
+            handle_client(conn, addr)
+
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            threading.Thread(target=handle, args=(conn, addr)).start()
+
+
+@wrong("2.6", "dave gets nothing more", 'dave got "hi"', "max_workers=3")
+def takes_as_many_as_there_are(host, port):
+    with ThreadPoolExecutor(max_workers=8) as pool, socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            pool.submit(handle_client, conn, addr)
+
+
+@wrong("2.6", "dave is accepted", "dave is not", "only accepts and submits")
+def waits_for_a_place(host, port):
+    places = threading.Semaphore(3)
+
+    def handle(conn, addr):
+        handle_client(conn, addr)
+        places.release()
+
+    with ThreadPoolExecutor(max_workers=3) as pool, socket.create_server((host, port)) as s:
+        while True:
+            places.acquire()
+            conn, addr = s.accept()
+            pool.submit(handle, conn, addr)
+
+
+# -- 2.7 A clean end ---------------------------------------------------------------------------------------------------
+
+
+@wrong("2.7", "hangs up on alice", "nothing came to alice", "shutdown on every connection")
+def joins_only(host, port):
+    threads = []
+    with socket.create_server((host, port)) as s:
+        try:
+            while True:
+                conn, addr = s.accept()
+                thread = threading.Thread(target=handle_and_save, args=(conn, addr))
+                threads.append(thread)
+                thread.start()
+        except KeyboardInterrupt:
+            for thread in threads:
+                thread.join()
+
+
+@wrong("2.7", "hangs up on alice", "nothing came to alice", "close and join do not")
+def closes_instead_of_shutting_down(host, port):
+    clients = []
+    with socket.create_server((host, port)) as s:
+        try:
+            while True:
+                conn, addr = s.accept()
+                thread = threading.Thread(target=handle_and_save, args=(conn, addr))
+                clients.append((thread, conn))
+                thread.start()
+        except KeyboardInterrupt:
+            for thread, conn in clients:
+                conn.close()
+                thread.join()
+
+
+@wrong("2.7", "hangs up on alice", "nothing came to alice", "shutdown on every connection")
+def leaves_daemons_behind(host, port):
+    with socket.create_server((host, port)) as s:
+        try:
+            while True:
+                conn, addr = s.accept()
+                threading.Thread(target=handle_and_save, args=(conn, addr), daemon=True).start()
+        except KeyboardInterrupt:
+            print("Stopped")
+
+
+@wrong("2.7", "no thread is left", "thread 1, thread 2 were still at work", "join for every thread")
+def does_not_join(host, port):
+    clients = []
+    with socket.create_server((host, port)) as s:
+        try:
+            while True:
+                conn, addr = s.accept()
+                clients.append(conn)
+                threading.Thread(target=handle_and_save, args=(conn, addr)).start()
+        except KeyboardInterrupt:
+            for conn in clients:
+                conn.shutdown(socket.SHUT_RDWR)
+
+
+@wrong("2.7", "hangs up on alice", "nothing came to alice", "except KeyboardInterrupt")
+def does_nothing_about_ctrl_c(host, port):
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            threading.Thread(target=handle_and_save, args=(conn, addr)).start()
+
+
+@wrong("2.7", "hangs up on bob", "nothing came to bob", "every connection")
+def hangs_up_on_the_first_only(host, port):
+    clients = []
+    with socket.create_server((host, port)) as s:
+        try:
+            while True:
+                conn, addr = s.accept()
+                thread = threading.Thread(target=handle_and_save, args=(conn, addr))
+                clients.append((thread, conn))
+                thread.start()
+        except KeyboardInterrupt:
+            for thread, conn in clients[:1]:
+                conn.shutdown(socket.SHUT_RDWR)
+                thread.join()
+
+
+@wrong("2.7", "hangs up on alice", "nothing came to alice", "it is no Exception")
+def catches_exception(host, port):
+    clients = []
+    with socket.create_server((host, port)) as s:
+        try:
+            while True:
+                conn, addr = s.accept()
+                thread = threading.Thread(target=handle_and_save, args=(conn, addr))
+                clients.append((thread, conn))
+                thread.start()
+        except Exception:
+            for thread, conn in clients:
+                conn.shutdown(socket.SHUT_RDWR)
+                thread.join()
+
+
+@wrong("2.7", "comes back", "it did not", "Ctrl+C ends the loop around accept")
+def goes_on_after_ctrl_c(host, port):
+    clients = []
+    with socket.create_server((host, port)) as s:
+        while True:
+            try:
+                conn, addr = s.accept()
+                thread = threading.Thread(target=handle_and_save, args=(conn, addr))
+                clients.append((thread, conn))
+                thread.start()
+            except KeyboardInterrupt:
+                for thread, conn in clients:
+                    conn.shutdown(socket.SHUT_RDWR)
+                    thread.join()
