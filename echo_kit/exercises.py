@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import secrets
+import random
 import socket
 import sys
 import threading
@@ -72,9 +72,11 @@ def _one_at_a_time(handle: Callable[..., Any], trial: Trial) -> Serve:
 
 
 def _a_thread_each(handle: Callable[..., Any], trial: Trial) -> Serve:
-    """It handles a client: the server of Part 2 around it. Its threads have names that nobody can guess, and they take
-    turns after every instruction of the student's, so that what may go wrong between two of them does.
+    """It handles a client: the server of Part 2 around it. Its threads have names that nobody would guess, the same in
+    each check, so that a report is; and they take turns after every instruction of the student's, so that what may go
+    wrong between two of them does.
     """
+    numbers = random.Random(1969)
 
     def run(conn: socket.socket, addr: Any) -> None:
         with conn:
@@ -88,7 +90,7 @@ def _a_thread_each(handle: Callable[..., Any], trial: Trial) -> Serve:
         with socket.create_server((host, port)) as s:
             while True:
                 conn, addr = s.accept()
-                threading.Thread(target=run, args=(conn, addr), name=f"waiter {secrets.token_hex(3)}").start()
+                threading.Thread(target=run, args=(conn, addr), name=f"waiter {numbers.getrandbits(24):06x}").start()
 
     return serve
 
@@ -238,7 +240,10 @@ def _lines(trial: Trial) -> None:
     alice.hears(
         "cba\n",
         "reverse the line without its \\n, then put the \\n at the end",
-        {b"\ncba": "the \\n is no part of the line: take it off, reverse, put it back", b"abc\n": "line[::-1]"},
+        {
+            b"\ncba": "the \\n is no part of the line: take it off, reverse, put it back",
+            b"abc\n": "what sendall is given: line[::-1] is the line in reverse order",
+        },
     )
     trial.tries('alice sends "hel", which is no whole line')
     alice.says("hel").hears_nothing(whole)
