@@ -30,6 +30,7 @@ __all__ = ["Exercise", "Guest", "NotYet", "Report", "Trial", "carry_out", "quote
 PATIENCE = 3.0  # seconds that a server has for each answer; where it is certain that none will come, less
 THREADS = 100  # that a server on trial may have
 EVENTS = 10_000  # the newest, that the views of a server on trial know: one that never waits makes thousands a second
+MUCH = 2000  # times 64 KB: more than any system keeps for a server that does not read
 PART = 100  # bytes of which one send() takes no more: it may, anywhere, and only sendall() goes on
 MOMENT = 0.05  # seconds from one look to the next
 SHOWN = 60  # characters of a message that a report quotes
@@ -144,6 +145,7 @@ class Trial:
         except EchoError:
             raise self.not_yet(f"{name} can connect", "nobody listens any more", look) from None
         self.guests.append(guest)
+        self.server.settle()  # what the server does by itself is done before the client speaks
         return guest
 
     def not_yet(self, expected: str, happened: str, look: str) -> NotYet:
@@ -259,6 +261,16 @@ class Guest:
     def is_accepted(self) -> bool:
         """Whether the server has taken this client out of the backlog."""
         return self.client._connection.client in self.trial.server._observation.accepted
+
+    def fills_up(self) -> None:
+        """Send without reading, until the server takes no more: then it waits in its sendall, if it echoes."""
+        with contextlib.suppress(EchoError):
+            self.client._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            for _ in range(MUCH):
+                if not self.client.offer(bytes(65536)):
+                    self.trial.server.settle()
+                    if not self.client.offer(bytes(65536)):
+                        return
 
     def leaves(self) -> None:
         """Hang up in good order."""
