@@ -16,7 +16,9 @@ HERE = Path(__file__).parent
 def refresh(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     # No widget state: it would hold the models of this run, which no other kernel knows.
-    NotebookClient(notebook, timeout=120, store_widget_state=False, resources={"metadata": {"path": HERE}}).execute()
+    NotebookClient(
+        notebook, timeout=120, store_widget_state=False, resources={"metadata": {"path": path.parent}}
+    ).execute()
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
@@ -31,6 +33,7 @@ def refresh(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    for each in [Path(name) for name in sys.argv[1:]] or sorted(HERE.glob("*.ipynb")):
+    everything = [path for path in HERE.rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts]
+    for each in [Path(name) for name in sys.argv[1:]] or sorted(everything):
         refresh(each)
         print(f"{each.name} is fresh")
