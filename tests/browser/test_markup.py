@@ -199,9 +199,11 @@ def test_names_messages_and_prints_are_text_on_the_stage(notebook):
         payloads = PAYLOADS[at : at + 6]
         names = [visible(each)[:24] for each in payloads]
         book.execute(f"come({payloads})")
+        many.root.scroll_into_view_if_needed()  # a stage that nobody can see is told nothing
         many.until(SHOWS, [f"waits in recv for {name}" for name in names], ".echo-stage-mark")
         many.until(SHOWS, [visible(each)[:300] for each in payloads], ".echo-stage-log > div")
         many.until(SHOWS, names, ".echo-stage-table td")
+        one.root.scroll_into_view_if_needed()
         one.until(SHOWS, names, ".echo-stage-waiting strong")
         one.until(SHOWS, ["first"], ".echo-stage-mark")
     tips = many.root.evaluate(TIPS)
