@@ -37,7 +37,7 @@ from typing import Any
 
 from .events import PREVIEW, Address, Connection, EventLog, Line, plain_address, reachable, visible
 from .frames import forget_variables, is_asked_for, is_student_code, student_traceback, thread_frames
-from .sockets import RESET_ON_CLOSE, Selector, ready, waited
+from .sockets import RESET_ON_CLOSE, Alarm, ready, waited
 from .stepping import Gate, after
 from .streams import keep
 
@@ -138,7 +138,7 @@ class Observation:
         self.sighted: dict[Address, float] = {}  # clients not ours, seen in the backlog: when they had connected
         self.trouble: BaseException | None = None  # the observer's own last error
         self._numbers = itertools.count(1)
-        self._wake_reader, self._wake_writer = socket.socketpair()
+        self.alarm = Alarm()
         self._kept: list[socket.socket] = []
 
     # -- threads ---------------------------------------------------------------------------------------------------
@@ -216,10 +216,6 @@ class Observation:
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
-    def wake(self, on: bool) -> None:
-        """From now on, or no longer, whoever comes to wait in `accept` goes on at once to the real call."""
-        self._wake_writer.send(b"!") if on else self._wake_reader.recv(1)
-
     def ask_to_stop(self) -> None:
         """Wake every thread that is blocked in a socket call: to the server it looks as if all clients hung up."""
         # First, before any thread wakes: some hang up by themselves, some end and leave their sockets to close_all.
@@ -227,7 +223,7 @@ class Observation:
             seen.connection.cut_off = True
         self._kept = [sock for listening in (True, False) for sock, _ in self.sockets(listening)]
         self.stopping = True
-        self.wake(True)  # and never off
+        self.alarm.ring()  # never read: it goes on waking whoever waits in accept
         for sock, _ in self.sockets(listening=True):
             _quietly(_plain_shutdown, sock, socket.SHUT_RDWR)  # on Linux this wakes select() on it, too
         for sock, _ in self.sockets(listening=False):
@@ -254,8 +250,7 @@ class Observation:
         """Close its sockets, and our own two."""
         self.close_sockets()
         self._kept.clear()
-        self._wake_writer.close()
-        self._wake_reader.close()
+        self.alarm.close()
 
     # -- what it printed -------------------------------------------------------------------------------------------
 
@@ -396,15 +391,14 @@ def _record(
 
 
 def _wait(seen: Observed, sock: socket.socket) -> None:
-    """Wait as a blocking read of `sock` would, and also for the server's stop. TimeoutError as `sock` has it set."""
+    """Wait as a blocking read of `sock` would, and also for the server's stop, or Ctrl+C. TimeoutError as `sock` has it
+    set.
+    """
     timeout = sock.gettimeout()
     if timeout == 0 or sock.fileno() == -1 or seen.observation.stopping:
         return  # the real call says at once what it has to say
-    with Selector() as selector:
-        selector.register(sock, selectors.EVENT_READ)
-        selector.register(seen.observation._wake_reader, selectors.EVENT_READ)
-        if not selector.select(timeout):
-            raise TimeoutError("timed out")
+    if seen.observation.alarm.wait(sock, timeout, current_task(), lambda: seen.observation.stopping):
+        raise ServerStopped
 
 
 def _note_functions(observation: Observation, accepts: bool = False) -> None:

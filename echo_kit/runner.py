@@ -186,15 +186,16 @@ class Server:
         first = [task for task in observation.alive() if task.label == MAIN]
         if self._stopped or not first:
             return
-        _throw_into(first[0])
         waits = first[0].waiting
-        if waits is not None and waits.listening:
-            deadline = time.monotonic() + SETTLE
-            with contextlib.suppress(OSError):  # stopped meanwhile
-                observation.wake(True)
-                while first[0].waiting is waits and time.monotonic() < deadline:
-                    time.sleep(0.001)
-                observation.wake(False)
+        if waits is None or not waits.listening:
+            _throw_into(first[0])
+            return
+        observation.alarm.interrupt(first[0])
+        deadline = time.monotonic() + SETTLE
+        while observation.alarm.meant and time.monotonic() < deadline:
+            time.sleep(0.001)
+        if observation.alarm.take(first[0]):  # it has left that accept for something else
+            _throw_into(first[0])
 
     def client_names(self) -> dict[Connection, str]:
         """The server's connections in the order in which they were accepted, each with its client's name."""

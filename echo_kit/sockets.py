@@ -1,13 +1,17 @@
-"""What a socket can be asked without disturbing it, and how it is told to end in a reset."""
+"""What a socket can be asked without disturbing it, how it is told to end in a reset, how who waits for it is woken."""
 
 from __future__ import annotations
 
+import contextlib
 import selectors
 import socket
 import struct
 import sys
+import threading
+import time
+from collections.abc import Callable
 
-__all__ = ["RESET_ON_CLOSE", "Selector", "ready", "waited"]
+__all__ = ["RESET_ON_CLOSE", "Alarm", "Selector", "ready", "waited"]
 
 # select.select cannot take descriptors from 1024 up; poll can, and needs no descriptor of its own as epoll does.
 Selector: type[selectors.BaseSelector] = getattr(selectors, "PollSelector", selectors.SelectSelector)
@@ -36,3 +40,53 @@ def waited(conn: socket.socket) -> float | None:
         return _MILLISECONDS.unpack_from(conn.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 64), 44)[0] / 1000
     except (OSError, struct.error):  # broken off already, or a kernel that tells less
         return None
+
+
+class Alarm:
+    """Wakes a thread that waits for a socket: whoever waits, once it rings; or one thread only, with Ctrl+C."""
+
+    def __init__(self) -> None:
+        self.meant: object | None = None  # the thread that gets Ctrl+C
+        self._lock = threading.Lock()
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+
+    def ring(self) -> None:
+        with contextlib.suppress(OSError):  # a server that closes all sockets that it can find has closed ours, too
+            self._writer.send(b"!")
+
+    def interrupt(self, task: object) -> None:
+        """From now on until it is taken, there is a Ctrl+C for `task`."""
+        with self._lock:
+            if self.meant is None:
+                self.meant = task
+                self.ring()
+
+    def take(self, task: object | None) -> bool:
+        """Whether there is one for `task`. There is none any more."""
+        with self._lock:
+            mine = task is not None and self.meant is task
+            if mine:
+                self.meant = None
+                with contextlib.suppress(OSError):
+                    self._reader.recv(1)
+            return mine
+
+    def wait(self, sock: socket.socket, timeout: float | None, task: object | None, rings: Callable[[], bool]) -> bool:
+        """Wait until `sock` can be read, or it `rings`. True: there was a Ctrl+C for `task`."""
+        with Selector() as selector:
+            selector.register(sock, selectors.EVENT_READ)
+            selector.register(self._reader, selectors.EVENT_READ)
+            while True:
+                ready = [key.fileobj for key, _ in selector.select(timeout)]
+                if not ready:
+                    raise TimeoutError("timed out")
+                if sock in ready or rings():
+                    return False
+                if self.take(task):
+                    return True
+                time.sleep(0.001)  # it is for another thread, that takes it in a moment
+
+    def close(self) -> None:
+        self._writer.close()
+        self._reader.close()

@@ -2,6 +2,7 @@
 
 import _thread
 import contextlib
+import gc
 import random
 import re
 import select
@@ -1060,3 +1061,166 @@ def test_restart_of_a_socketserver_says_that_it_cannot_and_leaves_it_running():
             with pytest.raises(RuntimeError, match=r"TCPServer cannot be started again.*Make a new one"):
                 server.restart()
             assert server.running
+
+
+# -- Ctrl+C alone ------------------------------------------------------------------------------------------------------
+
+
+def tidy(host, port):
+    """Notes what it does about Ctrl+C, and goes on."""
+    with socket.create_server((host, port)) as s:
+        while True:
+            try:
+                threading.Thread(target=handle, args=(s.accept()[0],)).start()
+            except KeyboardInterrupt:
+                print("Ctrl+C")
+
+
+def test_interrupt_is_ctrl_c_in_accept_and_nothing_else(capsys):
+    with start(tidy) as server, Client(server, name="alice") as alice:
+        alice.send("hello")
+        assert alice.receive(timeout=LONG) == "hello"
+        for number in (1, 2):
+            server.interrupt()
+            server.settle()
+            assert server.log.lines().count("Ctrl+C") == number
+        alice.send("still there?")
+        assert alice.receive(timeout=LONG) == "still there?"
+        with Client(server, name="bob") as bob:
+            bob.send("and me?")
+            assert bob.receive(timeout=LONG) == "and me?"
+        assert server.error is None
+    assert capsys.readouterr() == ("", "")
+
+
+def test_interrupt_ends_a_server_that_does_nothing_about_it(capsys):
+    with start(threads) as server, Client(server) as alice:
+        server.settle()
+        server.interrupt()
+        server._observation.tasks[0].thread.join(LONG)
+        assert not server._observation.tasks[0].thread.is_alive()
+        assert server.threads == ["thread 1"]
+        assert server.error is None
+        alice.send("hello")  # her thread goes on
+        assert alice.receive(timeout=LONG) == "hello"
+
+
+def test_interrupt_while_a_handler_runs_comes_when_its_call_has_come_back(capsys):
+    caught = threading.Event()
+
+    def serve(host, port):
+        with socket.create_server((host, port)) as s:
+            with s.accept()[0] as conn:
+                try:
+                    echo(conn)
+                except KeyboardInterrupt:
+                    caught.set()
+
+    with start(serve) as server, Client(server) as alice:
+        server.interrupt()
+        assert not caught.is_set()
+        alice.send("x")
+        assert caught.wait(LONG)
+
+
+def test_interrupt_on_a_stopped_server_does_nothing():
+    server = start(threads)
+    server.stop()
+    server.interrupt()
+    assert not server.running
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of an earlier test's threads
+def test_interrupt_again_and_again_leaves_nothing(capsys):
+    with start(tidy) as server:
+        server.interrupt()
+        server.settle()
+        before = len(gc.get_objects())
+        for _ in range(50):
+            server.interrupt()
+        server.settle()
+        assert server.log.lines() == ["Ctrl+C"] * 51
+        assert len(server._observation.tasks) == 1
+        assert len(gc.get_objects()) - before < 500
+        with Client(server) as client:
+            client.send("x")
+            assert client.receive(timeout=LONG) == "x"
+
+
+# -- most_threads ------------------------------------------------------------------------------------------------------
+
+
+def test_one_thread_more_than_it_may_have_raises_as_the_system_does(capsys):
+    def serve(host, port):
+        with socket.create_server((host, port)) as s:
+            while True:
+                conn, _ = s.accept()
+                try:
+                    threading.Thread(target=handle, args=(conn,)).start()
+                except RuntimeError as error:
+                    print(error)
+                    conn.close()
+
+    with start(serve, most_threads=3) as server, Client(server) as alice, Client(server):
+        assert server.threads == ["server thread", "thread 1", "thread 2"]
+        with Client(server) as carol, pytest.raises(OSError, match="closed"):
+            carol.receive(timeout=LONG)
+        assert server.log.lines() == ["can't start new thread"]
+        alice.close()
+        server.settle()
+        with Client(server) as dave:  # who has ended makes room
+            dave.send("x")
+            assert dave.receive(timeout=LONG) == "x"
+        server.restart()
+        assert server._observation.most_threads == 3
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_threads_that_start_threads_for_ever_are_few_and_end(capsys):
+    most = []
+
+    def fork():
+        while True:
+            most.append(len(server._observation.alive()))
+            try:
+                threading.Thread(target=fork).start()
+            except RuntimeError:
+                with contextlib.suppress(OSError):
+                    time.sleep(0.001)
+
+    def serve(host, port):
+        with socket.create_server((host, port)) as s:
+            s.accept()
+            fork()
+
+    server = start(serve, most_threads=20)
+    with Client(server):
+        deadline = time.monotonic() + LONG
+        while max(most, default=0) < 19 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        server.stop(timeout=LONG)
+    assert max(most) == 19  # and the calling one
+
+
+def test_a_thread_that_is_being_started_is_not_taken_for_one_that_has_ended():
+    """It has an ident before it is alive."""
+    observation = observe.Observation("it")
+    thread = threading.Thread(target=print)
+    task = observation.adopt(thread)
+    task.starting, thread._ident = True, 1
+    other = observation.adopt(threading.Thread(target=print))
+    assert observation.tasks == [task, other]
+    task.starting = False  # it came and went
+    last = observation.adopt(threading.Thread(target=print))
+    assert observation.tasks == [other, last]
+    observation.close_all()
+
+
+def test_few_events_are_kept_where_few_are_asked_for():
+    with start(serve_single, most_events=10) as server, Client(server) as client:
+        for _ in range(10):
+            client.send("x")
+            client.receive(timeout=LONG)
+        assert len(server._observation.log) == 10
+        server.restart()
+        assert server._observation.log._records.maxlen == 10
