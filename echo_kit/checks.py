@@ -33,6 +33,7 @@ EVENTS = 10_000  # the newest, that the views of a server on trial know: one tha
 MUCH = 2000  # times 64 KB: more than any system keeps for a server that does not read
 PART = 100  # bytes of which one send() takes no more: it may, anywhere, and only sendall() goes on
 MOMENT = 0.05  # seconds from one look to the next
+WIDEST = 300  # characters of an error's words, or of a line of code
 SHOWN = 60  # characters of a message that a report quotes
 
 
@@ -153,7 +154,7 @@ class Trial:
         view = self.server.where()  # this waits until the server has come to rest: what it dies of, it has died of then
         error = self.server.error
         if error is not None:
-            died = [f"the line  {text}" for text, mark in _marks(view) if mark.kind == DIED]
+            died = [f"the line  {_cut(text)}" for text, mark in _marks(view) if mark.kind == DIED]
             return NotYet(expected, f"{happened}; {_died_of(error)}", "\n".join([*died[:1], *filter(None, [look])]))
         if self._reads_nothing():
             look = "recv returns no bytes when its client has left, each time it is called: leave the loop then"
@@ -359,6 +360,9 @@ def carry_out(exercise: Exercise, function: Any) -> Report:
     except NotYet as found:
         problem = found
         view = trial.server.snapshot() if trial.server is not None else None
+    except Exception as error:  # of the check itself: its clients, too, use what a student's code may have replaced
+        happened = f"the check ended with {type(error).__name__}: {_cut(visible(str(error)))}"
+        problem = NotYet("your server can be tried", happened, "does your code change what all code uses?")
     finally:
         stuck = _end(trial)
         socket.setdefaulttimeout(limit)
@@ -399,7 +403,7 @@ def _begin(exercise: Exercise, trial: Trial) -> None:
         raise NotYet(expected, f"{name} came back at once" if trial.returned else str(error), look) from None
     except BaseException as error:  # SystemExit, too
         line = [each.strip() for each in "".join(student_traceback(error)).splitlines()[1:-1]]
-        raise NotYet(expected, _died_of(error), f"the line  {line[-1]}" if line else "") from None
+        raise NotYet(expected, _died_of(error), f"the line  {_cut(line[-1])}" if line else "") from None
     trial.server._observation.most_sent = PART
     trial.server.settle()
     if not trial.server.running:
@@ -418,6 +422,10 @@ def _end(trial: Trial) -> ServerStuck | None:
     return None
 
 
+def _cut(text: str) -> str:
+    return text if len(text) <= WIDEST else text[: WIDEST - 1] + "…"
+
+
 def _died_of(error: BaseException) -> str:
-    said = visible(str(error))
+    said = _cut(visible(str(error)))
     return f"your code ended with {type(error).__name__}{': ' + said if said else ''}"

@@ -213,7 +213,11 @@ class Client:
         """Wait until bytes came (they are taken in) or, if asked, can be sent. False: the time is over."""
         with Selector() as selector:
             events = selectors.EVENT_READ | (selectors.EVENT_WRITE if to_write else 0)
-            selector.register(self._sock, events)
+            try:
+                selector.register(self._sock, events)
+            except ValueError:
+                self._ended = self._ended or ServerClosed(f"somebody has closed the socket of {self.name}")
+                return True
             ready = selector.select(max(0.0, deadline - time.monotonic()))
         for _, mask in ready:
             if mask & selectors.EVENT_READ:
