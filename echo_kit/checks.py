@@ -10,22 +10,39 @@ from __future__ import annotations
 import contextlib
 import html
 import inspect
+import random
 import socket
+import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any
 
 from .client import Client, EchoError
 from .codeview import DIED, STANDS, CodeView, Mark
 from .events import visible
-from .frames import student_traceback
-from .observe import Task
+from .frames import is_student_code, student_traceback
+from .observe import Task, current_task
 from .runner import Server, ServerStuck, start
+from .servers import serve_single
 from .snapshot import Snapshot
 
-__all__ = ["Exercise", "Guest", "NotYet", "Report", "Trial", "carry_out", "quoted"]
+__all__ = [
+    "Exercise",
+    "Guest",
+    "NotYet",
+    "Report",
+    "Trial",
+    "a_thread_each",
+    "as_it_is",
+    "carry_out",
+    "not_at_all",
+    "one_at_a_time",
+    "quoted",
+]
 
 PATIENCE = 3.0  # seconds that a server has for each answer; where it is certain that none will come, less
 THREADS = 100  # that a server on trial may have
@@ -35,8 +52,6 @@ PART = 100  # bytes of which one send() takes no more: it may, anywhere, and onl
 MOMENT = 0.05  # seconds from one look to the next
 WIDEST = 300  # characters of an error's words, or of a line of code
 SHOWN = 60  # characters of a message that a report quotes
-
-
 ORDER = "bind, listen, accept, in this order"
 
 
@@ -46,6 +61,9 @@ class NotYet(Exception):
     def __init__(self, expected: str, happened: str, look: str) -> None:
         super().__init__(happened)
         self.expected, self.happened, self.look = expected, happened, look
+
+
+Serve = Callable[[str, int], object]
 
 
 @dataclass(frozen=True)
@@ -59,7 +77,7 @@ class Exercise:
     number: str
     title: str
     takes: tuple[str, ...]
-    serve: Callable[[Callable[..., Any], Trial], Callable[[str, int], object]]
+    serve: Callable[[Callable[..., Any], Trial], Serve]
     requires: Callable[[Trial], None]
 
 
@@ -338,6 +356,75 @@ def _marks(view: CodeView) -> Iterator[tuple[str, Mark]]:
 def _waits_without_limit(task: Task) -> bool:
     sock = task.waiting.ref() if task.waiting is not None else None
     return sock is not None and sock.gettimeout() is None
+
+
+# -- how a student's function becomes a server -----------------------------------------------------------------------
+
+
+def as_it_is(serve: Callable[..., Any], trial: Trial) -> Serve:
+    """It is a server. Note what it was called with, and what was left when it came back."""
+
+    def run(host: str, port: int) -> None:
+        trial.called_with = (host, port)
+        try:
+            serve(host, port)
+        finally:
+            task = current_task()
+            trial.left = tuple(each.label for each in task.observation.alive()) if task is not None else ()
+            trial.returned = True
+
+    return run
+
+
+def one_at_a_time(handle: Callable[..., Any], trial: Trial) -> Serve:
+    """It handles a client: the server of Part 1 around it."""
+
+    def serve(host: str, port: int) -> None:
+        with socket.create_server((host, port)) as s:
+            while True:
+                conn, addr = s.accept()
+                with conn:
+                    handle(conn, addr)
+
+    return serve
+
+
+def a_thread_each(handle: Callable[..., Any], trial: Trial) -> Serve:
+    """It handles a client: the server of Part 2 around it. Its threads have names that nobody would guess, the same in
+    each check, so that a report is; and they take turns after every instruction of the student's, so that what may go
+    wrong between two of them does.
+    """
+    numbers = random.Random(1969)
+
+    def run(conn: socket.socket, addr: Any) -> None:
+        with conn:
+            sys.settrace(_take_turns)
+            try:
+                handle(conn, addr)
+            finally:
+                sys.settrace(None)
+
+    def serve(host: str, port: int) -> None:
+        with socket.create_server((host, port)) as s:
+            while True:
+                conn, addr = s.accept()
+                threading.Thread(target=run, args=(conn, addr), name=f"waiter {numbers.getrandbits(24):06x}").start()
+
+    return serve
+
+
+def _take_turns(frame: FrameType, event: str, arg: object) -> Any:
+    if not is_student_code(frame):
+        return None
+    frame.f_trace_opcodes = True
+    if event == "opcode":
+        time.sleep(0)  # lets go of Python's lock: another thread that wants to run does
+    return _take_turns
+
+
+def not_at_all(function: Callable[..., Any], trial: Trial) -> Serve:
+    """It is an experiment: the server is the finished one of Part 1."""
+    return serve_single
 
 
 # -- from the function to the report ---------------------------------------------------------------------------------

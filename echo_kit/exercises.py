@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import random
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
-from .checks import PATIENCE, Exercise, Guest, NotYet, Report, Trial, carry_out, quoted
+from .checks import (
+    PATIENCE,
+    Exercise,
+    Guest,
+    NotYet,
+    Report,
+    Trial,
+    a_thread_each,
+    as_it_is,
+    carry_out,
+    not_at_all,
+    one_at_a_time,
+    quoted,
+)
 from .client import Client, EchoError
-from .frames import is_student_code
-from .observe import current_task
-from .servers import serve_single
 
 __all__ = ["check"]
 
 LIMIT = 0.5  # seconds that exercise 1.7 gives a silent client
-
-Serve = Callable[[str, int], object]
 
 
 def check(number: str, function: Callable[..., Any]) -> Report:
@@ -38,75 +43,6 @@ def check(number: str, function: Callable[..., Any]) -> Report:
     if number not in EXERCISES:
         raise ValueError(f"there is no exercise {number!r}; there are: {', '.join(EXERCISES)}")
     return carry_out(EXERCISES[number], function)
-
-
-# -- how a student's function becomes a server -----------------------------------------------------------------------
-
-
-def _as_it_is(serve: Callable[..., Any], trial: Trial) -> Serve:
-    """It is a server. Note what it was called with, and what was left when it came back."""
-
-    def run(host: str, port: int) -> None:
-        trial.called_with = (host, port)
-        try:
-            serve(host, port)
-        finally:
-            task = current_task()
-            trial.left = tuple(each.label for each in task.observation.alive()) if task is not None else ()
-            trial.returned = True
-
-    return run
-
-
-def _one_at_a_time(handle: Callable[..., Any], trial: Trial) -> Serve:
-    """It handles a client: the server of Part 1 around it."""
-
-    def serve(host: str, port: int) -> None:
-        with socket.create_server((host, port)) as s:
-            while True:
-                conn, addr = s.accept()
-                with conn:
-                    handle(conn, addr)
-
-    return serve
-
-
-def _a_thread_each(handle: Callable[..., Any], trial: Trial) -> Serve:
-    """It handles a client: the server of Part 2 around it. Its threads have names that nobody would guess, the same in
-    each check, so that a report is; and they take turns after every instruction of the student's, so that what may go
-    wrong between two of them does.
-    """
-    numbers = random.Random(1969)
-
-    def run(conn: socket.socket, addr: Any) -> None:
-        with conn:
-            sys.settrace(_take_turns)
-            try:
-                handle(conn, addr)
-            finally:
-                sys.settrace(None)
-
-    def serve(host: str, port: int) -> None:
-        with socket.create_server((host, port)) as s:
-            while True:
-                conn, addr = s.accept()
-                threading.Thread(target=run, args=(conn, addr), name=f"waiter {numbers.getrandbits(24):06x}").start()
-
-    return serve
-
-
-def _take_turns(frame: FrameType, event: str, arg: object) -> Any:
-    if not is_student_code(frame):
-        return None
-    frame.f_trace_opcodes = True
-    if event == "opcode":
-        time.sleep(0)  # lets go of Python's lock: another thread that wants to run does
-    return _take_turns
-
-
-def _not_at_all(function: Callable[..., Any], trial: Trial) -> Serve:
-    """It is an experiment: the server is the finished one of Part 1."""
-    return serve_single
 
 
 # -- what many of them require ---------------------------------------------------------------------------------------
@@ -342,7 +278,8 @@ def _hard_to_break(trial: Trial) -> None:
 
 def _make_them_wait(trial: Trial) -> None:
     trial.tries("your experiment is carried out")
-    clients = _result_of_the_experiment(trial)
+    result = _result_of(trial, trial.server, look="who is not served gets no answer: do not wait for it")
+    clients = list(result) if isinstance(result, list | tuple) else [] if result is None else [result]
     trial.guests += [Guest(trial, each) for each in clients if isinstance(each, Client)]
     if not trial.guests:
         raise trial.not_yet(
@@ -375,28 +312,27 @@ def _make_them_wait(trial: Trial) -> None:
         raise trial.not_yet("bob is served then", "he is not", "who waits longest is served first")
 
 
-def _result_of_the_experiment(trial: Trial) -> list[Any]:
+def _result_of(trial: Trial, *arguments: Any, look: str) -> Any:
     """What the student's function returns. It may wait for ever, so it runs in a thread of its own."""
     result: list[Any] = []
     failed: list[BaseException] = []
 
     def run() -> None:
         try:
-            result.append(trial.function(trial.server))
+            result.append(trial.function(*arguments))
         except BaseException as error:
             failed.append(error)
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     thread.join(3 * PATIENCE)
-    look = "who is not served gets no answer: do not wait for it"
     if thread.is_alive():
         raise trial.not_yet("your function comes back", "it is still waiting", look)
     if failed:
         error = failed[0]
-        look = look if isinstance(error, EchoError) else ""
+        look = look if isinstance(error, OSError) else ""
         raise trial.not_yet("your function comes back", f"it ended with {type(error).__name__}: {error}", look)
-    return list(result[0]) if isinstance(result[0], list | tuple) else [result[0]] if result[0] is not None else []
+    return result[0]
 
 
 # -- Part 2 ----------------------------------------------------------------------------------------------------------
@@ -654,23 +590,83 @@ def _clean_end(trial: Trial) -> None:
         )
 
 
+# -- Surprises -------------------------------------------------------------------------------------------------------
+
+MANY = 20_000_000  # bytes: more than all buffers between a client and an echo server hold
+
+
+def _say_goodbye(trial: Trial) -> None:
+    trial.tries('alice sends "he"')
+    alice = trial.guest("alice").says("he").hears("he", "recv(2), then sendall with these bytes")
+    _ends_well(trial, alice, "shutdown(socket.SHUT_WR) says: I send no more")
+    read = "after shutdown: recv until it returns no bytes. Only then nothing of the client's is unread"
+    trial.tries('bob sends "hello"')
+    bob = trial.guest("bob").says("hello").hears("he", "recv(2): two bytes at most, and these go back")
+    _ends_well(trial, bob, read)
+    trial.tries("carol sends 200,000 bytes")
+    carol = trial.guest("carol").says(b"x" * 200_000).hears("xx", "recv(2): two bytes at most, and these go back")
+    _ends_well(trial, carol, read)
+
+
+def _ends_well(trial: Trial, guest: Guest, look: str) -> None:
+    """The client gets an end of file, and no reset, also not later."""
+    guest.is_hung_up(look)
+    trial.server.settle()
+    there = trial.server._observation.accepted[guest.client._connection.client]
+    if isinstance(guest.client._ended, ConnectionResetError):
+        raise trial.not_yet(f"{guest.name} gets a clean end of file", "it was a reset: bytes lay unread", look)
+    if there.closed or there.received < guest.client._connection.sent:
+        raise trial.not_yet(
+            f"the server reads what {guest.name} has sent, and waits until {guest.name} hangs up, too",
+            f"it has read {there.received:,} of {guest.client._connection.sent:,} bytes"
+            + (", and has closed" if there.closed else ""),
+            look,
+        )
+    guest.leaves()
+    trial.server.settle()
+    if not trial.until(lambda: there.closed):
+        raise trial.not_yet(f"the server is done when {guest.name} has left", "it is not", "your function comes back")
+
+
+def _much_at_once(trial: Trial) -> None:
+    trial.tries(f"your function sends {MANY:,} bytes to an echo server")
+    piece = bytes(range(256)) * 4
+    data = piece * (MANY // len(piece))
+    look = "who sends much must read meanwhile: a thread that reads, or a piece to send and its echo, by turns"
+    with socket.create_connection(trial.server.address) as sock:
+        try:
+            came = _result_of(trial, sock, data, look=look)
+        finally:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)  # should it still wait
+    expected = f"it returns all of the {len(data):,} bytes, in their order"
+    if not isinstance(came, bytes | bytearray):
+        raise trial.not_yet(expected, f"it returned {type(came).__name__}", "the last line: return, with the bytes")
+    if len(came) != len(data):
+        raise trial.not_yet(expected, f"it returned {len(came):,} bytes", "recv returns what is there, not all: a loop")
+    if came != data:
+        raise trial.not_yet(expected, "they are in another order", "one thread sends, one reads")
+
+
 EXERCISES = {
     each.number: each
     for each in (
-        Exercise("1.1", "From memory", ("host", "port"), _as_it_is, _from_memory),
-        Exercise("1.2", "Shout", ("conn", "addr"), _one_at_a_time, _shout),
-        Exercise("1.3", "A greeting", ("conn", "addr"), _one_at_a_time, _greeting),
-        Exercise("1.4", "Counting bytes", ("conn", "addr"), _one_at_a_time, _count_bytes),
-        Exercise("1.5", "Lines", ("conn", "addr"), _one_at_a_time, _lines),
-        Exercise("1.6", "Make them wait", ("server",), _not_at_all, _make_them_wait),
-        Exercise("1.7", "Patience", ("conn", "addr"), _one_at_a_time, _patience),
-        Exercise("1.8", "Hard to break", ("host", "port"), _as_it_is, _hard_to_break),
-        Exercise("2.1", "A thread each", ("host", "port"), _as_it_is, _a_thread_for_each),
-        Exercise("2.2", "Who serves me?", ("conn", "addr"), _a_thread_each, _who_serves_me),
-        Exercise("2.3", "Counting together", ("conn", "addr"), _a_thread_each, _count_together),
-        Exercise("2.4", "Who is there?", ("conn", "addr"), _a_thread_each, _who_is_there),
-        Exercise("2.5", "At most three", ("host", "port"), _as_it_is, _at_most_three),
-        Exercise("2.6", "A pool", ("host", "port"), _as_it_is, _pool),
-        Exercise("2.7", "A clean end", ("host", "port"), _as_it_is, _clean_end),
+        Exercise("1.1", "From memory", ("host", "port"), as_it_is, _from_memory),
+        Exercise("1.2", "Shout", ("conn", "addr"), one_at_a_time, _shout),
+        Exercise("1.3", "A greeting", ("conn", "addr"), one_at_a_time, _greeting),
+        Exercise("1.4", "Counting bytes", ("conn", "addr"), one_at_a_time, _count_bytes),
+        Exercise("1.5", "Lines", ("conn", "addr"), one_at_a_time, _lines),
+        Exercise("1.6", "Make them wait", ("server",), not_at_all, _make_them_wait),
+        Exercise("1.7", "Patience", ("conn", "addr"), one_at_a_time, _patience),
+        Exercise("1.8", "Hard to break", ("host", "port"), as_it_is, _hard_to_break),
+        Exercise("2.1", "A thread each", ("host", "port"), as_it_is, _a_thread_for_each),
+        Exercise("2.2", "Who serves me?", ("conn", "addr"), a_thread_each, _who_serves_me),
+        Exercise("2.3", "Counting together", ("conn", "addr"), a_thread_each, _count_together),
+        Exercise("2.4", "Who is there?", ("conn", "addr"), a_thread_each, _who_is_there),
+        Exercise("2.5", "At most three", ("host", "port"), as_it_is, _at_most_three),
+        Exercise("2.6", "A pool", ("host", "port"), as_it_is, _pool),
+        Exercise("2.7", "A clean end", ("host", "port"), as_it_is, _clean_end),
+        Exercise("3.1", "A clean goodbye", ("conn", "addr"), one_at_a_time, _say_goodbye),
+        Exercise("3.2", "Much at once", ("sock", "data"), not_at_all, _much_at_once),
     )
 }

@@ -38,8 +38,8 @@ MAY_IMPORT = {
     "panel": {"runner"},
     "server_panel": {"events", "live", "panel", "runner"},
     "client_panel": {"events", "runner", "client", "panel"},
-    "checks": {"client", "codeview", "events", "frames", "observe", "runner", "snapshot"},
-    "exercises": {"checks", "client", "frames", "observe", "servers"},
+    "checks": {"client", "codeview", "events", "frames", "observe", "runner", "servers", "snapshot"},
+    "exercises": {"checks", "client"},
     "prediction": {"events", "panel"},
     "__main__": {"events", "servers", "client"},
 }
