@@ -25,7 +25,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pyte
 
 
 @pytest.fixture(autouse=True)
-def next_check_works():
+def next_check_works(monkeypatch):
+    monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)  # of threads that end after the test
     release.clear()
     before = set(threading.enumerate())
     yield
@@ -286,8 +287,7 @@ BROKEN = {  # what the report must say
 
 
 @pytest.mark.parametrize("serve", BROKEN, ids=lambda serve: serve.__name__)
-def test_no_server_breaks_the_check(serve, capsys, monkeypatch):
-    monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)
+def test_no_server_breaks_the_check(serve, capsys):
     began = time.perf_counter()
     report = echo_kit.check("1.1", serve)
     took = time.perf_counter() - began
