@@ -35,6 +35,7 @@ __all__ = [
     "Guest",
     "NotYet",
     "Report",
+    "Serve",
     "Trial",
     "a_thread_each",
     "as_it_is",
@@ -253,18 +254,22 @@ class Guest:
 
     def hears_nothing(self, look: str = "") -> Guest:
         """Nothing (more) comes, not even the end, until the server has come to rest."""
+        self.hears_no_more(f"{self.name} gets nothing more", look)
+        if self.has_ended():
+            raise self._wrong(
+                "the connection stays open", "the loop around recv: it goes on until recv returns no bytes"
+            )
+        return self
+
+    def hears_no_more(self, expected: str, look: str) -> None:
+        """No more bytes come, until the server has come to rest; it may hang up."""
         self.trial.server.settle()
         deadline = time.monotonic() + PATIENCE
         self._read()
         while self._is_on_its_way() and not self._came and self.client._wait(deadline, to_write=False):
             self._read()
         if self._came:
-            raise self._wrong(f"{self.name} gets nothing more", look)
-        if self.has_ended():
-            raise self._wrong(
-                "the connection stays open", "the loop around recv: it goes on until recv returns no bytes"
-            )
-        return self
+            raise self._wrong(expected, look)
 
     def is_hung_up(self, look: str, seconds: float = PATIENCE) -> Guest:
         """The server hangs up within `seconds`, without another byte."""

@@ -16,6 +16,7 @@ from .checks import (
     Guest,
     NotYet,
     Report,
+    Serve,
     Trial,
     a_thread_each,
     as_it_is,
@@ -312,8 +313,10 @@ def _make_them_wait(trial: Trial) -> None:
         raise trial.not_yet("bob is served then", "he is not", "who waits longest is served first")
 
 
-def _result_of(trial: Trial, *arguments: Any, look: str) -> Any:
-    """What the student's function returns. It may wait for ever, so it runs in a thread of its own."""
+def _result_of(trial: Trial, *arguments: Any, look: str, still: float = 3 * PATIENCE) -> Any:
+    """What the student's function returns. It may wait for ever, so it runs in a thread of its own; it has, as soon as
+    the server has neither read nor sent a byte for `still` seconds.
+    """
     result: list[Any] = []
     failed: list[BaseException] = []
 
@@ -325,7 +328,14 @@ def _result_of(trial: Trial, *arguments: Any, look: str) -> Any:
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join(3 * PATIENCE)
+    moved, since = -1, 0.0
+    while thread.is_alive():
+        thread.join(0.05)
+        now = sum(each.received + each.sent for each in trial.server._observation.accepted.values())
+        if now != moved:
+            moved, since = now, time.monotonic()
+        elif time.monotonic() - since > still:
+            break
     if thread.is_alive():
         raise trial.not_yet("your function comes back", "it is still waiting", look)
     if failed:
@@ -398,7 +408,7 @@ def _count_together(trial: Trial) -> None:
             raise trial.not_yet("each message counts one more", happened, "count messages: one more each time")
     trial.tries('bob comes, and sends "x" once')
     bob = trial.guest("bob")
-    told = _number(bob)
+    told = _number(bob, "with lock: is around the counting, not around recv, or all others wait")
     if told != first + 3:
         look = "one number for all clients: it is set outside the function, and global inside"
         raise trial.not_yet(f"bob is told {first + 3}, one more than alice", f"bob was told {told}", look)
@@ -431,10 +441,8 @@ def _count_together(trial: Trial) -> None:
         )
 
 
-def _number(guest: Guest) -> int:
-    line = guest.says("x").hears_line(
-        "the answer is the number as text, with \\n at its end; and with lock: is around the counting, not around recv"
-    )
+def _number(guest: Guest, look: str = "the answer is the number as text, with \\n at its end") -> int:
+    line = guest.says("x").hears_line(look)
     if not line.isdecimal():
         raise guest.trial.not_yet(f"{guest.name} gets a number", f"{guest.name} got {quoted(line.encode())}", "sendall")
     return int(line)
@@ -442,10 +450,7 @@ def _number(guest: Guest) -> int:
 
 def _who_is_there(trial: Trial) -> None:
     trial.tries('alice connects, and sends her name, "alice"')
-    hello = (
-        "the first message is the name: the answer is hello, a space, the name and \\n; "
-        "and with lock: is not around recv, or all others wait"
-    )
+    hello = "the first message is the name: the answer is hello, a space, the name and \\n"
     alice = trial.guest("alice").says("alice").hears("hello alice\n", hello)
     trial.tries('alice sends "/who"')
     who = "the names of those who are there, sorted, with a comma and a space between them, and \\n at the end"
@@ -453,8 +458,9 @@ def _who_is_there(trial: Trial) -> None:
     trial.tries("alice sends something else")
     _echoes(alice, "nice place", "all but /who is sent back as before")
     trial.tries("carol and bob come, and alice asks again")
-    carol = trial.guest("carol").says("carol").hears("hello carol\n", hello)
-    bob = trial.guest("bob").says("bob").hears("hello bob\n", hello)
+    wait = f"{hello}; and with lock: is not around recv, or all others wait"
+    carol = trial.guest("carol").says("carol").hears("hello carol\n", wait)
+    bob = trial.guest("bob").says("bob").hears("hello bob\n", wait)
     shared = "one collection for all threads, made outside the function"
     alice.says("/who").hears(
         "alice, bob, carol\n", who, {b"alice\n": shared, b"alice, carol, bob\n": "sorted: by name, not by time"}
@@ -592,24 +598,47 @@ def _clean_end(trial: Trial) -> None:
 
 # -- Surprises -------------------------------------------------------------------------------------------------------
 
-MANY = 20_000_000  # bytes: more than all buffers between a client and an echo server hold
+TWO = "recv(2): two bytes at most, and these go back"
+MANY = 2_000_000  # bytes: more than the buffers between the client and this server hold
+BUFFER = 65_536  # bytes that are asked for each of them
+
+
+def _echo_with_small_buffers(function: Callable[..., Any], trial: Trial) -> Serve:
+    """It is a client's function: the server is an echo server with small buffers, so that it is soon stuck."""
+
+    def serve(host: str, port: int) -> None:
+        with socket.create_server((host, port)) as s:
+            _shrink(s)  # what accept returns has the same
+            while True:
+                conn, _ = s.accept()
+                with conn:
+                    while data := conn.recv(1000):  # its echo comes in pieces
+                        conn.sendall(data)
+
+    return serve
+
+
+def _shrink(sock: socket.socket) -> None:
+    for buffer in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+        sock.setsockopt(socket.SOL_SOCKET, buffer, BUFFER)
 
 
 def _say_goodbye(trial: Trial) -> None:
     trial.tries('alice sends "he"')
-    alice = trial.guest("alice").says("he").hears("he", "recv(2), then sendall with these bytes")
+    alice = trial.guest("alice").says("he").hears("he", TWO)
     _ends_well(trial, alice, "shutdown(socket.SHUT_WR) says: I send no more")
     read = "after shutdown: recv until it returns no bytes. Only then nothing of the client's is unread"
     trial.tries('bob sends "hello"')
-    bob = trial.guest("bob").says("hello").hears("he", "recv(2): two bytes at most, and these go back")
+    bob = trial.guest("bob").says("hello").hears("he", TWO)
     _ends_well(trial, bob, read)
     trial.tries("carol sends 200,000 bytes")
-    carol = trial.guest("carol").says(b"x" * 200_000).hears("xx", "recv(2): two bytes at most, and these go back")
+    carol = trial.guest("carol").says(b"x" * 200_000).hears("xx", TWO)
     _ends_well(trial, carol, read)
 
 
 def _ends_well(trial: Trial, guest: Guest, look: str) -> None:
-    """The client gets an end of file, and no reset, also not later."""
+    """The client gets its two bytes and an end of file, and no reset, also not later."""
+    guest.hears_no_more("no more than two bytes come back", TWO)
     guest.is_hung_up(look)
     trial.server.settle()
     there = trial.server._observation.accepted[guest.client._connection.client]
@@ -633,9 +662,11 @@ def _much_at_once(trial: Trial) -> None:
     piece = bytes(range(256)) * 4
     data = piece * (MANY // len(piece))
     look = "who sends much must read meanwhile: a thread that reads, or a piece to send and its echo, by turns"
-    with socket.create_connection(trial.server.address) as sock:
+    with socket.socket() as sock:
+        _shrink(sock)
+        sock.connect(trial.server.address)
         try:
-            came = _result_of(trial, sock, data, look=look)
+            came = _result_of(trial, sock, data, look=look, still=1.5)
         finally:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)  # should it still wait
@@ -667,6 +698,6 @@ EXERCISES = {
         Exercise("2.6", "A pool", ("host", "port"), as_it_is, _pool),
         Exercise("2.7", "A clean end", ("host", "port"), as_it_is, _clean_end),
         Exercise("3.1", "A clean goodbye", ("conn", "addr"), one_at_a_time, _say_goodbye),
-        Exercise("3.2", "Much at once", ("sock", "data"), not_at_all, _much_at_once),
+        Exercise("3.2", "Much at once", ("sock", "data"), _echo_with_small_buffers, _much_at_once),
     )
 }

@@ -691,3 +691,61 @@ def serve_until_ctrl_c_with_a_flag(host, port):
             stopping.set()
             for thread in threads:
                 thread.join()
+
+
+# -- 3.1 A clean goodbye -----------------------------------------------------------------------------------------------
+
+
+@right("3.1")
+def goodbye_with_a_time_limit(conn, addr):
+    conn.sendall(conn.recv(2))
+    conn.shutdown(socket.SHUT_WR)
+    conn.settimeout(5)
+    with contextlib.suppress(TimeoutError):
+        while conn.recv(65536):
+            pass
+
+
+@right("3.1")
+def goodbye_by_file(conn, addr):
+    with conn.makefile("rb", buffering=0) as file:
+        conn.sendall(file.read(2))
+        conn.shutdown(socket.SHUT_WR)
+        file.readall()
+
+
+# -- 3.2 Much at once --------------------------------------------------------------------------------------------------
+
+
+@right("3.2")
+def sends_in_a_thread(sock, data):
+    sender = threading.Thread(target=sock.sendall, args=(data,))
+    sender.start()
+    came = bytearray()
+    while len(came) < len(data):
+        came += sock.recv(65536)
+    sender.join()
+    return came
+
+
+@right("3.2")
+def a_piece_by_turns(sock, data):
+    came = b""
+    for at in range(0, len(data), 20_000):
+        sock.sendall(data[at : at + 20_000])
+        while len(came) < min(len(data), at + 20_000):
+            came += sock.recv(20_000)
+    return came
+
+
+@right("3.2")
+def one_thread_for_both(sock, data):
+    sock.setblocking(False)
+    left, came = memoryview(data), b""
+    while len(came) < len(data):
+        readable, writable, _ = select.select([sock], [sock] if left else [], [])
+        if readable:
+            came += sock.recv(65536)
+        if writable:
+            left = left[sock.send(left) :]
+    return came

@@ -70,8 +70,9 @@ def test_the_report_says_what_is_wrong(number, function, expected, happened, loo
     assert happened in report.problem.happened, report
     assert look in report.problem.look, report
     assert str(report).startswith(f"✘ {number} {EXERCISES[number].title}: not yet\n")
-    name = "serve_single" if number == "1.6" else function.__name__
-    assert name in str(report.view.code), report.view  # the lines of the failing run, and who was there
+    if number != "3.2":  # its server is none that a student has written
+        name = "serve_single" if number == "1.6" else function.__name__
+        assert name in str(report.view.code), report.view  # the lines of the failing run, and who was there
     assert len(report.view.timeline.lanes) >= len(re.findall(r"(alice|bob|dave|erin) gets", report.problem.expected))
     assert time.perf_counter() - began < LONG
 
@@ -127,9 +128,9 @@ def test_the_same_words_each_time(number, function, busy):
     assert len(reports) == 1, "\n".join(reports)
 
 
-@pytest.mark.parametrize("number", ["3.1", "1.9", "", "1", "1.10", None, 1.2])
+@pytest.mark.parametrize("number", ["4.1", "1.9", "", "1", "1.10", None, 1.2])
 def test_a_number_that_no_exercise_has(number):
-    with pytest.raises(ValueError, match=rf"there is no exercise {re.escape(repr(number))}; there are: 1\.1, .*2\.7"):
+    with pytest.raises(ValueError, match=rf"there is no exercise {re.escape(repr(number))}; there are: 1\.1, .*3\.2"):
         echo_kit.check(number, print)
 
 

@@ -5,6 +5,7 @@ The order is that of the exercises. Each function is whole, as a student's cell 
 
 # ruff: noqa: B008, RUF059, E722, F841
 
+import contextlib
 import socket
 import threading
 import time
@@ -1206,3 +1207,75 @@ def goes_on_after_ctrl_c(host, port):
                 for thread, conn in clients:
                     conn.shutdown(socket.SHUT_RDWR)
                     thread.join()
+
+
+# -- 3.1 A clean goodbye -----------------------------------------------------------------------------------------------
+
+
+@wrong("3.1", "waits until alice hangs up", "has closed", "I send no more")
+def just_leaves(conn, addr):
+    conn.sendall(conn.recv(2))
+
+
+@wrong("3.1", "waits until alice hangs up", "has closed", "I send no more")
+def shuts_down_and_leaves(conn, addr):
+    conn.sendall(conn.recv(2))
+    conn.shutdown(socket.SHUT_RDWR)
+
+
+@wrong("3.1", "waits until bob hangs up", "has closed", "recv until it returns no bytes")
+def reads_once_more(conn, addr):
+    conn.sendall(conn.recv(2))
+    conn.shutdown(socket.SHUT_WR)
+    conn.recv(1024)
+
+
+@wrong("3.1", "hangs up on alice", "waits in recv for alice", "SHUT_WR")
+def only_reads(conn, addr):
+    conn.sendall(conn.recv(2))
+    while conn.recv(1024):
+        pass
+
+
+@wrong("3.1", "no more than two bytes", 'bob got "llo"', "two bytes at most")
+def reads_more_than_two(conn, addr):
+    conn.sendall(conn.recv(1024))
+    conn.shutdown(socket.SHUT_WR)
+    while conn.recv(1024):
+        pass
+
+
+# -- 3.2 Much at once --------------------------------------------------------------------------------------------------
+
+
+@wrong("3.2", "comes back", "still waiting\n(server thread waits in sendall: client 1 does not read", "read meanwhile")
+def sends_all_then_reads(sock, data):
+    sock.sendall(data)
+    return sock.recv(len(data))
+
+
+@wrong("3.2", "returns all", "bytes", "a loop")
+def asks_for_it_once(sock, data):
+    def send():
+        with contextlib.suppress(OSError):
+            sock.sendall(data)
+
+    threading.Thread(target=send, daemon=True).start()
+    return sock.recv(1000)
+
+
+@wrong("3.2", "returns all", "returned NoneType", "return")
+def forgets_to_return(sock, data):
+    threading.Thread(target=sock.sendall, args=(data,), daemon=True).start()
+    came = b""
+    while len(came) < len(data):
+        came += sock.recv(65536)
+
+
+@wrong("3.2", "comes back", "still waiting\n(server thread waits in recv", "read meanwhile")
+def reads_to_an_end_that_never_comes(sock, data):
+    threading.Thread(target=sock.sendall, args=(data,), daemon=True).start()
+    came = b""
+    while piece := sock.recv(65536):
+        came += piece
+    return came
