@@ -12,8 +12,9 @@ from echo_kit.exercises import EXERCISES
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 ALLOWED = {"socket", "threading", "time", "concurrent.futures", "echo_kit"}
-PAGES = [f"part{part}_exercises" for part in (1, 2)]
-SOLUTIONS = [f"solutions/part{part}_solutions" for part in (1, 2)]
+LESSONS = {"1": "part1", "2": "part2", "3": "surprises"}  # by the first digit of an exercise's number
+PAGES = [f"{lesson}_exercises" for lesson in LESSONS.values()]
+SOLUTIONS = [f"solutions/{lesson}_solutions" for lesson in LESSONS.values()]
 every_page = pytest.mark.parametrize("name", PAGES)
 every_book = pytest.mark.parametrize("name", PAGES + SOLUTIONS)
 every_exercise = pytest.mark.parametrize("number", EXERCISES)
@@ -29,11 +30,11 @@ def cells_of(name, kind):
 
 
 def part(number):
-    return f"part{number[0]}_exercises"
+    return f"{LESSONS[number[0]]}_exercises"
 
 
 def solution(number):
-    return f"solutions/part{number[0]}_solutions"
+    return f"solutions/{LESSONS[number[0]]}_solutions"
 
 
 def sections(name):
@@ -94,7 +95,7 @@ def test_an_exercise_has_a_task_a_skeleton_a_check_and_three_hints(number):
     assert [summary for summary, _ in ladder] == ["Hint 1", "Hint 2", "Hint 3"]
     assert len({hint for _, hint in ladder}) == 3
     assert hints.source.count("<details>") == 3
-    assert f"\n[Solution of {number}](solutions/part{number[0]}_solutions.ipynb#{number}-" in hints.source
+    assert f"\n[Solution of {number}](solutions/{LESSONS[number[0]]}_solutions.ipynb#{number}-" in hints.source
 
 
 @every_exercise
@@ -143,7 +144,7 @@ def test_the_minutes_add_up(name):
 @every_page
 def test_the_page_opens_and_closes_as_agreed(name):
     opening, contract, calls, *_, learned, where_next = book(name).cells
-    assert re.fullmatch(r"# Part \d: exercises\n\n[^\n].*", opening.source, re.S)
+    assert re.fullmatch(r"# (Part \d|Surprises): exercises\n\n[^\n].*", opening.source, re.S)
     assert re.findall(r"^\*\*(.+?)\*\*", contract.source, re.M) == ["You will be able to", "You need:", "Time:"]
     objectives = contract.source.split("\n\n")[1]
     numbers = re.findall(r"\d\.\d", objectives)

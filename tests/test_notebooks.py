@@ -116,6 +116,29 @@ def test_each_objective_is_checked_by_an_exercise(name):
     assert checked == set(headings)
 
 
+def test_each_objective_of_the_surprises_is_checked_by_an_exercise():
+    contract = BOOKS["surprises"].cells[0].source
+    objectives = re.split(r"\n(?=\d\. )", contract.split("**You will be able to**\n\n")[1].split("\n\n")[0])
+    assert len(objectives) >= 4
+    for objective in objectives:
+        (number, page) = re.search(r"\(\[exercise (\d\.\d)\]\((\w+)\.ipynb\)\)[;.]$", objective).groups()
+        assert re.search(rf"^## {re.escape(number)} ", prose(page), re.M), objective
+    assert "**Questions**" in contract
+    assert re.search(
+        r"\*\*Time:\*\* about \d+ minutes for reading and running, about \d+ for the exercises\.", contract
+    )
+
+
+@every_notebook
+def test_of_a_question_the_page_shows_the_question_only(name):
+    """Its cell's code is folded: which value an option stands for would be a hint."""
+    for cell in code_cells(name):
+        asks = "echo_kit.predict(" in cell.source
+        assert cell.metadata.get("jupyter", {}).get("source_hidden", False) == asks
+        if asks:
+            assert "import" not in cell.source
+
+
 def predictions(name):
     """For each prediction: its name, which cell asks, the options, which cell compares (cells by their index)."""
     cells = BOOKS[name].cells
@@ -368,7 +391,8 @@ def test_all_cells_run_again_in_the_same_kernel_say_the_same(name, run_twice):
 def test_what_was_just_run_is_a_page_with_words_for_each_panel(name, run_twice):
     outputs = [output.get("data", {}) for cell in run_twice[name].cells for output in cell.get("outputs", [])]
     cells = [cell for cell in code_cells(name) if re.search(r"Panel\(|panels\(|echo_kit\.predict\(", cell.source)]
-    assert sum(VIEW in data for data in outputs) == 2 * len(cells) > 0
+    assert sum(VIEW in data for data in outputs) == 2 * len(cells)
+    assert cells or name not in PARTS
     page, _ = HTMLExporter().from_notebook_node(run_twice[name])  # as nbconvert --execute
     assert page.count(TYPE_HERE) == 2 * sum(map(clients_to_type_into, code_cells(name)))
     assert "widget-view" not in page
