@@ -166,6 +166,11 @@ class Odd:
     __hash__ = object.__hash__
 
 
+class Loud:
+    def __repr__(self):
+        return "\x1b[2J"
+
+
 class Shy:
     def __repr__(self):
         raise RuntimeError("nobody looks at me")
@@ -197,6 +202,8 @@ def test_a_value_that_is_long_or_cannot_be_shown(ask, capsys):
     panel = ask()
     panel.compare("x" * 5000)
     assert capsys.readouterr().out.startswith(f"What happened: '{'x' * 199}…, which none")
+    panel.compare(Loud())
+    assert capsys.readouterr().out.startswith("What happened: \\x1b[2J, which none")
     panel.compare(Shy())
     assert capsys.readouterr().out.startswith("What happened: a Shy, which none")
 
