@@ -248,7 +248,7 @@ def traces(host, port):
 
 
 def limits_all_sockets(host, port):
-    socket.setdefaulttimeout(0.01)
+    socket.setdefaulttimeout(0.0001)
     from_memory(host, port)
 
 

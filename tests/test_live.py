@@ -567,7 +567,7 @@ def test_a_thread_that_goes_on_while_it_is_looked_at(page_of, monkeypatch):
 
 @pytest.fixture
 def small_log(monkeypatch):
-    monkeypatch.setattr("echo_kit.observe.EventLog", lambda: EventLog(capacity=30))
+    monkeypatch.setattr("echo_kit.runner.EventLog", lambda most: EventLog(capacity=30))
 
 
 def test_a_full_log_has_forgotten_how_they_came(small_log, page_of):

@@ -345,7 +345,7 @@ def test_the_seconds_agree_with_the_clock_of_the_test():
 
 
 def small_log(monkeypatch, capacity):
-    monkeypatch.setattr(Observation.__init__, "__defaults__", (EventLog(capacity=capacity),))
+    monkeypatch.setattr("echo_kit.runner.EventLog", lambda most: EventLog(capacity=capacity))
 
 
 def test_a_log_that_was_too_small_says_so(monkeypatch):
