@@ -73,6 +73,7 @@ class Exercise:
 
     serve     makes a server of it, serve(host, port)
     requires  what is tried and what must come back
+    shows     what a report shows of the server when something was not
     """
 
     number: str
@@ -80,6 +81,7 @@ class Exercise:
     takes: tuple[str, ...]
     serve: Callable[[Callable[..., Any], Trial], Serve]
     requires: Callable[[Trial], None]
+    shows: Callable[[Server], Snapshot | CodeView] = Server.snapshot
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class Report:
     done: tuple[str, ...]  # what was as it must be
     tried: str = ""
     problem: NotYet | None = None
-    view: Snapshot | None = None
+    view: Snapshot | CodeView | None = None
 
     @property
     def passed(self) -> bool:
@@ -151,6 +153,7 @@ class Trial:
     done: list[str] = field(default_factory=list)
     trying: str = "the server is started"
     guests: list[Guest] = field(default_factory=list)
+    at_the_end: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)  # what is closed when all is over
 
     def tries(self, words: str) -> None:
         """What was tried until now was right. Next come `words`."""
@@ -441,7 +444,8 @@ def carry_out(exercise: Exercise, function: Any) -> Report:
     problem = _no_function(exercise, function)
     if problem is not None:
         return Report(name, (), "your function is called", problem)
-    trial, view = Trial(function), None
+    trial = Trial(function)
+    view: Snapshot | CodeView | None = None
     limit = socket.getdefaulttimeout()  # a student's code may set it, for all sockets to come: also those of the next
     socket.setdefaulttimeout(None)
     try:
@@ -451,7 +455,7 @@ def carry_out(exercise: Exercise, function: Any) -> Report:
             raise trial.not_yet("no thread of your server ends with an error", "one did", "")
     except NotYet as found:
         problem = found
-        view = trial.server.snapshot() if trial.server is not None else None
+        view = exercise.shows(trial.server) if trial.server is not None else None
     except Exception as error:  # of the check itself: its clients, too, use what a student's code may have replaced
         happened = f"the check ended with {type(error).__name__}: {_cut(visible(str(error)))}"
         problem = NotYet("your server can be tried", happened, "does your code change what all code uses?")
@@ -506,6 +510,8 @@ def _begin(exercise: Exercise, trial: Trial) -> None:
 def _end(trial: Trial) -> ServerStuck | None:
     for guest in reversed(trial.guests):  # or those who wait are served, while the server ends
         guest.leaves()
+    with contextlib.suppress(OSError):
+        trial.at_the_end.close()
     try:
         if trial.server is not None:
             trial.server.stop()

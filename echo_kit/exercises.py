@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import linecache
 import socket
 import threading
 import time
@@ -26,6 +27,8 @@ from .checks import (
     quoted,
 )
 from .client import Client, EchoError
+from .frames import student_frame
+from .runner import Server
 
 __all__ = ["check"]
 
@@ -337,7 +340,9 @@ def _result_of(trial: Trial, *arguments: Any, look: str, still: float = 3 * PATI
         elif time.monotonic() - since > still:
             break
     if thread.is_alive():
-        raise trial.not_yet("your function comes back", "it is still waiting", look)
+        frame = student_frame(thread.ident)
+        line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip() if frame is not None else ""
+        raise trial.not_yet("your function comes back", f"it still stands at  {line}", look)
     if failed:
         error = failed[0]
         look = look if isinstance(error, OSError) else ""
@@ -662,14 +667,11 @@ def _much_at_once(trial: Trial) -> None:
     piece = bytes(range(256)) * 4
     data = piece * (MANY // len(piece))
     look = "who sends much must read meanwhile: a thread that reads, or a piece to send and its echo, by turns"
-    with socket.socket() as sock:
-        _shrink(sock)
-        sock.connect(trial.server.address)
-        try:
-            came = _result_of(trial, sock, data, look=look, still=1.5)
-        finally:
-            with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)  # should it still wait
+    sock = trial.at_the_end.enter_context(socket.socket())
+    _shrink(sock)
+    sock.connect(trial.server.address)
+    trial.at_the_end.callback(sock.shutdown, socket.SHUT_RDWR)  # should the function still wait
+    came = _result_of(trial, sock, data, look=look, still=1.5)
     expected = f"it returns all of the {len(data):,} bytes, in their order"
     if not isinstance(came, bytes | bytearray):
         raise trial.not_yet(expected, f"it returned {type(came).__name__}", "the last line: return, with the bytes")
@@ -698,6 +700,6 @@ EXERCISES = {
         Exercise("2.6", "A pool", ("host", "port"), as_it_is, _pool),
         Exercise("2.7", "A clean end", ("host", "port"), as_it_is, _clean_end),
         Exercise("3.1", "A clean goodbye", ("conn", "addr"), one_at_a_time, _say_goodbye),
-        Exercise("3.2", "Much at once", ("sock", "data"), _echo_with_small_buffers, _much_at_once),
+        Exercise("3.2", "Much at once", ("sock", "data"), _echo_with_small_buffers, _much_at_once, Server.where),
     )
 }

@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "server_panel": {"events", "live", "panel", "runner"},
     "client_panel": {"events", "runner", "client", "panel"},
     "checks": {"client", "codeview", "events", "frames", "observe", "runner", "servers", "snapshot"},
-    "exercises": {"checks", "client"},
+    "exercises": {"checks", "client", "frames", "runner"},
     "prediction": {"events", "panel"},
     "__main__": {"events", "servers", "client"},
 }

@@ -1248,7 +1248,12 @@ def reads_more_than_two(conn, addr):
 # -- 3.2 Much at once --------------------------------------------------------------------------------------------------
 
 
-@wrong("3.2", "comes back", "still waiting\n(server thread waits in sendall: client 1 does not read", "read meanwhile")
+@wrong(
+    "3.2",
+    "comes back",
+    "stands at  sock.sendall(data)\n(server thread waits in sendall: client 1 does not read",
+    "read meanwhile",
+)
 def sends_all_then_reads(sock, data):
     sock.sendall(data)
     return sock.recv(len(data))
@@ -1272,7 +1277,9 @@ def forgets_to_return(sock, data):
         came += sock.recv(65536)
 
 
-@wrong("3.2", "comes back", "still waiting\n(server thread waits in recv", "read meanwhile")
+@wrong(
+    "3.2", "comes back", "stands at  while piece := sock.recv(65536):\n(server thread waits in recv", "read meanwhile"
+)
 def reads_to_an_end_that_never_comes(sock, data):
     threading.Thread(target=sock.sendall, args=(data,), daemon=True).start()
     came = b""
