@@ -196,12 +196,7 @@ function render({ model, el }) {
     } else return;
     event.stopPropagation(); // JupyterLab would take it for the notebook's
   });
-  root.addEventListener("keydown", (event) => {
-    if (event.key !== "Escape") return;
-    event.stopPropagation();
-    document.activeElement.blur();
-    root.closest("[tabindex]")?.focus(); // the cell: from here JupyterLab's keys work again
-  });
+  escapeLeaves(root);
   plug.addEventListener("click", () => model.send({ do: model.get("connected") ? "disconnect" : "connect" }));
 
   const STATE = "change:state change:connected change:where change:unanswered change:now";

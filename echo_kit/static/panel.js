@@ -11,6 +11,16 @@ function make(tag, className, parent, text = "") {
   return node;
 }
 
+// Escape goes from the panel to its cell: from there JupyterLab's keys work again.
+function escapeLeaves(root) {
+  root.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape") return;
+    event.stopPropagation();
+    document.activeElement.blur();
+    root.closest("[tabindex]")?.focus();
+  });
+}
+
 function* outputsOf(notebook) {
   for (const cell of notebook?.cells ?? []) {
     for (let i = 0; i < (cell.outputs?.length ?? 0); i++) yield [cell.outputs, i, cell.outputs.get(i).toJSON()];

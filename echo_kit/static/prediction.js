@@ -41,12 +41,7 @@ function render({ model, el }) {
     else if (option === undefined) said.textContent = "Choose first, then run the next cell.";
     else said.textContent = "Noted. You can change it until you have seen what happens.";
   }
-  root.addEventListener("keydown", (event) => {
-    if (event.key !== "Escape") return;
-    event.stopPropagation();
-    document.activeElement.blur();
-    root.closest("[tabindex]")?.focus(); // the cell: from here JupyterLab's keys work again
-  });
+  escapeLeaves(root);
 
   model.on("change:choice change:compared", draw);
   draw();

@@ -560,12 +560,7 @@ function render({ model, el }) {
     drawMoving();
   }
 
-  root.addEventListener("keydown", (event) => {
-    if (event.key !== "Escape") return;
-    event.stopPropagation();
-    document.activeElement.blur();
-    outer.closest("[tabindex]")?.focus(); // the cell: from here JupyterLab's keys work again
-  });
+  escapeLeaves(root);
   model.on("msg:custom", hear);
   details.addEventListener("toggle", () => drawTable(rows, picture));
   choice.addEventListener("change", drawMoving);
