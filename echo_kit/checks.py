@@ -53,6 +53,7 @@ PART = 100  # bytes of which one send() takes no more: it may, anywhere, and onl
 MOMENT = 0.05  # seconds from one look to the next
 WIDEST = 300  # characters of an error's words, or of a line of code
 SHOWN = 60  # characters of a message that a report quotes
+KINDS = {("conn", "addr"), ("host", "port"), ("sock", "data")}  # of functions that an exercise may ask for
 ORDER = "bind, listen, accept, in this order"
 
 
@@ -475,11 +476,15 @@ def _no_function(exercise: Exercise, function: Any) -> NotYet | None:
     look = f'the last line of the cell: check("{exercise.number}", …) takes the name of your function, without brackets'
     if not callable(function):
         return NotYet(f"a function {wanted}", f"check() was given {visible(repr(function))[:SHOWN]}", look)
+    name = getattr(function, "__name__", "your function")
     try:
-        inspect.signature(function).bind(*exercise.takes)
+        signature = inspect.signature(function)
+        signature.bind(*exercise.takes)
     except (TypeError, ValueError):
-        name = getattr(function, "__name__", "your function")
         return NotYet(f"def {name}{wanted}", f"{name} takes something else", f"the line  def {name}")
+    names = tuple(signature.parameters)
+    if names in KINDS and names != exercise.takes:  # else an error deep in a socket call would be all there is
+        return NotYet(f"def {name}{wanted}", f"{name} takes ({', '.join(names)})", f"the line  def {name}")
     return None
 
 

@@ -263,9 +263,12 @@ class Notebook:
         wrong, _ = self.until("""(panel) => {
             const cells = [...panel.content.model.cells].filter((each) => each.type === "code");
             const wrong = cells.flatMap((each) => each.outputs.toJSON()).filter((each) => each.output_type === "error");
-            const prompts = [...panel.node.querySelectorAll(".jp-CodeCell .jp-InputPrompt")];
+            const prompts = [...panel.node.querySelectorAll(".jp-CodeCell .jp-InputPrompt")]
+                .filter((each) => !each.matches(".jp-Placeholder-prompt"));
             const numbered = prompts.every((each) => /^\\[\\d+\\]:$/.test(each.textContent));
-            const done = numbered && prompts.length === cells.length
+            const folded = cells.filter((each) => each.getMetadata("jupyter")?.source_hidden);  // these show none
+            const done = numbered && prompts.length === cells.length - folded.length
+                && folded.every((each) => each.executionCount > 0 && each.executionState !== "running")
                 && panel.sessionContext.kernelDisplayStatus === "idle";
             return (done || wrong.length > 0) && [wrong.map((each) => each.traceback.join("\\n")), done];
         }""")

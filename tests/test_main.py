@@ -3,7 +3,9 @@
 import contextlib
 import re
 import socket
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -285,3 +287,39 @@ def test_nothing_of_jupyter_is_loaded(run):
     program = run(python=("-c", code))
     assert program.end() == (0, "")
     assert {"matplotlib", "ipywidgets", "anywidget", "IPython", "numpy"}.isdisjoint(program.out.split())
+
+
+# The signal goes to another thread: Python notes it, and the main thread waits on, as it does after one that came just
+# before it began to wait.
+UNNOTICED = """
+import signal, socket, sys, threading
+from echo_kit.__main__ import _serve
+
+def serve(host, port):
+    with socket.create_server((host, port)) as s:
+        print("listening", flush=True)
+        threading.Thread(target=press, daemon=True).start()
+        try:
+            s.accept()
+        except KeyboardInterrupt:
+            print("Stopped", flush=True)
+
+def press():
+    sys.stdin.readline()
+    signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+_serve(serve, "127.0.0.1", 0)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there the main thread never waits in accept")
+def test_a_ctrl_c_just_before_accept_is_not_lost(stack):
+    program = subprocess.Popen([sys.executable, "-c", UNNOTICED], stdin=-1, stdout=-1, stderr=-1, text=True)
+    stack.callback(program.kill)
+    assert program.stdout.readline() == "listening\n"
+    state = Path(f"/proc/{program.pid}/stat")
+    deadline = time.monotonic() + LIMIT
+    while state.exists() and ") S " not in state.read_text() and time.monotonic() < deadline:
+        pass  # until it waits
+    output, errors = program.communicate("now\n", timeout=LIMIT)
+    assert (output, errors, program.returncode) == ("Stopped\n", "", 0)

@@ -465,7 +465,7 @@ def catches_nothing(conn, addr):
     echo(conn)
 
 
-@wrong("1.7", "anew after each message", "too early", "one for each recv")
+@wrong("1.7", "", "", "one for each recv")  # of alice or of bob: which, says the clock
 def one_limit_for_all(conn, addr):
     end = time.monotonic() + 0.5
     try:
@@ -515,6 +515,25 @@ def is_too_patient(conn, addr):
         echo(conn)
     except TimeoutError:
         print("too late")
+
+
+@wrong("1.7", 'bob gets "go on"', "the server hung up on bob", "begins anew after each message")
+def listens_once_and_sleeps(conn, addr):
+    conn.settimeout(0.5)
+    try:
+        conn.sendall(conn.recv(1024))
+        time.sleep(0.5)
+    except TimeoutError:
+        print("too slow")
+
+
+@wrong("1.7", "hangs up on alice", "too slow", "send nothing more")
+def says_why(conn, addr):
+    conn.settimeout(0.5)
+    try:
+        echo(conn)
+    except TimeoutError:
+        conn.sendall(b"too slow")
 
 
 # -- 1.8 Hard to break -------------------------------------------------------------------------------------------------
