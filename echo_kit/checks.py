@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import html
 import inspect
+import linecache
 import random
 import socket
 import sys
@@ -24,7 +25,7 @@ from typing import Any
 from .client import Client, EchoError
 from .codeview import DIED, STANDS, CodeView, Mark
 from .events import visible
-from .frames import is_student_code, student_traceback
+from .frames import is_student_code, student_frame, student_traceback
 from .observe import Task, current_task
 from .runner import Server, ServerStuck, start
 from .servers import serve_single
@@ -193,7 +194,7 @@ class Trial:
 
     def _stands(self, view: CodeView) -> str:
         """Where the threads of the server stand, in one sentence."""
-        if not self.server.settle(timeout=0.1):
+        if not self.server.settle():
             return "your server is busy all the time: it never waits"
         marks = [mark for _, mark in _marks(view) if mark.kind == STANDS]
         marks += [mark for mark in view.elsewhere if mark.kind == STANDS]
@@ -204,6 +205,39 @@ class Trial:
         if not self.server.settle(timeout=0.2):
             return False
         return all(map(_waits_without_limit, self.server._observation.alive()))
+
+    def result_of(self, *arguments: Any, look: str, idle: str = "", still: float = 3 * PATIENCE) -> Any:
+        """What the student's function returns. It may wait for ever, so it runs in a thread of its own; it has, as soon
+        as the server has neither read nor sent a byte for `still` seconds.
+
+        Otherwise `look` says where to look, or `idle` does where the server, too, waits for the function.
+        """
+        result: list[Any] = []
+        failed: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                result.append(self.function(*arguments))
+            except BaseException as error:
+                failed.append(error)
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        moved, since = -1, 0.0
+        while thread.is_alive() and (moved < 0 or time.monotonic() - since < still):
+            thread.join(MOMENT)
+            now = sum(each.received + each.sent for each in self.server._observation.accepted.values())
+            if now != moved:
+                moved, since = now, time.monotonic()
+        if thread.is_alive():
+            frame = student_frame(thread.ident)
+            line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip() if frame is not None else ""
+            look = idle if idle and self.nothing_will_come() else look
+            raise self.not_yet("your function comes back", f"it still stands at  {line}", look)
+        if failed:
+            look = look if isinstance(failed[0], OSError) else ""
+            raise self.not_yet("your function comes back", f"it{_died_of(failed[0]).removeprefix('your code')}", look)
+        return result[0]
 
     def until(self, condition: Callable[[], bool], seconds: float = PATIENCE) -> bool:
         """Wait for what no call of ours waits for. False: it was not so within `seconds`."""

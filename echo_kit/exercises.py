@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import linecache
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -17,7 +15,6 @@ from .checks import (
     Guest,
     NotYet,
     Report,
-    Serve,
     Trial,
     a_thread_each,
     as_it_is,
@@ -27,8 +24,7 @@ from .checks import (
     quoted,
 )
 from .client import Client, EchoError
-from .frames import student_frame
-from .runner import Server
+from .surprises import SURPRISES
 
 __all__ = ["check"]
 
@@ -241,6 +237,8 @@ def _patience(trial: Trial) -> None:
 def _was_given_time(trial: Trial, guest: Guest, look: str) -> None:
     """The last recv before the server hung up waited for the whole limit."""
     server = guest.client._connection.client
+    there = trial.server._observation.accepted[server]
+    trial.until(lambda: there.closed)  # the client knows it before the log does
     events = [each for each in trial.server._observation.log if each.connection.client == server]
     heard = max((each.ended for each in events if each.kind in ("accept", "recv") and not each.error), default=0.0)
     hung_up = max((each.ended for each in events if each.kind in ("close", "shutdown")), default=heard)
@@ -285,7 +283,7 @@ def _hard_to_break(trial: Trial) -> None:
 
 def _make_them_wait(trial: Trial) -> None:
     trial.tries("your experiment is carried out")
-    result = _result_of(trial, trial.server, look="who is not served gets no answer: do not wait for it")
+    result = trial.result_of(trial.server, look="who is not served gets no answer: do not wait for it")
     clients = list(result) if isinstance(result, list | tuple) else [] if result is None else [result]
     trial.guests += [Guest(trial, each) for each in clients if isinstance(each, Client)]
     if not trial.guests:
@@ -320,40 +318,6 @@ def _make_them_wait(trial: Trial) -> None:
     trial.until(by_name["bob"].is_accepted)
     if not by_name["bob"].is_accepted():
         raise trial.not_yet("bob is served then", "he is not", "who waits longest is served first")
-
-
-def _result_of(trial: Trial, *arguments: Any, look: str, still: float = 3 * PATIENCE) -> Any:
-    """What the student's function returns. It may wait for ever, so it runs in a thread of its own; it has, as soon as
-    the server has neither read nor sent a byte for `still` seconds.
-    """
-    result: list[Any] = []
-    failed: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            result.append(trial.function(*arguments))
-        except BaseException as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    moved, since = -1, 0.0
-    while thread.is_alive():
-        thread.join(0.05)
-        now = sum(each.received + each.sent for each in trial.server._observation.accepted.values())
-        if now != moved:
-            moved, since = now, time.monotonic()
-        elif time.monotonic() - since > still:
-            break
-    if thread.is_alive():
-        frame = student_frame(thread.ident)
-        line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip() if frame is not None else ""
-        raise trial.not_yet("your function comes back", f"it still stands at  {line}", look)
-    if failed:
-        error = failed[0]
-        look = look if isinstance(error, OSError) else ""
-        raise trial.not_yet("your function comes back", f"it ended with {type(error).__name__}: {error}", look)
-    return result[0]
 
 
 # -- Part 2 ----------------------------------------------------------------------------------------------------------
@@ -597,7 +561,11 @@ def _clean_end(trial: Trial) -> None:
     for guest in (alice, bob):
         guest.is_hung_up(hang_up)
     if not trial.until(lambda: trial.returned):
-        raise trial.not_yet("your server comes back", "it did not", "Ctrl+C ends the loop around accept, too")
+        raise trial.not_yet(
+            "your server comes back",
+            "it did not",
+            "Ctrl+C ends the loop around accept, too; and shutdown(socket.SHUT_RDWR) wakes who waits in recv",
+        )
     trial.tries("your server has come back, and no thread of it is left")
     if trial.left:
         raise NotYet(  # where they stand now says nothing: they go on, and end
@@ -605,86 +573,6 @@ def _clean_end(trial: Trial) -> None:
             f"{', '.join(trial.left)} {'was' if len(trial.left) == 1 else 'were'} still at work",
             "first shutdown on every connection, then join for every thread",
         )
-
-
-# -- Surprises -------------------------------------------------------------------------------------------------------
-
-TWO = "recv(2): two bytes at most, and these go back"
-MANY = 2_000_000  # bytes: more than the buffers between the client and this server hold
-BUFFER = 65_536  # bytes that are asked for each of them
-
-
-def _echo_with_small_buffers(function: Callable[..., Any], trial: Trial) -> Serve:
-    """It is a client's function: the server is an echo server with small buffers, so that it is soon stuck."""
-
-    def serve(host: str, port: int) -> None:
-        with socket.create_server((host, port)) as s:
-            _shrink(s)  # what accept returns has the same
-            while True:
-                conn, _ = s.accept()
-                with conn:
-                    while data := conn.recv(1000):  # its echo comes in pieces
-                        conn.sendall(data)
-
-    return serve
-
-
-def _shrink(sock: socket.socket) -> None:
-    for buffer in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-        sock.setsockopt(socket.SOL_SOCKET, buffer, BUFFER)
-
-
-def _say_goodbye(trial: Trial) -> None:
-    trial.tries('alice sends "he"')
-    alice = trial.guest("alice").says("he").hears("he", TWO)
-    _ends_well(trial, alice, "shutdown(socket.SHUT_WR) says: I send no more")
-    read = "after shutdown: recv until it returns no bytes. Only then nothing of the client's is unread"
-    trial.tries('bob sends "hello"')
-    bob = trial.guest("bob").says("hello").hears("he", TWO)
-    _ends_well(trial, bob, read)
-    trial.tries("carol sends 200,000 bytes")
-    carol = trial.guest("carol").says(b"x" * 200_000).hears("xx", TWO)
-    _ends_well(trial, carol, read)
-
-
-def _ends_well(trial: Trial, guest: Guest, look: str) -> None:
-    """The client gets its two bytes and an end of file, and no reset, also not later."""
-    guest.hears_no_more("no more than two bytes come back", TWO)
-    guest.is_hung_up(look)
-    trial.server.settle()
-    there = trial.server._observation.accepted[guest.client._connection.client]
-    if isinstance(guest.client._ended, ConnectionResetError):
-        raise trial.not_yet(f"{guest.name} gets a clean end of file", "it was a reset: bytes lay unread", look)
-    if there.closed or there.received < guest.client._connection.sent:
-        raise trial.not_yet(
-            f"the server reads what {guest.name} has sent, and waits until {guest.name} hangs up, too",
-            f"it has read {there.received:,} of {guest.client._connection.sent:,} bytes"
-            + (", and has closed" if there.closed else ""),
-            look,
-        )
-    guest.leaves()
-    trial.server.settle()
-    if not trial.until(lambda: there.closed):
-        raise trial.not_yet(f"the server is done when {guest.name} has left", "it is not", "your function comes back")
-
-
-def _much_at_once(trial: Trial) -> None:
-    trial.tries(f"your function sends {MANY:,} bytes to an echo server")
-    piece = bytes(range(256)) * 4
-    data = piece * (MANY // len(piece))
-    look = "who sends much must read meanwhile: a thread that reads, or a piece to send and its echo, by turns"
-    sock = trial.at_the_end.enter_context(socket.socket())
-    _shrink(sock)
-    sock.connect(trial.server.address)
-    trial.at_the_end.callback(sock.shutdown, socket.SHUT_RDWR)  # should the function still wait
-    came = _result_of(trial, sock, data, look=look, still=1.5)
-    expected = f"it returns all of the {len(data):,} bytes, in their order"
-    if not isinstance(came, bytes | bytearray):
-        raise trial.not_yet(expected, f"it returned {type(came).__name__}", "the last line: return, with the bytes")
-    if len(came) != len(data):
-        raise trial.not_yet(expected, f"it returned {len(came):,} bytes", "recv returns what is there, not all: a loop")
-    if came != data:
-        raise trial.not_yet(expected, "they are in another order", "one thread sends, one reads")
 
 
 EXERCISES = {
@@ -705,7 +593,6 @@ EXERCISES = {
         Exercise("2.5", "At most three", ("host", "port"), as_it_is, _at_most_three),
         Exercise("2.6", "A pool", ("host", "port"), as_it_is, _pool),
         Exercise("2.7", "A clean end", ("host", "port"), as_it_is, _clean_end),
-        Exercise("3.1", "A clean goodbye", ("conn", "addr"), one_at_a_time, _say_goodbye),
-        Exercise("3.2", "Much at once", ("sock", "data"), _echo_with_small_buffers, _much_at_once, Server.where),
+        *SURPRISES,
     )
 }

@@ -39,7 +39,8 @@ MAY_IMPORT = {
     "server_panel": {"events", "live", "panel", "runner"},
     "client_panel": {"events", "runner", "client", "panel"},
     "checks": {"client", "codeview", "events", "frames", "observe", "runner", "servers", "snapshot"},
-    "exercises": {"checks", "client", "frames", "runner"},
+    "surprises": {"checks", "runner"},
+    "exercises": {"checks", "client", "surprises"},
     "prediction": {"events", "panel"},
     "__main__": {"events", "servers", "client"},
 }

@@ -1297,11 +1297,20 @@ def forgets_to_return(sock, data):
 
 
 @wrong(
-    "3.2", "comes back", "stands at  while piece := sock.recv(65536):\n(server thread waits in recv", "read meanwhile"
+    "3.2", "comes back", "stands at  while piece := sock.recv(65536):\n(server thread waits in recv", "count the bytes"
 )
 def reads_to_an_end_that_never_comes(sock, data):
     threading.Thread(target=sock.sendall, args=(data,), daemon=True).start()
     came = b""
     while piece := sock.recv(65536):
         came += piece
+    return came
+
+
+@wrong("3.2", "returns all of the 2,000,000 bytes", "it returned 1,", "a loop")
+def one_recv_a_piece(sock, data):
+    came = b""
+    for at in range(0, len(data), 1000):
+        sock.sendall(data[at : at + 1000])
+        came += sock.recv(1000)
     return came
