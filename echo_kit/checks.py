@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
-from .client import Client, EchoError
+from .client import Client, EchoError, Refused, Reset
 from .codeview import DIED, STANDS, CodeView, Mark
 from .events import visible
 from .frames import is_student_code, student_frame, student_traceback
@@ -167,8 +167,11 @@ class Trial:
         self.server.settle()  # or it would connect to a server that is about to end, or not: as it happens
         try:
             guest = Guest(self, Client(self.server, name=name, timeout=PATIENCE))
-        except EchoError:
-            raise self.not_yet(f"{name} can connect", "nobody listens any more", look) from None
+        except EchoError as error:
+            happened = "nobody listens any more" if isinstance(error, Refused) else "nobody answered"
+            if isinstance(error, Reset):
+                happened = f"the server hung up on {name}"
+            raise self.not_yet(f"{name} can connect", happened, look) from None
         self.guests.append(guest)
         self.server.settle()  # what the server does by itself is done before the client speaks
         return guest

@@ -617,9 +617,12 @@ def serve_pool(host, port):
 def serve_pool_without_with(host, port):
     pool = ThreadPoolExecutor(3, thread_name_prefix="worker")
     futures = []
-    with socket.create_server((host, port)) as s:
-        while True:
-            futures.append(pool.submit(handle_client, *s.accept()))
+    try:
+        with socket.create_server((host, port)) as s:
+            while True:
+                futures.append(pool.submit(handle_client, *s.accept()))
+    finally:
+        pool.shutdown()
 
 
 @right("2.6")
