@@ -29,6 +29,7 @@ _HOME = {
     "Snapshot": "snapshot",
     "Timeline": "timeline",
     "check": "exercises",
+    "free_port": "runner",
     "panels": "client_panel",
     "predict": "prediction",
     "serve_single": "servers",

@@ -336,7 +336,7 @@ def start(
             warnings.warn(f"the earlier server was left behind: {stuck}", RuntimeWarning, stacklevel=2)
     before_exit(_stop_all)
     for attempt in range(3):
-        chosen = port if port is not None else _free_port(host)
+        chosen = port if port is not None else free_port(host)
         try:
             server = _start_once(serve, name, host, chosen, timeout, most_threads, most_events)
             if not isinstance(owner, socketserver.BaseServer):
@@ -360,6 +360,24 @@ def start(
 def newest(name: str) -> Server | None:
     """The server that runs under that name now."""
     return _servers.get(name)
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port that nobody uses, and that the system gives to nobody who asks for any port (with port 0).
+
+    Linux gives those from 32768 on, others from 49152 on (RFC 6335). Whoever had one of them before us may have left
+    programs behind that go on connecting to it: JupyterLab does, to a kernel that has ended (ZeroMQ tries several times
+    a second, without end). A server that waits for its first client would get such a stranger.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for _ in range(100):
+        port = PORTS.start + secrets.randbelow(len(PORTS))  # not `random`: a student may have called random.seed
+        with socket.socket(family) as probe, contextlib.suppress(OSError):  # taken, or kept by the system
+            probe.bind((host, port))
+            return port
+    with socket.socket(family) as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
 
 
 # -- starting --------------------------------------------------------------------------------------------------------
@@ -448,24 +466,6 @@ def _arguments(serve: Callable[..., object], host: str, port: int) -> tuple[Any,
 
 def _wants_port(serve: Callable[..., object]) -> bool:
     return bool(_arguments(serve, "", 0))
-
-
-def _free_port(host: str) -> int:
-    """A port that nobody uses, and that the system gives to nobody who asks for any port.
-
-    Linux gives those from 32768 on, others from 49152 on (RFC 6335). Whoever had one of them before us may have left
-    programs behind that go on connecting to it: JupyterLab does, to a kernel that has ended (ZeroMQ tries ten times a
-    second). The single server would serve such a stranger for ever.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    for _ in range(100):
-        port = PORTS.start + secrets.randbelow(len(PORTS))  # not `random`: a student may have called random.seed
-        with socket.socket(family) as probe, contextlib.suppress(OSError):  # taken, or kept by the system
-            probe.bind((host, port))
-            return port
-    with socket.socket(family) as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager

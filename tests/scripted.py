@@ -4,7 +4,7 @@ import socket
 import threading
 from contextlib import contextmanager
 
-from echo_kit.runner import _free_port
+from echo_kit import free_port
 
 LONG = 20  # seconds after which a test gives up
 
@@ -18,7 +18,7 @@ def scripted(script):
         with conn:
             script(conn)
 
-    with socket.create_server(("127.0.0.1", _free_port("127.0.0.1"))) as listener:
+    with socket.create_server(("127.0.0.1", free_port())) as listener:
         thread = threading.Thread(target=play)
         thread.start()
         yield listener.getsockname()

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from echo_kit import Client, NoReply, backlog, observe, serve_single, serve_threaded, sockets, start
+from echo_kit import Client, NoReply, backlog, free_port, observe, serve_single, serve_threaded, sockets, start
 from echo_kit.backlog import Backlog, look
 from echo_kit.events import Connection
 from echo_kit.lanes import TICK
@@ -1200,7 +1200,7 @@ def test_the_kernel_is_asked_for_one_port_only(monkeypatch):
 
     monkeypatch.setattr(backlog, "_sockets", spy)
     with alice_at(serve_single) as (server, _), ExitStack() as stack:
-        other = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        other = stack.enter_context(socket.create_server(("127.0.0.1", free_port())))
         for _ in range(20):
             stack.enter_context(socket.create_connection(other.getsockname()))
             stack.enter_context(other.accept()[0])

@@ -10,7 +10,7 @@ import time
 import pytest
 
 import echo_kit
-from echo_kit import Client, EchoError, NoReply, Refused, Reset, ServerClosed, serve_threaded, start
+from echo_kit import Client, EchoError, NoReply, Refused, Reset, ServerClosed, free_port, serve_threaded, start
 
 from .scripted import LONG, scripted
 
@@ -167,7 +167,7 @@ def test_pending_takes_what_has_come():
 
 
 def test_refused():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_server(("127.0.0.1", free_port())) as listener:
         address = listener.getsockname()
     with pytest.raises(Refused, match=rf"nobody listens at 127.0.0.1:{address[1]}. Is the server running there\?"):
         Client(address)
@@ -236,7 +236,7 @@ def test_a_part_of_a_message_is_in_the_timeline():
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_a_full_backlog_gets_no_answer():
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+        listener.bind(("127.0.0.1", free_port()))
         listener.listen(0)
         filling = [socket.socket() for _ in range(4)]
         for sock in filling:

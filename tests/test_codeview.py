@@ -29,7 +29,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from echo_kit import Client, NoReply, ServerStuck, observe, serve_single, serve_threaded, start
+from echo_kit import Client, NoReply, ServerStuck, free_port, observe, serve_single, serve_threaded, start
 from echo_kit.codeview import CROWD, DIED, INSIDE, NOBODY, PAUSED, SIGNS, STANDS, Function, Line, Mark, code_view, crowd
 from echo_kit.servers import handle_client
 
@@ -739,7 +739,7 @@ def test_socketserver(kind, made):
         with kind((host, port), Lines) as server:
             server.serve_forever()
 
-    before = kind(("127.0.0.1", 0), Lines) if made == "before" else None
+    before = kind(("127.0.0.1", free_port()), Lines) if made == "before" else None
     call, waits = "server.serve_forever()" if made == "inside" else None, "waits in select for a new client"
     with start(before or serve) as server:
         assert where(server) == {call: [f"◀ server thread: {waits}"]}

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from echo_kit import free_port
+
 from .programs import LIMIT, ROOT, SYSTEMS, Program, ask, connect, read, reset, serving
 
 SERVERS = ["server", "server-thread"]
@@ -30,7 +32,7 @@ def run(stack):
 @pytest.fixture
 def listener(stack):
     """A server that the test plays itself."""
-    listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+    listener = stack.enter_context(socket.create_server(("127.0.0.1", free_port())))
     listener.settimeout(LIMIT)
     return listener
 
@@ -50,10 +52,10 @@ def talk(run, listener, stack):
 
 
 @pytest.fixture
-def free_port(stack):
+def held_port(stack):
     """A port at which nobody listens, and that nobody else can get."""
     holder = stack.enter_context(socket.socket())
-    holder.bind(("127.0.0.1", 0))
+    holder.bind(("127.0.0.1", free_port()))
     return holder.getsockname()[1]
 
 
@@ -242,8 +244,8 @@ def test_a_port_below_1024(command, run):
     complains(program, "port 1 on 127.0.0.1 is not allowed", "from 1024 up")
 
 
-def test_a_refused_connection(run, free_port):
-    complains(run("client", "127.0.0.1", free_port), f"nobody listens at 127.0.0.1:{free_port}", "start a server")
+def test_a_refused_connection(run, held_port):
+    complains(run("client", "127.0.0.1", held_port), f"nobody listens at 127.0.0.1:{held_port}", "start a server")
 
 
 def test_port_0_is_for_servers(run):
@@ -293,6 +295,7 @@ def test_nothing_of_jupyter_is_loaded(run):
 # before it began to wait.
 UNNOTICED = """
 import signal, socket, sys, threading
+from echo_kit import free_port
 from echo_kit.__main__ import _serve
 
 def serve(host, port):
@@ -308,7 +311,7 @@ def press():
     sys.stdin.readline()
     signal.pthread_kill(threading.get_ident(), signal.SIGINT)
 
-_serve(serve, "127.0.0.1", 0)
+_serve(serve, "127.0.0.1", free_port())
 """
 
 

@@ -9,7 +9,7 @@ import pytest
 from jupyter_client.manager import start_new_kernel
 
 import echo_kit
-from echo_kit import client_panel
+from echo_kit import client_panel, free_port
 from echo_kit.client_panel import ClientPanel
 
 from .scripted import scripted
@@ -207,7 +207,7 @@ def test_an_echo_took_as_long_as_its_last_byte(open_panel):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a full backlog refuses, or holds more")
 def test_a_full_backlog_does_not_hold_up_disconnect(open_panel):
-    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+    with socket.create_server(("127.0.0.1", free_port()), backlog=0) as listener:
         with socket.create_connection(listener.getsockname()):
             panel = open_panel(listener.getsockname(), name="alice")
             do(panel, "send", "hello")
@@ -229,7 +229,7 @@ def test_a_full_backlog_does_not_hold_up_disconnect(open_panel):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a full backlog refuses, or holds more")
 def test_a_panel_that_is_closed_while_it_connects_leaves_no_connection(open_panel):
-    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+    with socket.create_server(("127.0.0.1", free_port()), backlog=0) as listener:
         with socket.create_connection(listener.getsockname()):
             panel = open_panel(listener.getsockname(), name="alice")
             (connecting,) = [each for each in threading.enumerate() if each.name == "panel alice connects"]

@@ -20,7 +20,7 @@ from socket import socket as bound_before
 
 import pytest
 
-from echo_kit import Client, ServerStuck, frames, observe, runner, serve_single, serve_threaded, start
+from echo_kit import Client, ServerStuck, frames, free_port, observe, runner, serve_single, serve_threaded, start
 
 LONG = 20  # seconds after which a test gives up; nothing comes near it
 
@@ -248,10 +248,6 @@ THREADED = [threads, raw_threads, timeouts, text_files, binary_files, into_a_buf
 ALL = SINGLE + THREADED + [Application().run, selectors_loop, select_loop, two_acceptors, grandchildren]
 
 
-def free_port():
-    return runner._free_port("127.0.0.1")
-
-
 def stop_quickly(server, within=1.0):
     began = time.perf_counter()
     server.stop()
@@ -340,7 +336,7 @@ def test_stop_with_clients_connected_on_any_platform(serve, platform, monkeypatc
 @pytest.mark.parametrize("how", ["object", "bound"])
 @pytest.mark.parametrize("kind", [Single, Threading])
 def test_a_socketserver_made_before_the_start(kind, how, capsys):
-    made = kind(("127.0.0.1", 0), Handler)
+    made = kind(("127.0.0.1", free_port()), Handler)
     server = start(made if how == "object" else made.serve_forever)
     assert server.name == kind.__name__
     assert server.address == made.server_address
@@ -364,7 +360,7 @@ def test_every_interface():
 
 
 def test_a_listening_socket_made_before_the_start(capsys):
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = socket.create_server(("127.0.0.1", free_port()))
 
     def main():
         while True:
@@ -482,9 +478,9 @@ def test_what_start_cannot_call(wrong, says):
 
 
 def test_a_port_that_was_taken_meanwhile(monkeypatch):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
+    with socket.create_server(("127.0.0.1", free_port())) as taken:
         ports = [taken.getsockname()[1], taken.getsockname()[1], free_port()]
-        monkeypatch.setattr(runner, "_free_port", lambda host: ports.pop(0))
+        monkeypatch.setattr(runner, "free_port", lambda host: ports.pop(0))
         with start(threads) as server:
             assert ports == []
             assert server.address != taken.getsockname()
@@ -512,7 +508,7 @@ def test_choosing_a_port_does_not_disturb_a_students_random_numbers():
 
 
 def test_a_given_port_in_use_is_an_error():
-    with socket.create_server(("127.0.0.1", 0)) as taken:
+    with socket.create_server(("127.0.0.1", free_port())) as taken:
         with pytest.raises(OSError, match="in use"):
             start(threads, port=taken.getsockname()[1])
 
@@ -1056,7 +1052,7 @@ def test_a_server_that_does_not_start_again_stays_stopped():
 
 
 def test_restart_of_a_socketserver_says_that_it_cannot_and_leaves_it_running():
-    with socketserver.TCPServer(("127.0.0.1", 0), socketserver.StreamRequestHandler) as made:
+    with socketserver.TCPServer(("127.0.0.1", free_port()), socketserver.StreamRequestHandler) as made:
         with start(made) as server:
             with pytest.raises(RuntimeError, match=r"TCPServer cannot be started again.*Make a new one"):
                 server.restart()

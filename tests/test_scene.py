@@ -12,7 +12,7 @@ import pytest
 from matplotlib.colors import to_rgba
 from matplotlib.patches import Rectangle
 
-from echo_kit import Client, backlog, serve_single, serve_threaded, side_by_side, start
+from echo_kit import Client, backlog, free_port, serve_single, serve_threaded, side_by_side, start
 from echo_kit.plots import COLOURS, DARK, LIGHT, png
 from echo_kit.scene import BOXES, snapshot_figure
 from echo_kit.timeline import BACKLOG, WORKS
@@ -245,7 +245,7 @@ def test_the_headline_does_not_deny_a_thread_that_is_in_accept():
     """At another listening socket than the one at which bob waits."""
 
     def serve(host, port):
-        with socket.create_server((host, port)) as first, socket.create_server((host, 0)) as second:
+        with socket.create_server((host, port)) as first, socket.create_server((host, free_port())) as second:
             threading.Thread(target=second.accept).start()
             with first.accept()[0] as conn:
                 while data := conn.recv(1024):

@@ -13,6 +13,7 @@ import threading
 import pytest
 
 import echo_kit
+from echo_kit import free_port
 from echo_kit.servers import handle_client, readable
 
 from .programs import LIMIT, SYSTEMS, Program, ask, connect, read, read_to_end, reset, serving
@@ -145,7 +146,7 @@ def test_a_client_that_resets_while_the_server_sends(server, stack):
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="only Linux can lose a client that fast")
 def test_a_client_whose_network_is_gone(stack, capsys):
-    listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+    listener = stack.enter_context(socket.create_server(("127.0.0.1", free_port())))
     client = stack.enter_context(socket.socket())
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     client.connect(listener.getsockname())

@@ -18,7 +18,7 @@ from dataclasses import replace
 
 import pytest
 
-from echo_kit import Client, observe, runner, serve_single, serve_threaded, start, stepping
+from echo_kit import Client, free_port, observe, runner, serve_single, serve_threaded, start, stepping
 from echo_kit.codeview import NOBODY, PAUSED, STANDS
 from echo_kit.events import Connection, EventLog
 from echo_kit.lanes import STOPPED
@@ -378,7 +378,7 @@ def test_a_pool_that_is_older_than_the_server():
 
 
 def test_a_socketserver_that_is_handed_over():
-    with start(Threading(("127.0.0.1", 0), Handler)) as server:
+    with start(Threading(("127.0.0.1", free_port()), Handler)) as server:
         server.pause()
         with Client(server, name="alice") as alice:
             assert marks(server) == ["‖ server thread: paused before accept"]

@@ -11,6 +11,8 @@ from time import perf_counter_ns
 
 import pytest
 
+from echo_kit import free_port
+
 ROOT = Path(__file__).parent.parent.parent
 LIMIT = 30  # seconds that anything may take before the test fails
 PAIRS = 7  # of server processes: where its code and data come to lie makes one process faster than another
@@ -38,7 +40,7 @@ ports, listening = [], threading.Event()
 if processor:
     os.sched_setaffinity(0, {int(processor[0])})
 if kind == "plain":
-    threading.Thread(target=serve, args=("127.0.0.1", 0), daemon=True).start()
+    threading.Thread(target=serve, args=("127.0.0.1", echo_kit.free_port()), daemon=True).start()
 else:
     server = echo_kit.start(serve)
 if kind == "resumed":
@@ -53,7 +55,7 @@ sys.stdin.read()
 @contextmanager
 def connection_to(kind, processor):
     """A connection to a server in a process of its own."""
-    with socket.create_server(("127.0.0.1", 0)) as told:
+    with socket.create_server(("127.0.0.1", free_port())) as told:
         told.settimeout(LIMIT)
         port = str(told.getsockname()[1])
         command = [sys.executable, "-c", SERVER, kind, port, *map(str, processor)]
