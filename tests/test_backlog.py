@@ -653,7 +653,10 @@ def test_a_server_on_the_ipv6_name_of_an_ipv4_address():
 @ON_LINUX
 def test_two_listening_sockets():
     def serve(host, port):
-        with socket.create_server((host, port), backlog=0) as one, socket.create_server((host, 0), backlog=5) as other:
+        with (
+            socket.create_server((host, port), backlog=0) as one,
+            socket.create_server((host, free_port()), backlog=5) as other,
+        ):
             ports.append(other.getsockname()[1])
             with one.accept()[0] as conn:
                 conn.recv(1)

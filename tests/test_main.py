@@ -300,9 +300,9 @@ from echo_kit.__main__ import _serve
 
 def serve(host, port):
     with socket.create_server((host, port)) as s:
-        print("listening", flush=True)
-        threading.Thread(target=press, daemon=True).start()
+        threading.Thread(target=press, daemon=True).start()  # which waits, too, until the thread has started
         try:
+            print("listening", flush=True)
             s.accept()
         except KeyboardInterrupt:
             print("Stopped", flush=True)
