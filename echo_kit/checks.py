@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import html
 import inspect
-import linecache
 import random
 import socket
 import sys
@@ -25,7 +24,7 @@ from typing import Any
 from .client import Client, EchoError, Refused, Reset
 from .codeview import DIED, STANDS, CodeView, Mark
 from .events import visible
-from .frames import is_student_code, student_frame, student_traceback
+from .frames import is_student_code, source_line, student_frame, student_traceback
 from .observe import Task, current_task
 from .runner import Server, ServerStuck, start
 from .servers import serve_single
@@ -234,7 +233,7 @@ class Trial:
                 moved, since = now, time.monotonic()
         if thread.is_alive():
             frame = student_frame(thread.ident)
-            line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip() if frame is not None else ""
+            line = source_line(frame) if frame is not None else ""
             look = idle if idle and self.nothing_will_come() else look
             raise self.not_yet("your function comes back", f"it still stands at  {line}", look)
         if failed:

@@ -23,7 +23,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 from .events import Connection, visible
-from .frames import is_student_code, student_frame, thread_frames
+from .frames import is_student_code, source_line, source_lines, student_frame, thread_frames
 from .observe import Call, Observation, Observed, Task, call_in, current_task
 from .sockets import ready
 
@@ -57,8 +57,7 @@ def where(task: Task) -> Place | None:
     frame = student_frame(task.identity())
     if frame is None:
         return None
-    text = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
-    return Place(frame.f_code.co_name, frame.f_lineno, text)
+    return Place(frame.f_code.co_name, frame.f_lineno, source_line(frame))
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,7 +314,7 @@ Spot = tuple[str | CodeType, int]
 
 def _spot(code: CodeType, line: int) -> Spot:
     """The line in its file. Without a source its number says little: two strings that were run both have a line 1."""
-    return (code.co_filename if linecache.getlines(code.co_filename) else code, line)
+    return (code.co_filename if source_lines(code.co_filename) else code, line)
 
 
 def _died(observation: Observation) -> tuple[str, tuple[CodeType, int] | None]:
@@ -509,7 +508,7 @@ def _expression(frame: FrameType) -> str:
     line, end_line, begin, end = next(positions, (None, None, None, None))
     if line is None or end_line is None or begin is None or end is None:
         return ""
-    lines = [linecache.getline(frame.f_code.co_filename, number).encode() for number in range(line, end_line + 1)]
+    lines = [each.encode() for each in source_lines(frame.f_code.co_filename)[line - 1 : end_line]] or [b""]
     statement = lines[0].decode(errors="replace").strip()
     lines[-1] = lines[-1][:end]  # columns are counted in bytes
     lines[0] = lines[0][begin:]
@@ -551,7 +550,7 @@ def _functions(codes: list[CodeType], marks: Mapping[Spot, list[Mark]]) -> Itera
 
 def _extent(code: CodeType) -> tuple[int, int] | None:
     """The first and the last line of a function in its file; None where the file does not hold it."""
-    lines = linecache.getlines(code.co_filename)
+    lines = source_lines(code.co_filename)
     first, reach = max(1, code.co_firstlineno), _reach(code)
     if reach > len(lines):
         return None
@@ -583,7 +582,7 @@ def _without_source(code: CodeType, marks: Mapping[Spot, list[Mark]]) -> Functio
 
 def _function(code: CodeType, extent: tuple[int, int], marks: Mapping[Spot, list[Mark]]) -> Function:
     first, last = extent
-    source = linecache.getlines(code.co_filename)[first - 1 : last]
+    source = source_lines(code.co_filename)[first - 1 : last]
     texts = [visible(line.rstrip().expandtabs()) for line in source]
     margin = min((_margin(text) for text in texts if text), default=0)
     lines = (Line(number, text[margin:], _at(marks, code, number)) for number, text in enumerate(texts, first))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import linecache
 import os
 import sys
 import sysconfig
@@ -10,7 +11,16 @@ import threading
 import traceback
 from types import FrameType
 
-__all__ = ["forget_variables", "is_asked_for", "is_student_code", "student_frame", "student_traceback", "thread_frames"]
+__all__ = [
+    "forget_variables",
+    "is_asked_for",
+    "is_student_code",
+    "source_line",
+    "source_lines",
+    "student_frame",
+    "student_traceback",
+    "thread_frames",
+]
 
 _HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _SERVERS = _HERE + "servers.py"  # the notebooks' finished servers: student code that happens to live here
@@ -34,6 +44,20 @@ def is_student_code(frame: FrameType) -> bool:
 
 def _is_student_file(filename: str) -> bool:
     return filename == _SERVERS or not filename.startswith((_HERE, "<frozen", *_LIBRARIES))
+
+
+def source_lines(filename: str) -> list[str]:
+    """The lines of a file or a cell; none where they are not at hand.
+
+    "<string>" is the name of all code that was made from a string, so its lines are nobody's: there, Python 3.13 has
+    what `python -c` was given, whatever code is asked for.
+    """
+    return [] if filename == "<string>" else linecache.getlines(filename)
+
+
+def source_line(frame: FrameType) -> str:
+    """The line at which a frame is, without its margin; "" where it is not at hand."""
+    return "".join(source_lines(frame.f_code.co_filename)[frame.f_lineno - 1 :][:1]).strip()
 
 
 def thread_frames() -> dict[int, FrameType]:

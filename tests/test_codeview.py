@@ -1114,7 +1114,16 @@ def test_a_library_that_is_found_under_another_name_than_sysconfig_says(tmp_path
     assert [each for each in said if each] == [SERVER, "○ nobody is here", "◀ server thread: waits in recv for alice"]
 
 
-def test_code_without_source():
+@pytest.fixture(params=["not known", "another's"])
+def no_source(request, monkeypatch):
+    """Code that is made from a string has no source at hand, although Python 3.13 holds that of `python -c` for it."""
+    monkeypatch.delitem(linecache.cache, "<string>", raising=False)
+    if request.param == "another's":
+        program = ["def handle(conn):\n", "    def inner(conn):\n", "        conn.recv(10)\n"]
+        monkeypatch.setitem(linecache.cache, "<string>", (99, None, program, "<string>"))
+
+
+def test_code_without_source(no_source):
     made, other = {}, {}
     exec("def handle(conn):\n    with conn:\n        inner(conn)\n", made)
     exec("def inner(conn):\n    if True:\n        conn.recv(10)\n", other)
@@ -1130,7 +1139,7 @@ def test_code_without_source():
         ]
 
 
-def test_code_that_is_run_as_a_whole():
+def test_code_that_is_run_as_a_whole(no_source):
     def runs_code(conn):
         with conn:
             exec("conn.recv(10)", {"conn": conn})
