@@ -165,9 +165,13 @@ class Notebook:
         page.goto(f"{jupyterlab.url}/lab/workspaces/{workspace}/tree/{path}")
 
     def _on_console(self, message):
-        # JupyterLab says the latter of what a kernel tells on its way out, if the next one is there already.
-        if message.type == "error" and not message.text.startswith("Comm not found"):
-            self.wrong.append(f"{message.text} ({message.location.get('url')})")
+        said = f"{message.text} ({message.location.get('url')})"
+        # JupyterLab says the first of what a kernel tells on its way out, if the next one is there already. The second
+        # is what its server answers to "which kernels are there?" in the moment in which one of them starts:
+        # https://github.com/jupyter-server/enterprise_gateway/issues/1395
+        theirs = r"Comm not found|Failed to load resource: .* a status of 500 .*/api/kernels\?\d+\)$"
+        if message.type == "error" and not re.match(theirs, said):
+            self.wrong.append(said)
 
     def _on_dialog(self, dialog):
         self.wrong.append(f"a dialog: {dialog.message}")
