@@ -711,6 +711,40 @@ def test_a_thread_that_will_not_end_is_named_with_its_line(how, last_words):
     assert not entered[0].is_alive()
 
 
+def test_a_thread_with_a_trace_function_runs_beside_a_stuck_server(last_words):
+    """On CPython 3.11 it did not: an exception that waits for another thread stops it at each instruction."""
+    release, entered, traced = threading.Event(), [], threading.Event()
+
+    def stubborn(conn):
+        entered.append(threading.current_thread())
+        release.wait()
+
+    def serve(host, port):
+        threads(host, port, stubborn)
+
+    def runs():
+        sys.settrace(lambda *_: None)
+        runs_on()
+        sys.settrace(None)
+        traced.set()
+
+    def runs_on():
+        return 1
+
+    server = start(serve)
+    with Client(server):
+        server.settle()
+        with pytest.raises(ServerStuck):
+            server.stop(timeout=0.3)
+    thread = threading.Thread(target=runs)
+    thread.start()
+    came = traced.wait(LONG)
+    release.set()
+    entered[0].join(LONG)
+    thread.join(LONG)
+    assert came
+
+
 def test_starting_again_beside_a_stuck_server_warns(last_words):
     release, entered = threading.Event(), []
 
