@@ -51,6 +51,7 @@ EVENTS = 10_000  # the newest, that the views of a server on trial know: one tha
 MUCH = 2000  # times 64 KB: more than any system keeps for a server that does not read
 PART = 100  # bytes of which one send() takes no more: it may, anywhere, and only sendall() goes on
 MOMENT = 0.05  # seconds from one look to the next
+RESTLESS = 0.2  # seconds that a server may take to come to rest, if it is likely that it never does
 WIDEST = 300  # characters of an error's words, or of a line of code
 SHOWN = 60  # characters of a message that a report quotes
 KINDS = {("conn", "addr"), ("host", "port"), ("sock", "data")}  # of functions that an exercise may ask for
@@ -154,6 +155,7 @@ class Trial:
     done: list[str] = field(default_factory=list)
     trying: str = "the server is started"
     guests: list[Guest] = field(default_factory=list)
+    restless: bool = False  # the server never waits for long: it looks again and again
     at_the_end: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)  # what is closed when all is over
 
     def tries(self, words: str) -> None:
@@ -161,9 +163,15 @@ class Trial:
         self.done.append(self.trying)
         self.trying = words
 
-    def guest(self, name: str, look: str = "the loop around accept: it never ends") -> Guest:
-        """A client that has connected."""
-        self.server.settle()  # or it would connect to a server that is about to end, or not: as it happens
+    def settle(self, seconds: float = 1.0) -> bool:
+        """Wait until the server has come to rest; not for long, if it is one that never does."""
+        rested = self.server.settle(min(seconds, RESTLESS) if self.restless else seconds)
+        self.restless = not rested
+        return rested
+
+    def guest(self, name: str, look: str = "the loop around accept: it never ends", settle: float = 1.0) -> Guest:
+        """A client that has connected. `settle`: seconds in which the server may come to rest, before and after."""
+        self.settle(settle)  # or it would connect to a server that is about to end, or not: as it happens
         try:
             guest = Guest(self, Client(self.server, name=name, timeout=PATIENCE))
         except EchoError as error:
@@ -172,7 +180,7 @@ class Trial:
                 happened = f"the server hung up on {name}"
             raise self.not_yet(f"{name} can connect", happened, look) from None
         self.guests.append(guest)
-        self.server.settle()  # what the server does by itself is done before the client speaks
+        self.settle(settle)  # what the server does by itself is done before the client speaks
         return guest
 
     def not_yet(self, expected: str, happened: str, look: str) -> NotYet:
@@ -196,7 +204,7 @@ class Trial:
 
     def _stands(self, view: CodeView) -> str:
         """Where the threads of the server stand, in one sentence."""
-        if not self.server.settle():
+        if not self.settle():
             return "your server is busy all the time: it never waits"
         marks = [mark for _, mark in _marks(view) if mark.kind == STANDS]
         marks += [mark for mark in view.elsewhere if mark.kind == STANDS]
@@ -204,7 +212,7 @@ class Trial:
 
     def nothing_will_come(self) -> bool:
         """Whether every thread of the server waits, without a time limit, for a client that has nothing to say."""
-        if not self.server.settle(timeout=0.2):
+        if not self.server.settle(RESTLESS):
             return False
         return all(map(_waits_without_limit, self.server._observation.alive()))
 
@@ -303,7 +311,7 @@ class Guest:
 
     def hears_no_more(self, expected: str, look: str) -> None:
         """No more bytes come, until the server has come to rest; it may hang up."""
-        self.trial.server.settle()
+        self.trial.settle()
         deadline = time.monotonic() + PATIENCE
         self._read()
         while self._is_on_its_way() and not self._came and self.client._wait(deadline, to_write=False):
@@ -335,7 +343,7 @@ class Guest:
             self.client._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             for _ in range(MUCH):
                 if not self.client.offer(bytes(65536)):
-                    self.trial.server.settle()
+                    self.trial.settle()
                     if not self.client.offer(bytes(65536)):
                         return
 
@@ -499,9 +507,13 @@ def carry_out(exercise: Exercise, function: Any) -> Report:
     finally:
         stuck = _end(trial)
         socket.setdefaulttimeout(limit)
-    if problem is None and stuck is not None:
-        trial.tries("Ctrl+C is pressed")
-        problem = NotYet("the server ends", str(stuck), "a loop that goes on after an error, or waits without a limit")
+    if stuck is not None:
+        if problem is None:
+            trial.tries("Ctrl+C is pressed")
+            look = "a loop that goes on after an error, or waits without a limit"
+            problem = NotYet("the server ends", str(stuck), look)
+        else:
+            problem.happened += f"\nAnd then it could not be ended: {_cut(str(stuck))}"
     if problem is None:
         trial.done.append(trial.trying)
     return Report(name, tuple(trial.done), trial.trying, problem, view)
@@ -511,7 +523,11 @@ def _no_function(exercise: Exercise, function: Any) -> NotYet | None:
     wanted = f"({', '.join(exercise.takes)})"
     look = f'the last line of the cell: check("{exercise.number}", …) takes the name of your function, without brackets'
     if not callable(function):
-        return NotYet(f"a function {wanted}", f"check() was given {visible(repr(function))[:SHOWN]}", look)
+        try:
+            given = repr(function)
+        except Exception:  # it is the student's
+            given = f"an object of {type(function).__name__}"
+        return NotYet(f"a function {wanted}", f"check() was given {visible(given)[:SHOWN]}", look)
     name = getattr(function, "__name__", "your function")
     try:
         signature = inspect.signature(function)
@@ -542,7 +558,7 @@ def _begin(exercise: Exercise, trial: Trial) -> None:
         line = [each.strip() for each in "".join(student_traceback(error)).splitlines()[1:-1]]
         raise NotYet(expected, _died_of(error), f"the line  {_cut(line[-1])}" if line else "") from None
     trial.server._observation.most_sent = PART
-    trial.server.settle()
+    trial.settle()
     if not trial.server.running:
         look = f"{ORDER}; and a loop around accept, that never ends"
         raise trial.not_yet("your server waits for clients", "it has ended before one came", look)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from .checks import Exercise, Guest, Serve, Trial, one_at_a_time
@@ -24,6 +27,9 @@ def _echo_with_small_buffers(function: Callable[..., Any], trial: Trial) -> Serv
             _shrink(s)  # what accept returns has the same
             while True:
                 conn, _ = s.accept()
+                # Or the rest of each echo waits for the client's acknowledgment, which takes its time, too: to send and
+                # to read by turns would last a minute.
+                conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 with conn:
                     while data := conn.recv(999):  # so that the echo comes in other pieces than the data
                         conn.sendall(data)
@@ -53,7 +59,7 @@ def _ends_well(trial: Trial, guest: Guest, look: str) -> None:
     """The client gets its two bytes and an end of file, and no reset, also not later."""
     guest.hears_no_more("no more than two bytes come back", TWO)
     guest.is_hung_up(look)
-    trial.server.settle()
+    trial.settle()
     there = trial.server._observation.accepted[guest.client._connection.client]
     if isinstance(guest.client._ended, ConnectionResetError):
         raise trial.not_yet(f"{guest.name} gets a clean end of file", "it was a reset: bytes lay unread", look)
@@ -65,7 +71,7 @@ def _ends_well(trial: Trial, guest: Guest, look: str) -> None:
             look,
         )
     guest.leaves()
-    trial.server.settle()
+    trial.settle()
     if not trial.until(lambda: there.closed):
         raise trial.not_yet(f"the server is done when {guest.name} has left", "it is not", "your function comes back")
 
@@ -75,18 +81,43 @@ def _much_at_once(trial: Trial) -> None:
     data = (bytes(range(251)) * (MANY // 250))[:MANY]
     look = "who sends much must read meanwhile: a thread that reads, or a piece to send and its echo, by turns"
     count = "the server does not hang up: count the bytes, and stop when all have come"
+    trial.at_the_end.enter_context(_silent_ends(over := threading.Event()))
     sock = trial.at_the_end.enter_context(socket.socket())
     _shrink(sock)
     sock.connect(trial.server.address)
     trial.at_the_end.callback(sock.shutdown, socket.SHUT_RDWR)  # should the function still wait
+    trial.at_the_end.callback(over.set)
     came = trial.result_of(sock, data, look=look, idle=count, still=1.5)
     expected = f"it returns all of the {len(data):,} bytes, in their order"
     if not isinstance(came, bytes | bytearray):
         raise trial.not_yet(expected, f"it returned {type(came).__name__}", "the last line: return, with the bytes")
     if len(came) != len(data):
-        raise trial.not_yet(expected, f"it returned {len(came):,} bytes", "recv returns what is there, not all: a loop")
+        raise trial.not_yet(
+            expected,
+            f"it returned {len(came):,} bytes",
+            "recv returns what is there, not all: a loop; and join, if a thread reads",
+        )
     if came != data:
         raise trial.not_yet(expected, "they are in another order", "one thread sends, one reads")
+
+
+@contextlib.contextmanager
+def _silent_ends(over: threading.Event) -> Iterator[None]:
+    """When all is `over`, threads that the function has left behind end silently: the check closes their socket."""
+    before, kept = set(threading.enumerate()), threading.excepthook
+
+    def hook(died: threading.ExceptHookArgs) -> None:
+        if died.thread in before or not (over.is_set() and isinstance(died.exc_value, OSError)):
+            kept(died)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        deadline = time.monotonic() + 1.0
+        for thread in set(threading.enumerate()) - before:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        threading.excepthook = kept
 
 
 SURPRISES = (

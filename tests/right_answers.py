@@ -183,9 +183,9 @@ def reverse_a_file(conn, addr):
 
 @right("1.5")
 def reverse_with_readline(conn, addr):
-    with conn.makefile("r", newline="\n") as file:
-        while (line := file.readline()).endswith("\n"):
-            conn.sendall((line.rstrip("\n")[::-1] + "\n").encode())
+    with conn.makefile("rb") as file:
+        while (line := file.readline()).endswith(b"\n"):
+            conn.sendall(line.removesuffix(b"\n")[::-1] + b"\n")
 
 
 @right("1.5")
@@ -270,6 +270,34 @@ def be_patient_anew(conn, addr):
             if not data:
                 break
             conn.sendall(data)
+
+
+@right("1.7")
+def be_patient_and_ask_again_and_again(conn, addr):
+    conn.setblocking(False)
+    heard = time.monotonic()
+    while time.monotonic() - heard < 0.5:
+        try:
+            data = conn.recv(1024)
+        except BlockingIOError:
+            time.sleep(0.01)
+            continue
+        if not data:
+            break
+        conn.sendall(data)
+        heard = time.monotonic()
+
+
+@right("1.7")
+def be_patient_with_a_timer(conn, addr):
+    while True:
+        timer = threading.Timer(0.5, conn.shutdown, args=[socket.SHUT_RDWR])
+        timer.start()
+        data = conn.recv(1024)
+        timer.cancel()
+        if not data:
+            break
+        conn.sendall(data)
 
 
 @right("1.8")
@@ -502,6 +530,28 @@ def who_with_a_context(conn, addr):
                 conn.sendall(data)
 
 
+members = set()
+
+
+@right("2.4")
+def who_greets_first_and_removes(conn, addr):
+    name = conn.recv(1024).decode()
+    conn.sendall(f"hello {name}\n".encode())
+    with names_lock:
+        members.add(name)
+    try:
+        while data := conn.recv(1024):
+            if data == b"/who":
+                with names_lock:
+                    data = (", ".join(sorted(members)) + "\n").encode()
+            conn.sendall(data)
+    except ConnectionError:
+        print(f"Lost {name}")
+    finally:
+        with names_lock:
+            members.remove(name)
+
+
 in_order = []
 
 
@@ -652,20 +702,25 @@ def serve_until_ctrl_c(host, port):
                 thread.start()
         except KeyboardInterrupt:
             for conn in clients.values():
-                conn.shutdown(socket.SHUT_RDWR)
+                with contextlib.suppress(OSError):
+                    conn.shutdown(socket.SHUT_RDWR)
             for thread in clients:
                 thread.join()
 
 
 @right("2.7")
 def serve_until_ctrl_c_finally(host, port):
+    def hang_up(conn):
+        if conn.fileno() != -1:
+            conn.shutdown(socket.SHUT_RD)
+
     with contextlib.ExitStack() as stack, socket.create_server((host, port)) as s:
         while True:
             conn, addr = s.accept()
             thread = threading.Thread(target=handle_and_save, args=(conn, addr))
             thread.start()
             stack.callback(thread.join)
-            stack.callback(conn.shutdown, socket.SHUT_RD)
+            stack.callback(hang_up, conn)
 
 
 @right("2.7")
@@ -738,6 +793,17 @@ def a_piece_by_turns(sock, data):
         sock.sendall(data[at : at + 20_000])
         while len(came) < min(len(data), at + 20_000):
             came += sock.recv(20_000)
+    return came
+
+
+@right("3.2")
+def a_small_piece_by_turns(sock, data):
+    came = b""
+    for at in range(0, len(data), 1000):
+        piece = data[at : at + 1000]
+        sock.sendall(piece)
+        while len(came) < at + len(piece):
+            came += sock.recv(1024)
     return came
 
 

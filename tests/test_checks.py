@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import os
+import re
 import socket
 import sys
 import threading
@@ -293,6 +294,9 @@ def test_no_server_breaks_the_check(serve, capsys):
     took = time.perf_counter() - began
     assert not report.passed
     assert BROKEN[serve] in report.problem.happened, report
+    if serve in (sleeps_in_a_handler, forgets_to_release):  # two things are wrong then
+        stuck = rf"\nAnd then it could not be ended: .* stands at line \d+ of {serve.__name__}: "
+        assert re.search(stuck, report.problem.happened), report
     assert took < BOUND, took
     assert len(str(report)) < 3000
     assert len(report._repr_html_()) < 6000
@@ -310,6 +314,11 @@ class Shouter:
     pass
 
 
+class Shy:
+    def __repr__(self):
+        raise ValueError
+
+
 @pytest.mark.parametrize(
     ("given", "says"),
     [
@@ -317,6 +326,7 @@ class Shouter:
         ("shout", "check() was given 'shout'"),
         (42, "check() was given 42"),
         (Shouter(), "check() was given <"),
+        (Shy(), "check() was given an object of Shy"),
         ("\x1b" * 1000, "check() was given '\\x1b"),
         (Shouter, "Shouter takes something else"),
         (lambda conn: None, "<lambda> takes something else"),
@@ -367,6 +377,30 @@ def test_a_server_of_the_same_name_goes_on(capsys):
         assert zoe.receive(timeout=LONG) == "still there?"
         assert runner.newest("from_memory") is server
         assert str(server.timeline()).count("connected") == 1
+
+
+def test_a_server_that_never_rests_is_waited_for_at_length_only_once(monkeypatch):
+    settle, waits = runner.Server.settle, []
+
+    def watched(server, timeout=5.0):
+        rested = settle(server, timeout)
+        waits.append((timeout, rested))
+        return rested
+
+    def asks_again_and_again(conn, addr):
+        conn.setblocking(False)
+        data = None
+        while data != b"":
+            time.sleep(0.01)  # the student's
+            with contextlib.suppress(BlockingIOError):
+                data = conn.recv(1024)
+                conn.sendall(data.upper())
+
+    monkeypatch.setattr(runner.Server, "settle", watched)
+    assert echo_kit.check("1.2", asks_again_and_again).passed
+    tired = [at for at, (_, rested) in enumerate(waits) if not rested]
+    assert tired
+    assert all(waits[at + 1][0] <= checks.RESTLESS for at in tired[:-1])
 
 
 def test_ctrl_c_during_a_check_stops_the_server(monkeypatch):

@@ -35,10 +35,14 @@ def clients_of_the_cell():
 
 
 @pytest.fixture
-def ended():
-    """Ends the threads that wait for a place which nobody gives back: no stop can."""
+def ended(monkeypatch):
+    """Ends the threads that wait for a place or a lock which nobody gives back: no stop can."""
     before = set(threading.enumerate())
     yield
+    monkeypatch.setattr(threading, "excepthook", lambda died: None)  # the check has closed their sockets long ago
+    for lock in (wrong_answers.held, wrong_answers.asked):
+        if lock.locked():
+            lock.release()
     for thread in set(threading.enumerate()) - before:
         frame = sys._current_frames().get(thread.ident)
         while frame is not None:
@@ -130,7 +134,60 @@ def test_the_same_words_each_time(number, function, busy):
     assert len(reports) == 1, "\n".join(reports)
 
 
-@pytest.mark.parametrize("number", ["4.1", "1.9", "", "1", "1.10", None, 1.2])
+def test_what_an_earlier_check_has_left_in_a_variable(capsys):
+    """A cell that is run twice: the report says where the old values come from."""
+    begins = "each client begins with 0: set it inside the function"
+    total, names, lock = 0, set(), threading.Lock()
+
+    def count_bytes(conn, addr):
+        nonlocal total
+        while data := conn.recv(1024):
+            total += len(data)
+            conn.sendall(f"{total}\n".encode())
+
+    assert [echo_kit.check("1.4", count_bytes).problem.look for _ in range(2)] == [begins, begins]
+
+    def who(conn, addr):
+        name = conn.recv(1024).decode()
+        with lock:
+            names.add(name)
+        conn.sendall(f"hello {name}\n".encode())
+        while data := conn.recv(1024):
+            if data == b"/who":
+                with lock:
+                    data = (", ".join(sorted(names)) + "\n").encode()
+            conn.sendall(data)
+
+    looks = [echo_kit.check("2.4", who).problem.look for _ in range(2)]
+    assert looks[0] != looks[1], looks
+    assert "an earlier check" in looks[1], looks
+
+
+def test_threads_that_a_function_leaves_behind_end_silently(monkeypatch):
+    died = []
+    monkeypatch.setattr(threading, "excepthook", died.append)
+    before = set(threading.enumerate())
+
+    def sends_first(sock, data):
+        sender = threading.Thread(target=sock.sendall, args=(data,))
+        sender.start()
+        sender.join()
+        return sock.recv(len(data))
+
+    assert not echo_kit.check("3.2", sends_first).passed
+    for thread in set(threading.enumerate()) - before:
+        thread.join(LONG)
+    assert died == []
+
+    def fails_in_a_thread(sock, data):
+        threading.Thread(target=lambda: data / 2).start()
+        return sends_first(sock, data)
+
+    assert not echo_kit.check("3.2", fails_in_a_thread).passed
+    assert [each.exc_type for each in died] == [TypeError]
+
+
+@pytest.mark.parametrize("number", ["4.1", "1.9", "", "1", "1.10", None, 1.2, ["1.1"]])
 def test_a_number_that_no_exercise_has(number):
     with pytest.raises(ValueError, match=rf"there is no exercise {re.escape(repr(number))}; there are: 1\.1, .*3\.2"):
         echo_kit.check(number, print)

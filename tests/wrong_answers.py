@@ -149,6 +149,17 @@ def never_leaves_the_loop(host, port):
                     conn.sendall(data)
 
 
+@wrong("1.1", "the host that it is given, here 127.0.0.1", "it listens on 0.0.0.0", "the line with bind")
+def listens_on_all_addresses(host, port):
+    with socket.socket() as s:
+        s.bind(("", port))
+        s.listen()
+        while True:
+            conn, addr = s.accept()
+            with conn:
+                echo(conn)
+
+
 # -- 1.2 Shout ---------------------------------------------------------------------------------------------------------
 
 
@@ -171,7 +182,7 @@ def shouts_text(conn, addr):
         conn.sendall(data.decode().upper().encode())
 
 
-@wrong("1.2", 'alice gets "AGAIN"', "the server hung up on alice", "the loop around recv")
+@wrong("1.2", 'alice gets "ONCE AGAIN"', "the server hung up on alice", "the loop around recv")
 def shouts_once(conn, addr):
     data = conn.recv(1024)
     conn.sendall(data.upper())
@@ -194,6 +205,18 @@ def shouts_for_ever(conn, addr):
     while True:
         data = conn.recv(1024)
         conn.sendall(data.upper())
+
+
+@wrong("1.2", 'alice gets "ONCE AGAIN"', 'alice got "oNCE AGAIN"', "upper()")
+def swaps_capitals(conn, addr):
+    while data := conn.recv(1024):
+        conn.sendall(data.swapcase())
+
+
+@wrong("1.2", r'alice gets "\xe3"', r'alice got "\xc3"', "no decode is needed")
+def takes_it_for_latin_1(conn, addr):
+    while data := conn.recv(1024):
+        conn.sendall(data.decode("latin-1").upper().encode("latin-1", errors="replace").replace(b"\xc9", b"\xe9"))
 
 
 # -- 1.3 A greeting ----------------------------------------------------------------------------------------------------
@@ -379,6 +402,22 @@ def throws_long_lines_away(conn, addr):
         rest = rest[-1000:]
 
 
+@wrong("1.5", 'alice gets " b a ', 'alice got "b a', "strip()")
+def strips_too_much(conn, addr):
+    with conn.makefile("rwb") as file:
+        for line in file:
+            if line.endswith(b"\n"):
+                file.write(line.strip()[::-1] + b"\n")
+                file.flush()
+
+
+@wrong("1.5", r'alice gets "\xa9\xc3', 'alice got "é', "bytes in reverse order")
+def reverses_letters(conn, addr):
+    with conn.makefile("r", newline="\n") as file:
+        while (line := file.readline()).endswith("\n"):
+            conn.sendall((line.rstrip("\n")[::-1] + "\n").encode())
+
+
 # -- 1.6 Make them wait ------------------------------------------------------------------------------------------------
 
 
@@ -431,7 +470,7 @@ def they_say_nothing(server):
     return [echo_kit.Client(server, name=name) for name in ("alice", "bob", "carol")]
 
 
-@wrong("1.6", "bob and carol stand in the backlog", "bob (5 unread)", "bob and carol connect while alice is there")
+@wrong("1.6", "bob and carol stand in the backlog", "connected: alice, bob", "three clients, each with its name")
 def carol_stays_at_home(server):
     alice = echo_kit.Client(server, name="alice")
     bob = echo_kit.Client(server, name="bob")
@@ -449,6 +488,22 @@ def returns_one(server):
 
 
 kept = []  # what a cell's variables would hold
+
+
+@wrong("1.6", "bob and carol stand in the backlog", "connected: alice, client 1, client 2", "each with its name")
+def gives_one_name(server):
+    clients = [echo_kit.Client(server, name="alice"), echo_kit.Client(server), echo_kit.Client(server)]
+    for client in clients[1:]:
+        client.send("hello")
+    return clients
+
+
+@wrong("1.6", "bob and carol stand in the backlog", "carol (5 unread), bob (5 unread)", "bob, then carol")
+def lets_carol_in_first(server):
+    clients = [echo_kit.Client(server, name=name) for name in ("alice", "carol", "bob")]
+    for client in clients[1:]:
+        client.send("hello")
+    return clients
 
 
 # -- 1.7 Patience ------------------------------------------------------------------------------------------------------
@@ -534,6 +589,13 @@ def says_why(conn, addr):
         echo(conn)
     except TimeoutError:
         conn.sendall(b"too slow")
+
+
+@wrong("1.7", "the server waits 0.5 s for alice", "too early", "the time limit is 0.5 s")
+def is_impatient(conn, addr):
+    conn.settimeout(0.05)
+    with contextlib.suppress(TimeoutError):
+        echo(conn)
 
 
 # -- 1.8 Hard to break -------------------------------------------------------------------------------------------------
@@ -835,6 +897,19 @@ def forgets_global(conn, addr):
         conn.sendall(f"{count}\n".encode())
 
 
+held = threading.Lock()
+counted = 0
+
+
+@wrong("2.3", "alice gets a line", "nothing came to alice", "gives it back")
+def forgets_to_give_the_lock_back(conn, addr):
+    global counted
+    while conn.recv(1024):
+        held.acquire()
+        counted += 1
+        conn.sendall(f"{counted}\n".encode())
+
+
 # -- 2.4 Who is there? -------------------------------------------------------------------------------------------------
 
 names = []
@@ -922,6 +997,28 @@ def keeps_the_lock(conn, addr):
 def echoes_the_name(conn, addr):
     while data := conn.recv(1024):
         conn.sendall(b"alice\n" if data == b"/who" else data)
+
+
+asked = threading.Lock()
+present = set()
+
+
+def list_present():
+    with asked:
+        return ", ".join(sorted(present))
+
+
+@wrong("2.4", 'alice gets "alice', "nothing came to alice", "the same lock again")
+def asks_for_the_lock_again(conn, addr):
+    name = conn.recv(1024).decode()
+    with asked:
+        present.add(name)
+    conn.sendall(f"hello {name}\n".encode())
+    while data := conn.recv(1024):
+        if data == b"/who":
+            with asked:
+                data = f"{list_present()}\n".encode()
+        conn.sendall(data)
 
 
 # -- 2.5 At most three -------------------------------------------------------------------------------------------------
@@ -1169,7 +1266,8 @@ def does_not_join(host, port):
                 threading.Thread(target=handle_and_save, args=(conn, addr)).start()
         except KeyboardInterrupt:
             for conn in clients:
-                conn.shutdown(socket.SHUT_RDWR)
+                with contextlib.suppress(OSError):
+                    conn.shutdown(socket.SHUT_RDWR)
 
 
 @wrong("2.7", "hangs up on alice", "nothing came to alice", "except KeyboardInterrupt")
@@ -1224,8 +1322,25 @@ def goes_on_after_ctrl_c(host, port):
                 thread.start()
             except KeyboardInterrupt:
                 for thread, conn in clients:
-                    conn.shutdown(socket.SHUT_RDWR)
+                    with contextlib.suppress(OSError):
+                        conn.shutdown(socket.SHUT_RDWR)
                     thread.join()
+
+
+@wrong("2.7", "comes back", "OSError", "zoe has left by herself")
+def stops_at_who_has_left(host, port):
+    clients = []
+    with socket.create_server((host, port)) as s:
+        try:
+            while True:
+                conn, addr = s.accept()
+                thread = threading.Thread(target=handle_and_save, args=(conn, addr))
+                clients.append((thread, conn))
+                thread.start()
+        except KeyboardInterrupt:
+            for thread, conn in clients:
+                conn.shutdown(socket.SHUT_RDWR)
+                thread.join()
 
 
 # -- 3.1 A clean goodbye -----------------------------------------------------------------------------------------------
@@ -1314,3 +1429,16 @@ def one_recv_a_piece(sock, data):
         sock.sendall(data[at : at + 1000])
         came += sock.recv(1000)
     return came
+
+
+@wrong("3.2", "all of the 2,000,000 bytes", "it returned", "join, if a thread reads")
+def does_not_wait_for_the_reader(sock, data):
+    came = []
+
+    def read():
+        while sum(map(len, came)) < len(data):
+            came.append(sock.recv(65536))
+
+    threading.Thread(target=read).start()
+    sock.sendall(data)
+    return b"".join(came)
