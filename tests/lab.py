@@ -166,10 +166,14 @@ class Notebook:
 
     def _on_console(self, message):
         said = f"{message.text} ({message.location.get('url')})"
-        # JupyterLab says the first of what a kernel tells on its way out, if the next one is there already. The second
-        # is what its server answers to "which kernels are there?" in the moment in which one of them starts:
+        # JupyterLab says the first of what a kernel tells on its way out, if the next one is there already, and the
+        # second if the kernel is restarted while it asks it about a debugger. The third is what its server answers to
+        # "which kernels are there?" in the moment in which one of them starts:
         # https://github.com/jupyter-server/enterprise_gateway/issues/1395
-        theirs = r"Comm not found|Failed to load resource: .* a status of 500 .*/api/kernels\?\d+\)$"
+        theirs = (
+            r"Comm not found|Could not restore the debugger state: Canceled future for debug_request message"
+            r"|Failed to load resource: .* a status of 500 .*/api/kernels\?\d+\)$"
+        )
         if message.type == "error" and not re.match(theirs, said):
             self.wrong.append(said)
 
