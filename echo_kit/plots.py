@@ -290,7 +290,7 @@ def _legend(rows: list[list[_Row]], longest: float, colours: dict[str, str], wor
     clients = any(row.lane is not None for row in every)
     usual = {BACKLOG, IN_RECV, WORKS} if clients or not every else {IN_ACCEPT, IN_RECV, WORKS}
     wide = SEEN * longest
-    there = {state for row in every for state, begin, end, *_ in row.spans if end - begin > wide}
+    there = {state for row in every for state, begin, end, _, _ in row.spans if end - begin > wide}
     handles: list[Any] = [
         Patch(facecolor=COLOURS[state], edgecolor=ink, linewidth=0.5, hatch=STRIPES.get(state), label=words)
         for state, words in WORDS.items()

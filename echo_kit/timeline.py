@@ -209,7 +209,7 @@ class Timeline(Shown):
             accepted = lane.accepted if lane.accepted is not None else over
             end = lane.client_then or lane.server_then or Connection(())
             sent, back = _moved(lane)
-            busy = sum(end - begin for state, begin, end, *_ in self.spans[lane.name] if state in (WORKS, IN_SEND))
+            busy = sum(end - begin for state, begin, end, _, _ in self.spans[lane.name] if state in (WORKS, IN_SEND))
             rows.append(
                 {
                     "client": lane.name,
@@ -302,7 +302,7 @@ class Timeline(Shown):
         working = ("recv", "pause") if self.selects else ("recv", "send", "pause")
         new = tuple.__new__  # half the time of Span(…), of which there may be hundreds of thousands
         for event in self.events:
-            kind, began, ended, connection, thread, *_ = event
+            kind, began, ended, connection, thread, _, _, _ = event
             if not thread or kind not in states:
                 continue
             mine, name = by_thread[thread], names.get(connection, "")

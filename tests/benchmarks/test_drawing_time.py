@@ -1,8 +1,8 @@
 """How long 100,000 messages take from the records to the picture, against a bare scatter plot of them by matplotlib.
 
 The clients are other processes, as 1,000 of them would be: a message is two records, read and answered. All fit into
-the log. The peer draws a point for every record, which is what a student would write, and saves a picture of the same
-size; it has the numbers at hand, and no lane, word or legend.
+the log. The peer is what a student would write: it walks through the same records, draws a point for each, and saves a
+picture of the same size, with no lane, word or legend.
 """
 
 import io
@@ -16,7 +16,7 @@ from echo_kit.events import Connection, EventLog
 from echo_kit.observe import Observation
 from echo_kit.timeline import Timeline
 
-AT_MOST = 3.5  # times as long as the bare scatter
+AT_MOST = 3.0  # times as long as the bare scatter: 1.7 to 2.2 are usual, and 2.6 beside eight busy loops
 RECORDS = 2  # of a message
 
 
@@ -65,21 +65,22 @@ def draw(observation):
     assert len(shown["image/png"]) > 10_000
 
 
-def scatter(times, lanes):
+def scatter(observation):
+    rows = {}
+    points = [(event.ended, rows.setdefault(event.connection.client, len(rows))) for event in observation.log]
+    times, lanes = np.array(points).T
     figure = Figure(figsize=(11.4, 11.0))
     figure.subplots().scatter(times, lanes)
     figure.savefig(io.BytesIO(), format="png", dpi=160)
+    return len(points)
 
 
 @pytest.mark.parametrize(("connections", "messages"), [(1000, 100), (20, 5000)])
 def test_a_picture_of_100_000_messages(connections, messages):
     observation = filled(connections, messages)
-    rows = {}
-    points = [(event.ended, rows.setdefault(event.connection.client, len(rows))) for event in observation.log]
-    times, lanes = np.array(points).T
-    assert len(times) >= RECORDS * connections * messages
+    assert scatter(observation) >= RECORDS * connections * messages
     draw(observation)  # fonts are found, modules are loaded
-    pairs = [(seconds(lambda: draw(observation)), seconds(lambda: scatter(times, lanes))) for _ in range(3)]
+    pairs = [(seconds(lambda: draw(observation)), seconds(lambda: scatter(observation))) for _ in range(3)]
     (ours, clock), (peers, other) = min(each for each, _ in pairs), min(each for _, each in pairs)
     print(f"{connections:,} clients, {messages:,} messages each: {ours:.2f} s, a bare scatter {peers:.2f} s")
     print(f"by the clock {clock:.2f} s and {other:.2f} s; {ours / peers:.1f} times")
