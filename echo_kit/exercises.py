@@ -323,7 +323,7 @@ def _make_them_wait(trial: Trial) -> None:
     lanes = {lane.name: lane for lane in trial.server.timeline().lanes}
     alice = lanes.get("alice")
     if not {"alice", "bob", "carol"} <= lanes.keys():
-        there = ", ".join(lanes)
+        there = ", ".join(lanes) or "nobody"
         raise trial.not_yet(expected, f"connected: {there}", 'three clients, each with its name, like name="alice"')
     if alice is None or alice.accepted is None:
         raise trial.not_yet(expected, f"alice is not served; in the backlog: {waiting}", "alice connects first")
