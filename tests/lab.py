@@ -4,6 +4,7 @@ Nothing here sleeps or tries again: every wait is for a condition, with the boun
 by what people and screen readers see (roles and labels) wherever that is possible.
 """
 
+import copy
 import json
 import os
 import queue
@@ -124,16 +125,17 @@ def browser(request):
 def notebook(browser, jupyterlab, request):
     """`notebook("part1_single_socket.ipynb")` or `notebook("a cell", "another cell")`: an open notebook, ready to run.
 
-    Afterwards its kernel is ended, and whatever went wrong in the page makes the test fail.
+    `beside=` another one opens it in the same page, in a tab next to that. Afterwards its kernel is ended, and whatever
+    went wrong in the page makes the test fail.
     """
     opened = []
 
-    def open_notebook(*what):
+    def open_notebook(*what, beside=None):
         path = what[0]
         if not path.endswith(".ipynb"):
             path = f"{re.sub(r'[^a-z0-9]+', '_', request.node.name.lower())}_{len(opened)}.ipynb"
             write_notebook(jupyterlab.files / path, *what)
-        opened.append(Notebook(jupyterlab, browser.new_page(), path))
+        opened.append(beside.open(path) if beside else Notebook(jupyterlab, browser.new_page(), path))
         opened[-1].ready()
         return opened[-1]
 
@@ -163,6 +165,13 @@ class Notebook:
         page.on("dialog", self._on_dialog)
         workspace = f"{Path(path).stem}-{secrets.token_hex(4)}"
         page.goto(f"{jupyterlab.url}/lab/workspaces/{workspace}/tree/{path}")
+
+    def open(self, path):
+        """Another notebook, in the same page."""
+        other = copy.copy(self)
+        other.path = path
+        self.command("docmanager:open", path=path)
+        return other
 
     def _on_console(self, message):
         said = f"{message.text} ({message.location.get('url')})"
@@ -275,10 +284,9 @@ class Notebook:
             const wrong = cells.flatMap((each) => each.outputs.toJSON()).filter((each) => each.output_type === "error");
             const prompts = [...panel.node.querySelectorAll(".jp-CodeCell .jp-InputPrompt")]
                 .filter((each) => !each.matches(".jp-Placeholder-prompt"));
-            const numbered = prompts.every((each) => /^\\[\\d+\\]:$/.test(each.textContent));
-            const folded = cells.filter((each) => each.getMetadata("jupyter")?.source_hidden);  // these show none
-            const done = numbered && prompts.length === cells.length - folded.length
-                && folded.every((each) => each.executionCount > 0 && each.executionState !== "running")
+            // The page need not hold a cell that is out of sight (JupyterLab 4.4). One that is folded has no prompt.
+            const done = prompts.every((each) => /^\\[\\d+\\]:$/.test(each.textContent))
+                && cells.every((each) => each.executionCount > 0 && each.executionState !== "running")
                 && panel.sessionContext.kernelDisplayStatus === "idle";
             return (done || wrong.length > 0) && [wrong.map((each) => each.traceback.join("\\n")), done];
         }""")
@@ -300,6 +308,17 @@ class Notebook:
             }""",
             index,
         )
+
+    def go_to(self, source):
+        """Scroll to the cell with this in its code, as a person does: the page need not hold what is out of sight."""
+        place = self.until(
+            """(panel, source) => {
+                const texts = [...panel.content.model.cells].map((each) => each.sharedModel.getSource());
+                return [texts.findIndex((each) => each.includes(source))];
+            }""",
+            source,
+        )
+        self.select(*place)
 
     def prompt(self, index):
         """ "[7]:", "[*]:" or "[ ]:" """

@@ -110,6 +110,19 @@ def test_a_second_view_shows_and_does_the_same(notebook):
     first.is_("being served")
 
 
+def test_two_notebooks_in_one_page(notebook):
+    """As when Part 1 is still open, and Part 2 is begun: each has its own kernel."""
+    part_1 = notebook(SERVED)
+    part_1.run_all()
+    part_1.panel("alice").type("hello")
+    part_1.panel("alice").says("> hello", "Received  :  hello")
+    part_2 = notebook(SERVED.replace("alice", "bob"), beside=part_1)
+    part_2.run_all()
+    part_2.panel("bob").type("hi")
+    part_2.panel("bob").says("> hi", "Received  :  hi")
+    assert (part_1.execute("print(got)"), part_2.execute("print(got)")) == ("[b'hello']\n", "[b'hi']\n")
+
+
 TWO = """import echo_kit
 server = echo_kit.start(echo_kit.serve_single)
 for name in ("alice", "bob"):

@@ -21,8 +21,10 @@ def test_part_1_bob_waits_until_alice_leaves(notebook):
 
 def use_part_1(book):
     you, alice, bob = (book.panel(name) for name in ("you", "alice", "bob"))
+    book.go_to('name="you"')
     you.type("hello")
     you.says("> hello", "Received  :  hello")
+    book.go_to('"alice", "bob")')
     alice.is_("being served")
     alice.type("hello")
     alice.says("> hello", "Received  :  hello")
@@ -52,6 +54,7 @@ def test_part_2_both_get_answers(notebook):
 
 def use_part_2(book):
     alice, bob = book.panel("alice"), book.panel("bob")
+    book.go_to('"alice", "bob", "carol")')
     bob.is_("being served")
     alice.type("hello")
     bob.line.fill("hi")
