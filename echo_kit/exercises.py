@@ -321,11 +321,11 @@ def _make_them_wait(trial: Trial) -> None:
         or "nobody"
     )
     lanes = {lane.name: lane for lane in trial.server.timeline().lanes}
-    alice = lanes.get("alice")
     if not {"alice", "bob", "carol"} <= lanes.keys():
         there = ", ".join(lanes) or "nobody"
         raise trial.not_yet(expected, f"connected: {there}", 'three clients, each with its name, like name="alice"')
-    if alice is None or alice.accepted is None:
+    alice = lanes["alice"]
+    if alice.accepted is None:
         raise trial.not_yet(expected, f"alice is not served; in the backlog: {waiting}", "alice connects first")
     if alice.left is not None:
         raise trial.not_yet(expected, f"alice has left; in the backlog: {waiting}", "alice stays: no close, no with")

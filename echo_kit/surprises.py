@@ -81,12 +81,9 @@ def _much_at_once(trial: Trial) -> None:
     data = (bytes(range(251)) * (MANY // 250))[:MANY]
     look = "who sends much must read meanwhile: a thread that reads, or a piece to send and its echo, by turns"
     count = "the server does not hang up: count the bytes, and stop when all have come"
-    trial.at_the_end.enter_context(_silent_ends(over := threading.Event()))
-    sock = trial.at_the_end.enter_context(socket.socket())
+    sock = trial.at_the_end.enter_context(_closed_silently(socket.socket()))
     _shrink(sock)
     sock.connect(trial.server.address)
-    trial.at_the_end.callback(sock.shutdown, socket.SHUT_RDWR)  # should the function still wait
-    trial.at_the_end.callback(over.set)
     came = trial.result_of(sock, data, look=look, idle=count, still=1.5)
     expected = f"it returns all of the {len(data):,} bytes, in their order"
     if not isinstance(came, bytes | bytearray):
@@ -102,21 +99,24 @@ def _much_at_once(trial: Trial) -> None:
 
 
 @contextlib.contextmanager
-def _silent_ends(over: threading.Event) -> Iterator[None]:
-    """When all is `over`, threads that the function has left behind end silently: the check closes their socket."""
-    before, kept = set(threading.enumerate()), threading.excepthook
+def _closed_silently(sock: socket.socket) -> Iterator[socket.socket]:
+    """The socket, until it is closed; then threads that the student's function has left waiting at it end silently."""
+    before = set(threading.enumerate())
+    yield sock
+    kept = threading.excepthook
 
     def hook(died: threading.ExceptHookArgs) -> None:
-        if died.thread in before or not (over.is_set() and isinstance(died.exc_value, OSError)):
+        if died.thread in before or not isinstance(died.exc_value, OSError):
             kept(died)
 
     threading.excepthook = hook
     try:
-        yield
-    finally:
+        with sock, contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)  # this wakes who waits in it
         deadline = time.monotonic() + 1.0
         for thread in set(threading.enumerate()) - before:
             thread.join(max(0.0, deadline - time.monotonic()))
+    finally:
         threading.excepthook = kept
 
 

@@ -134,10 +134,10 @@ def test_the_same_words_each_time(number, function, busy):
     assert len(reports) == 1, "\n".join(reports)
 
 
-def test_what_an_earlier_check_has_left_in_a_variable(capsys):
+def test_what_an_earlier_check_has_left_in_a_variable(monkeypatch, capsys):
     """A cell that is run twice: the report says where the old values come from."""
     begins = "each client begins with 0: set it inside the function"
-    total, names, lock = 0, set(), threading.Lock()
+    total = 0
 
     def count_bytes(conn, addr):
         nonlocal total
@@ -147,17 +147,8 @@ def test_what_an_earlier_check_has_left_in_a_variable(capsys):
 
     assert [echo_kit.check("1.4", count_bytes).problem.look for _ in range(2)] == [begins, begins]
 
-    def who(conn, addr):
-        name = conn.recv(1024).decode()
-        with lock:
-            names.add(name)
-        conn.sendall(f"hello {name}\n".encode())
-        while data := conn.recv(1024):
-            if data == b"/who":
-                with lock:
-                    data = (", ".join(sorted(names)) + "\n").encode()
-            conn.sendall(data)
-
+    monkeypatch.setattr(wrong_answers, "names", [])
+    who = wrong_answers.forgets_on_a_clean_leave
     looks = [echo_kit.check("2.4", who).problem.look for _ in range(2)]
     assert looks[0] != looks[1], looks
     assert "an earlier check" in looks[1], looks
