@@ -15,8 +15,8 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from .client import Client, EchoError, NoReply, Refused, Reset, ServerClosed
-from .events import visible
 from .servers import serve_single, serve_threaded
+from .watch.text import visible
 
 COMMANDS = {
     "server": "the server of Part 1: one client at a time",

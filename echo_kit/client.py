@@ -9,12 +9,13 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
-from .events import PREVIEW, Address, Connection, EventLog, plain_address, visible
-from .observe import Observation, observation_at
-from .sockets import RESET_ON_CLOSE, Selector
+from .watch.events import PREVIEW, Address, Connection, EventLog, plain_address
+from .watch.observe import Observation, observation_at
+from .watch.sockets import RESET_ON_CLOSE, Selector
+from .watch.text import visible
 
 if TYPE_CHECKING:
-    from .runner import Server
+    from .server import Server
 
 __all__ = ["Client", "EchoError", "NoReply", "Refused", "Reset", "ServerClosed"]
 

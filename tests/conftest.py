@@ -9,7 +9,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from echo_kit import observe, runner
+from echo_kit import server as runner
+from echo_kit.watch import observe
 
 from .lab import browser, jupyterlab, notebook  # noqa: F401
 

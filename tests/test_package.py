@@ -83,8 +83,8 @@ def test_everything_in_all_can_be_imported():
             "import echo_kit; echo_kit.start; echo_kit.Timeline; echo_kit.side_by_side",
             {"matplotlib", "ipywidgets", "IPython", "anywidget", "numpy"},
         ),
-        ("import echo_kit.__main__", {"matplotlib", "ipywidgets", "IPython", "anywidget", "numpy", "echo_kit.runner"}),
-        ("import echo_kit.plots", {"matplotlib.pyplot", "ipywidgets", "IPython"}),
+        ("import echo_kit.__main__", {"matplotlib", "ipywidgets", "IPython", "anywidget", "numpy", "echo_kit.server"}),
+        ("import echo_kit.views.draw_timeline", {"matplotlib.pyplot", "ipywidgets", "IPython"}),
     ],
 )
 def test_nothing_is_loaded_before_it_is_used(code, absent):

@@ -1,6 +1,6 @@
 """What a client is called and what it sends is text: in its panel, and in the HTML of the code and the backlog."""
 
-from echo_kit.events import visible
+from echo_kit.watch.text import visible
 
 PAYLOADS = [
     "<b>bold</b>",

@@ -4,7 +4,7 @@ import json
 
 import nbformat
 
-from echo_kit.events import visible
+from echo_kit.watch.text import visible
 
 from ..lab import KERNEL
 from .test_markup import LOOK, PAYLOADS, nothing_ran

@@ -258,7 +258,7 @@ def test_the_cell_again_the_kernel_anew_the_page_anew_and_a_second_view(notebook
 
 
 UNSEEN = """import threading
-from echo_kit import server_panel
+from echo_kit.live import stage as server_panel
 unseen = threading.Event()
 look = stage._stage._look
 def and_tell(*args):

@@ -1,0 +1,175 @@
+"""`predict`: a question before an experiment, with options to choose from. `compare` says afterwards what happened.
+
+    connects = echo_kit.predict("Can bob connect?", {"yes, at once": True, "no, he is refused": False})
+    connects                    # shows the question
+    connects.compare(value)     # after the experiment, with what was computed from it
+
+The values that the options stand for never leave the kernel: neither the page nor a file tells the answer.
+"""
+
+from __future__ import annotations
+
+import html
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import traitlets
+from IPython.display import display
+
+from ..watch.text import visible
+from .panel import STATIC, Bundle, Panel, script
+
+__all__ = ["Prediction", "predict"]
+
+SHOWN = 200  # characters of a value that no option stands for
+NOBODY = -1  # nobody has chosen
+FOR_NO_MATHS = "mathjax_ignore tex2jax_ignore"  # classes: dollars and backslashes are no formula, either
+
+
+def predict(question: str, options: Mapping[str, Any]) -> Prediction:
+    """Ask what is going to happen; the last line of a cell shows it.
+
+    question  a text
+    options   the value that each text to choose from stands for: {"yes, at once": True, "no, he is refused": False}
+
+    Asked again before the comparison, the question remembers the choice; after it, it is a new prediction.
+    Raises `TypeError` for what is no text and no such dict, and `ValueError` for an empty text, for less than two
+    options, and for two that look the same or stand for the same value.
+    """
+    asked = _text("the question", question)
+    if not isinstance(options, Mapping):
+        raise TypeError(f"the options are a dict, {{text: the value it stands for, …}}, not {options!r}")
+    values: dict[str, Any] = {}
+    for text, value in options.items():
+        option = _text("an option", text)
+        if option in values:
+            raise ValueError(f"two options of {asked!r} look the same: {option!r}")
+        for other, its in values.items():
+            if _same(value, its):
+                raise ValueError(f"two options of {asked!r} stand for the same value, {value!r}: {other!r}, {option!r}")
+        values[option] = value
+    if len(values) < 2:
+        raise ValueError(f"{asked!r} needs at least two options to choose from, not {len(values)}")
+    return Prediction(asked, values)
+
+
+_chosen: dict[str, str] = {}  # by question, the option that was chosen and is not compared yet
+
+
+class Prediction(Panel):
+    """What `predict` returns. `compare` shows what was predicted and what happened."""
+
+    _esm = script("prediction")
+    _css = STATIC / "prediction.css"
+    question = traitlets.Unicode().tag(sync=True)
+    options = traitlets.List(traitlets.Unicode()).tag(sync=True)  # their texts
+    choice = traitlets.Int(NOBODY).tag(sync=True)  # index of an option
+    compared = traitlets.Bool(False).tag(sync=True)  # from then on the choice stays as it is
+
+    def __init__(self, question: str, values: dict[str, Any]) -> None:
+        self._values = values
+        self._lock = threading.Lock()  # a choice comes before the comparison or not at all
+        options = list(values)
+        earlier = _chosen.get(question)
+        choice = options.index(earlier) if earlier in values else NOBODY
+        super().__init__(question, question=question, options=options, choice=choice)
+
+    @property
+    def chosen(self) -> str | None:
+        """The text of the option that was chosen."""
+        return None if self.choice == NOBODY else self.options[self.choice]
+
+    def compare(self, happened: Any) -> None:
+        """Show what was predicted beside what happened: the option that stands for a value equal to `happened`."""
+        with self._lock:
+            self.compared = True
+            _chosen.pop(self.question, None)
+        display(Comparison(self._values, self.chosen, happened))
+
+    def _do(self, message: dict[str, Any]) -> None:
+        option = message.get("option")
+        if message.get("do") != "choose" or type(option) is not int or not 0 <= option < len(self.options):
+            return
+        with self._lock:
+            if self.compared or self.comm is None:
+                return
+            self.choice = option
+            _chosen[self.question] = self.options[option]
+            self._now = self._still()[0]
+
+    def __repr__(self) -> str:
+        lines = [f"Predict: {self.question}"]
+        lines += [f"  {'●' if option == self.chosen else '○'} {option}" for option in self.options]
+        if self.chosen is not None:
+            lines.append(_sentence("You predicted:", self.chosen))
+        return "\n".join(lines)
+
+    def _still(self) -> Bundle:
+        said = f"<p>{html.escape(_sentence('You predicted:', self.chosen))}</p>" if self.chosen is not None else ""
+        options = "".join(f"<li>{html.escape(option)}</li>" for option in self.options)
+        asked = f"<p><b>Predict:</b> {html.escape(self.question)}</p><ul>{options}</ul>"
+        return {"text/plain": repr(self), "text/html": f'<div class="{FOR_NO_MATHS}">{asked}{said}</div>'}, {}
+
+
+class Comparison:
+    """What `compare` shows: what was chosen, what happened, and one sentence."""
+
+    def __init__(self, values: dict[str, Any], chosen: str | None, happened: Any) -> None:
+        fits = next((option for option, value in values.items() if _same(value, happened)), None)
+        self.predicted = "" if chosen is None else _sentence("You predicted:", chosen)
+        if fits is None:
+            self.happened = f"What happened: {_shown(happened)}, which none of the options says."
+            self.so = "If you have changed the experiment: can you say why? If not, the question lacks an option."
+        else:
+            self.happened = _sentence("What happened:", fits)
+            if chosen is None:
+                self.so = "You made no prediction: next time choose first, then run."
+            elif chosen == fits:
+                self.so = "As you said."
+            else:
+                self.so = "Not as you said: that is where one learns. Read on."
+
+    def __repr__(self) -> str:
+        return "\n".join(filter(None, (self.predicted, self.happened, self.so)))
+
+    def _repr_html_(self) -> str:
+        predicted = f"{html.escape(self.predicted)}<br>" if self.predicted else ""
+        happened = f"<b>{html.escape(self.happened)}</b><br>"
+        return f'<p class="{FOR_NO_MATHS}">{predicted}{happened}{html.escape(self.so)}</p>'
+
+
+def _text(what: str, text: Any) -> str:
+    """As it will be shown: on one line, and with nothing that nobody sees."""
+    if not isinstance(text, str):
+        raise TypeError(f"{what} of a prediction is a text, not {text!r}")
+    shown = visible(" ".join(text.split()))
+    if not shown:
+        raise ValueError(f"{what} of a prediction is empty")
+    return shown
+
+
+def _sentence(lead: str, option: str) -> str:
+    return f"{lead} {option}" + ("" if option.endswith((".", "!", "?", "…")) else ".")
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether they are equal; True is not 1."""
+    if (
+        isinstance(one, int | float)
+        and isinstance(other, int | float)
+        and isinstance(one, bool) != isinstance(other, bool)
+    ):
+        return False
+    try:
+        return bool(one == other)
+    except Exception:  # what cannot be compared, or says neither yes nor no, like an array
+        return False
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = visible(repr(value))
+    except Exception:
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= SHOWN else text[:SHOWN] + "…"

@@ -1,0 +1,128 @@
+"""Draws snapshots with matplotlib: code with its marks, the backlog as a queue, the timeline. Never through pyplot."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from .code import DIED, INSIDE, NOBODY, PAUSED, STANDS, CodeView, crowd
+from .draw_timeline import COLOURS, DARK, INCHES_A_LANE, LABEL_LANES, LIGHT, draw_timelines, drawable
+from .snapshot import Snapshot
+from .timeline import BACKLOG, WORKS
+
+ROW = 0.36  # inches of a line of code, or of a mark
+COLUMN, EDGE = 7.6, 0.1  # inches of one snapshot, and left free on either side
+ROOM = COLUMN - 2 * EDGE
+INDENT = 0.25  # inches before the code
+LETTER, BADGE = 0.131, 0.122  # inches of a letter of code, and of a badge
+HEADLINE, NARROW = 44, 30  # letters of a line of the headline, and of the server's name above it
+FIRST = 5  # row of the code's first line
+BOX = 1.9  # inches of a waiting client
+BOXES = 3  # of them
+NAME = 11  # letters of a name in a box
+
+BADGES: dict[str, tuple[str, str, str, str | None]] = {  # face, edge, line, ink
+    STANDS: (COLOURS[WORKS], COLOURS[WORKS], "-", "#FFFFFF"),
+    PAUSED: ("none", COLOURS[WORKS], ":", None),
+    INSIDE: ("none", COLOURS[WORKS], "-", None),
+    NOBODY: ("none", COLOURS[BACKLOG], "--", None),
+    DIED: ("#1A1A1A", "#1A1A1A", "-", "#FFFFFF"),
+}
+
+
+def snapshot_figure(snapshots: Sequence[Snapshot], dark: bool = False) -> Figure:
+    """The snapshots side by side: a headline, the code with its marks, the backlog as a queue, the timeline below."""
+    if not snapshots:
+        raise ValueError("there is no snapshot to draw: give at least one")
+    colours = DARK if dark else LIGHT
+    rows = [_code_rows(each.code) for each in snapshots]
+    above = (FIRST + max(map(len, rows)) + 4.2) * ROW
+    lanes = max(len(each.timeline.lanes) for each in snapshots)
+    below = 2.6 + INCHES_A_LANE * max(1, min(lanes, LABEL_LANES))
+    figure = Figure(figsize=(COLUMN * len(snapshots), above + below), layout="constrained", facecolor=colours["paper"])
+    parts: Any = figure.subfigures(2, 1, height_ratios=(above, below))
+    upper, lower = parts
+    for part in (upper, lower):
+        part.set_facecolor(colours["paper"])
+    for number, (snapshot, mine) in enumerate(zip(snapshots, rows, strict=True)):
+        # Outside of the layout, in which a long line would make the axis narrower: an inch stays an inch.
+        whole = COLUMN * len(snapshots)
+        axis = upper.add_axes(((number * COLUMN + EDGE) / whole, 0, ROOM / whole, 1))
+        axis.set_xlim(0, ROOM)
+        axis.set_ylim(above / ROW, 0)
+        axis.axis("off")
+        _draw_code(axis, snapshot, mine, colours)
+        _draw_backlog(axis, snapshot, above / ROW - 3.2, colours)
+    draw_timelines(lower, [each.timeline for each in snapshots], dark)
+    return figure
+
+
+def _code_rows(code: CodeView) -> list[tuple[str, str]]:
+    """(kind, text) of each row: a line of code (""), or one of the marks that stand below it, indented like it."""
+    rows: list[tuple[str, str]] = []
+    for function in code.functions:
+        rows += [("", "")] if rows else []
+        for line in function.shown():
+            rows.append(("", line.text if line is not None else "…"))
+            if line is not None:
+                margin = " " * (len(line.text) - len(line.text.lstrip()))
+                rows += [(mark.kind, f"{margin}{mark}") for mark in crowd(line.marks)]
+    return rows + [(mark.kind, str(mark)) for mark in crowd(code.elsewhere)]
+
+
+def _draw_code(axis: Any, snapshot: Snapshot, rows: list[tuple[str, str]], colours: dict[str, str]) -> None:
+    ink = colours["ink"]
+    _say(axis, 0, 0.9, snapshot.code.server[:NARROW], ink, size=24, weight="bold")
+    for number, line in enumerate(textwrap.wrap(snapshot.headline, HEADLINE)[:2]):
+        _say(axis, 0, 2.2 + 1.05 * number, line, ink, size=19)
+    room = int((ROOM - INDENT) / LETTER)
+    for number, (kind, text) in enumerate(rows, FIRST):
+        if not kind:
+            shown = text if len(text) <= room else text[: room - 1] + "…"
+            _say(axis, INDENT, number, shown, ink, family="monospace", size=15)
+            continue
+        face, edge, line, letters = BADGES[kind]
+        said, most = text.strip(), int((ROOM - EDGE) / BADGE)
+        said = said if len(said) <= most else said[: most - 1] + "…"
+        indent = INDENT + (len(text) - len(text.lstrip()) + 2) * LETTER
+        at = max(EDGE, min(indent, ROOM - len(said) * BADGE))  # a long one begins further left
+        box = {"boxstyle": "round,pad=0.18", "facecolor": face, "edgecolor": edge, "linestyle": line, "linewidth": 2}
+        _say(axis, at, number, said, letters or ink, size=14, weight="bold", bbox=box)
+
+
+def _draw_backlog(axis: Any, snapshot: Snapshot, top: float, colours: dict[str, str]) -> None:
+    backlog, ink = snapshot.backlog, colours["ink"]
+    who = "Connected, not accepted yet (the backlog):"
+    if backlog.listens and not backlog.complete:  # this system does not tell of others
+        who = "Clients of echo_kit in the backlog:"
+    _say(axis, 0, top, who, ink, size=19, weight="bold")
+    boxes = list(backlog.lines())
+    if len(boxes) > BOXES:
+        boxes = [*boxes[: BOXES - 1], (f"and {len(backlog) - BOXES + 1:,} more", "")]
+    if not boxes:
+        _say(axis, INDENT, top + 1.5, "nobody" if backlog.listens else "(it no longer listens)", ink, size=19)
+    for number, (name, said) in enumerate(boxes):
+        at = INDENT + number * (BOX + 0.35)
+        axis.add_patch(
+            Rectangle((at, top + 0.75), BOX, 1.9, facecolor=COLOURS[BACKLOG], edgecolor=ink, hatch=None, lw=1.5)
+        )
+        _say(
+            axis,
+            at + BOX / 2,
+            top + 1.4,
+            name if len(name) <= NAME else name[: NAME - 1] + "…",
+            "#1A1A1A",
+            size=18,
+            weight="bold",
+            ha="center",
+        )
+        _say(axis, at + BOX / 2, top + 2.2, said.split(",")[0], "#1A1A1A", size=13, ha="center")
+
+
+def _say(axis: Any, x: float, y: float, text: str, ink: str, **style: Any) -> None:
+    style.setdefault("ha", "left")
+    axis.text(x, y, drawable(text), color=ink, va="center", parse_math=False, **style)

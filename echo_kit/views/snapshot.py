@@ -1,0 +1,80 @@
+"""The three views of one moment: where each thread stands, who waits in the backlog, what happened until now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from .backlog import Backlog
+from .code import PAUSED, STANDS, CodeView
+from .timeline import Shown, Timeline, Timelines
+
+__all__ = ["Snapshot", "Snapshots", "side_by_side"]
+
+
+@dataclass(frozen=True)
+class Snapshot(Shown):
+    """A server at one moment. Its parts are what `where()`, `backlog()` and `timeline()` show."""
+
+    code: CodeView
+    backlog: Backlog
+    timeline: Timeline
+
+    @property
+    def headline(self) -> str:
+        """Who waits, and why, in one sentence from what was seen."""
+        marks = [mark for function in self.code.functions for line in function.lines for mark in line.marks]
+        stands = [mark for mark in (*marks, *self.code.elsewhere) if mark.kind in (STANDS, PAUSED)]
+        names = [each.name for each in self.backlog.waiting]
+        if not stands or not self.backlog.listens:
+            return self.code.title.partition(": ")[2]
+        accepts = any(mark.words.startswith("waits in accept") for mark in stands)
+        if not names:
+            nobody = "nobody waits" if self.backlog.complete else "no client of echo_kit waits"
+            return nobody + (": a thread stands ready to accept the next client" if accepts else "")
+        who = names[0] if len(names) == 1 else f"{len(names):,} clients"
+        wait = f"{who} wait{'s' if len(names) == 1 else ''}"
+        if len(stands) == 1:
+            return f"{wait}: the only thread {'is ' if stands[0].kind == PAUSED else ''}{stands[0].words}"
+        return wait if accepts else f"{wait}: none of the {len(stands):,} threads is in accept"
+
+    def __str__(self) -> str:
+        return "\n\n".join(map(str, (self.code, self.backlog, self.timeline)))
+
+    __repr__ = __str__
+
+    def figure(self, dark: bool = False) -> Any:
+        """A matplotlib Figure, to be saved or to be changed."""
+        from .draw_snapshot import snapshot_figure
+
+        return snapshot_figure([self], dark=dark)
+
+
+class Snapshots(Shown, tuple[Snapshot, ...]):
+    """Several servers, each at one moment, side by side."""
+
+    def __str__(self) -> str:
+        return "\n\n".join(map(str, self))
+
+    __repr__ = __str__
+
+    def figure(self, dark: bool = False) -> Any:
+        """A matplotlib Figure, to be saved or to be changed."""
+        from .draw_snapshot import snapshot_figure
+
+        return snapshot_figure(self, dark=dark)
+
+
+def side_by_side(*views: Any) -> Timelines | Snapshots:
+    """Several timelines, or several snapshots, in one picture. Times start at 0 in each, with the same scale.
+
+    Raises TypeError for anything else, for a mixture and for none at all.
+    """
+    if not views:
+        raise TypeError("side_by_side() takes timelines or snapshots: give at least one")
+    if all(isinstance(view, Snapshot) for view in views):
+        return Snapshots(views)
+    if all(isinstance(view, Timeline) for view in views):
+        return Timelines(views)
+    kinds = ", ".join(type(view).__name__ for view in views)
+    raise TypeError(f"side_by_side() takes timelines or snapshots, all of one kind, not {kinds}")

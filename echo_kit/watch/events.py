@@ -1,0 +1,193 @@
+"""What was seen: one record a socket call, the bounded log that keeps the records, and a line that was printed.
+
+Plain data and nothing else. Times are seconds of one monotonic clock (`EventLog.clock`); an event carries two: when
+the call began and when it returned.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+PREVIEW = 40  # bytes of a message that a record keeps
+CAPACITY = 250_000  # events that a log keeps unless told otherwise: less than 75 MB
+TRAFFIC = ("recv", "send", "client send", "client recv")  # kinds of calls that move bytes
+KINDS = (
+    *("listen", "accept", "recv", "send", "shutdown", "close"),  # on the server's side
+    *("connect", "client send", "client recv", "client close"),  # on the side of our own clients
+    "pause",  # no call: a thread of the server was held before one, step by step
+)
+
+Address = tuple[Any, ...]  # (host, port), or (host, port, flow, scope) for IPv6
+
+
+class SocketEvent(NamedTuple):
+    """One socket call that has ended.
+
+    kind        one of `KINDS`
+    connection  whose socket it was
+    thread      the label of the thread that made the call ("server thread", "thread 1", …; "" for clients)
+    size        how many bytes the call moved
+    data        the first `PREVIEW` of them; none where there is an error
+    error       the name of the exception that the call raised, or ""
+    """
+
+    kind: str
+    began: float
+    ended: float
+    connection: Connection
+    thread: str = ""
+    size: int = 0
+    data: bytes = b""
+    error: str = ""
+
+
+@dataclass(eq=False, slots=True)
+class Connection:
+    """One end of one TCP connection, as long as anyone asks for it: on the server's side or on a client's.
+
+    client    the address of the client's socket; it pairs the two ends
+    received  bytes that this end's `recv` has returned, exact also where the log has dropped events
+    sent      bytes that this end handed to the kernel
+    messages  calls of recv (server) or send (client) that moved at least one byte
+    cut_off   closed because the server was stopped
+    waited    seconds from the handshake to the accept, as the kernel says; None: it does not
+    """
+
+    client: Address
+    name: str = ""
+    received: int = 0
+    sent: int = 0
+    messages: int = 0
+    closed: bool = False
+    cut_off: bool = False
+    waited: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line that a server's thread printed."""
+
+    thread: str
+    connection: Connection | None
+    text: str
+
+
+Record = tuple[str, float, float, Connection, str, int, bytes, str]  # the fields of a SocketEvent, as a plain tuple
+_ENDED = itemgetter(2)
+
+
+class EventLog:
+    """The newest `capacity` events, cheap to add to from any thread: a bounded deque of plain tuples.
+
+    The two patched calls that move bytes call `append` and `count` themselves; everybody else calls `add`. Neither
+    takes a lock or makes a system call: in CPython both are one atomic step under the interpreter lock.
+    """
+
+    def __init__(self, capacity: int = CAPACITY, clock: Callable[[], float] = time.perf_counter) -> None:
+        if capacity < 1:
+            raise ValueError(f"an event log holds at least 1 event, not {capacity}")
+        self.clock = clock
+        self._records: deque[Record] = deque(maxlen=capacity)
+        self._counter = itertools.count()
+        self._peeks = 0  # how often `total` has counted itself
+        self._peeking = threading.Lock()
+        self.append: Callable[[Record], None] = self._records.append
+        self.count: Callable[[], int] = self._counter.__next__  # after each `append`
+
+    def add(
+        self,
+        kind: str,
+        began: float,
+        connection: Connection,
+        thread: str = "",
+        size: int = 0,
+        data: bytes = b"",
+        error: str = "",
+        ended: float | None = None,
+    ) -> None:
+        """Record a call that began at `began` and, unless told otherwise, ends now."""
+        self.append((kind, began, self.clock() if ended is None else ended, connection, thread, size, data, error))
+        self.count()
+
+    def __iter__(self) -> Iterator[SocketEvent]:
+        """The events in the order in which the calls ended."""
+        return iter(in_order(self.records()))
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    @property
+    def total(self) -> int:
+        """How many events were ever added."""
+        with self._peeking:
+            total = self.count() - self._peeks
+            self._peeks += 1
+        return total
+
+    @property
+    def dropped(self) -> int:
+        """How many events were lost because the log was full."""
+        return max(0, self.total - len(self._records))
+
+    def records(self) -> deque[Record]:
+        """What the log holds now, in the order in which it was added."""
+        return self._records.copy()  # one C call under the interpreter lock: walked while it grows, a deque raises
+
+    def reader(self) -> Reader:
+        """A reader that gets what the log holds, and at each later read what has come since."""
+        return Reader(self)
+
+
+class Reader:
+    """Reads a log while it grows, and remembers where it was. For one thread.
+
+    missed  whether events may be missing between the last read and the one before
+    """
+
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
+        self._last: Record | None = None
+        self.missed = False
+
+    def read(self, most: int | None = None) -> list[SocketEvent]:
+        """What has come since the last read, in the order in which the calls ended; at first, what the log holds.
+
+        most  of the calls that moved bytes, only so many of the newest: a flood then costs its reader no more than a
+              brook. `missed` says so.
+        """
+        kept, last = self._log.records(), self._last
+        new = list(itertools.takewhile(lambda record: record is not last, reversed(kept)))
+        self.missed = last is not None and len(new) == len(kept)
+        records = new[::-1]
+        if records:
+            self._last = records[-1]
+        if most is not None:
+            moved = [record for record in records if record[5] and record[0] in TRAFFIC]
+            if len(moved) > most:
+                skipped = {id(record) for record in moved[: len(moved) - most]}
+                records = [record for record in records if id(record) not in skipped]
+                self.missed = True
+        return in_order(records)
+
+
+def in_order(records: Iterable[Record]) -> list[SocketEvent]:
+    """The records as events, in the order in which the calls ended."""
+    new = tuple.__new__  # half the time of SocketEvent(*record), of which there may be hundreds of thousands
+    return [new(SocketEvent, record) for record in sorted(records, key=_ENDED)]
+
+
+def plain_address(address: Address) -> Address:
+    """(host, port); a client that reaches an IPv6 server by IPv4 is called by its IPv4 address, as it calls itself."""
+    return (address[0].removeprefix("::ffff:") if "." in address[0] else address[0], address[1])
+
+
+def reachable(address: Address) -> Address:
+    """Where a client on this machine connects to: nobody can connect to 0.0.0.0 or ::."""
+    return ({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address[0], address[0]), *address[1:])

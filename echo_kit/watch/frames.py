@@ -1,0 +1,116 @@
+"""Which code is the student's own: the frames that a view shows, and the part of a traceback that a log shows."""
+
+from __future__ import annotations
+
+import itertools
+import linecache
+import os
+import sys
+import sysconfig
+import threading
+import traceback
+from types import FrameType
+
+__all__ = [
+    "forget_variables",
+    "is_asked_for",
+    "is_student_code",
+    "source_line",
+    "source_lines",
+    "student_frame",
+    "student_traceback",
+    "thread_frames",
+]
+
+_HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep  # the package
+_SERVERS = _HERE + "servers.py"  # the notebooks' finished servers: student code that happens to live here
+_PACKAGES = ("site-packages", "dist-packages")
+# A folder may have several names. `sysconfig` says one (Homebrew: /opt/homebrew/opt/…), frames have the one by which a
+# file was found (/opt/homebrew/Cellar/…): that of `threading` for the standard library, that in sys.path for packages.
+_LIBRARIES = tuple(
+    folder.rstrip(os.sep) + os.sep
+    for folder in (
+        *(sysconfig.get_paths()[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")),
+        os.path.dirname(threading.__file__),
+        *(folder for folder in sys.path if os.path.basename(folder.rstrip(os.sep)) in _PACKAGES),
+    )
+)
+
+
+def is_student_code(frame: FrameType) -> bool:
+    """Whether the frame runs neither this package, nor the standard library, nor an installed package."""
+    return _is_student_file(frame.f_code.co_filename)
+
+
+def _is_student_file(filename: str) -> bool:
+    return filename == _SERVERS or not filename.startswith((_HERE, "<frozen", *_LIBRARIES))
+
+
+def source_lines(filename: str) -> list[str]:
+    """The lines of a file or a cell; none where they are not at hand.
+
+    "<string>" is the name of all code that was made from a string, so its lines are nobody's: there, Python 3.13 has
+    what `python -c` was given, whatever code is asked for.
+    """
+    return [] if filename == "<string>" else linecache.getlines(filename)
+
+
+def source_line(frame: FrameType) -> str:
+    """The line at which a frame is, without its margin; "" where it is not at hand."""
+    return "".join(source_lines(frame.f_code.co_filename)[frame.f_lineno - 1 :][:1]).strip()
+
+
+def thread_frames() -> dict[int, FrameType]:
+    """What each thread runs, by its id. Not the calling thread: its frame and this dictionary would hold each other,
+    and all other frames, with the sockets in their variables, until the garbage collector comes by.
+    """
+    frames = sys._current_frames()
+    del frames[threading.get_ident()]
+    return frames
+
+
+def student_frame(ident: int | None) -> FrameType | None:
+    """The innermost frame of student code that the thread of that id is in; None when it is in none."""
+    frame = thread_frames().get(ident or 0)
+    while frame is not None and not is_student_code(frame):
+        frame = frame.f_back
+    return frame
+
+
+def is_asked_for(frame: FrameType | None) -> bool:
+    """Whether it is the server's code that calls a socket's method, of which `frame` is the caller: not ours that
+    cleans up, nor a destructor. The garbage collector runs these at any moment, in whichever thread: that one may have
+    a lock of the interpreter's in its hand.
+    """
+    while frame is not None and frame.f_globals.get("__name__") in ("socket", "contextlib"):
+        frame = frame.f_back
+    return frame is not None and (is_student_code(frame) or frame.f_globals.get("__name__") == "socketserver")
+
+
+def forget_variables(error: BaseException | None) -> None:
+    """Let go of what the dead functions' variables hold. Else a socket that the student's code did not close would
+    stay open as long as the exception is kept, where without us it would be closed now.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+
+
+def student_traceback(error: BaseException) -> list[str]:
+    """The lines of the traceback, without the frames of this package and those that only start a thread."""
+    report = traceback.TracebackException.from_exception(error)
+    seen: set[int] = set()
+    link: traceback.TracebackException | None = report
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        link.stack = traceback.StackSummary.from_list(
+            traceback.FrameSummary(
+                "your cell" if "ipykernel_" in each.filename else each.filename, each.lineno, each.name, line=each.line
+            )
+            for each in itertools.dropwhile(lambda each: not _is_student_file(each.filename), link.stack)
+            if each.filename == _SERVERS or not each.filename.startswith(_HERE)
+        )
+        link = link.__cause__ or link.__context__
+    return list(report.format())

@@ -1,0 +1,610 @@
+"""Drawing: bars where the times say, words that can be read, any number of lanes, any text, both themes."""
+
+import base64
+import itertools
+import re
+import socket
+import subprocess
+import sys
+import threading
+import warnings
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb, to_rgba
+from matplotlib.text import Text
+
+from echo_kit import Client, serve_single, serve_threaded, side_by_side, start
+from echo_kit.views.draw_timeline import (
+    ABOVE,
+    CHOSEN,
+    COLOURS,
+    DARK,
+    FINE,
+    HALF,
+    LABEL_LANES,
+    LIGHT,
+    MARKS,
+    PIXELS,
+    STRIPES,
+    WORDS,
+    _mixed,
+    _Row,
+    _View,
+    png,
+    stacked_figure,
+    timeline_figure,
+)
+from echo_kit.views.timeline import (
+    ACCEPTED,
+    BACKLOG,
+    CONNECTING,
+    IN_ACCEPT,
+    IN_RECV,
+    IN_SEND,
+    PAUSED,
+    WORKS,
+    Span,
+    Timeline,
+    stacked,
+)
+from echo_kit.watch.events import Connection, EventLog
+from echo_kit.watch.observe import Observation
+
+LIMIT = 20  # seconds that anything may take before a test fails
+THREAD = "server thread"
+
+
+def made(lanes, server="serve", text="hello", begins=0.0, echoes=1):
+    """A timeline of one thread, a second a client: each waits in the backlog until the one before it has left."""
+    observation = Observation(server, EventLog(capacity=10_000_000, clock=lambda: begins + lanes + 1.0))
+    observation.close_all()
+    log, data, before = observation.log, text.encode(), begins
+    for number in range(lanes):
+        client = Connection(("127.0.0.1", number), name=f"client {number}" if text == "hello" else text)
+        served = Connection(client.client)
+        came, turn = begins + 0.001 * number, begins + number
+        log.add("connect", came, client, ended=came + 0.0005)
+        log.add("accept", before, served, thread=THREAD, ended=turn + 0.01)
+        before = turn + 0.02
+        for each in range(echoes):
+            sent, step = turn + 0.2 + 0.6 * each / echoes, 0.6 / echoes
+            log.add("client send", sent, client, size=len(data), data=data[:40], ended=sent)
+            log.add("recv", before, served, thread=THREAD, size=len(data), data=data[:40], ended=sent)
+            log.add("send", sent + 0.5 * step, served, thread=THREAD, size=len(data), ended=sent + 0.7 * step)
+            log.add("client recv", sent + 0.7 * step, client, size=len(data), data=data[:40], ended=sent + 0.7 * step)
+            before = sent + 0.7 * step
+        client.sent = client.received = len(data) * echoes
+        client.messages = echoes
+        log.add("client close", turn + 0.9, client, ended=turn + 0.9)
+        log.add("recv", before, served, thread=THREAD, ended=turn + 0.9)
+        log.add("close", turn + 0.9, served, thread=THREAD, ended=turn + 0.9)
+        before = turn + 0.9
+    return Timeline.of(observation)
+
+
+def rows_of(axis, state):
+    """The bars of that state, as (lane, begin, end)."""
+    found = []
+    for each in axis.collections:
+        if type(each).__name__ == "PolyCollection" and tuple(each.get_facecolor()[0]) == to_rgba(COLOURS[state]):
+            for corners in (path.vertices for path in each.get_paths()):
+                found.append((round(corners[:, 1].mean()), corners[:, 0].min(), corners[:, 0].max()))
+    return sorted(found)
+
+
+def bars(axis, state):
+    return [(begin, end) for _, begin, end in rows_of(axis, state)]
+
+
+def marks(axis, upwards):
+    """Where they stand, as (lane, time): what was sent stands above the bar, what was answered below."""
+    places = [tuple(place) for each in axis.collections for place in each.get_offsets() if each.get_sizes().size]
+    above = -ABOVE if upwards else ABOVE
+    return sorted((round(y - above), x) for x, y in places if (y > round(y)) == (above > 0))
+
+
+def names(axis):
+    return [label.get_text() for label in axis.get_yticklabels()]
+
+
+def words(axis):
+    """What is written on bars, and beside marks."""
+    return [text.get_text() for text in axis.texts]
+
+
+def legend(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def luminance(colour):
+    return np.dot([0.2126, 0.7152, 0.0722], [((c + 0.055) / 1.055) ** 2.4 if c > 0.04 else c / 12.92 for c in colour])
+
+
+def contrast(one, other):
+    """As the Web Content Accessibility Guidelines have it: 4.5 is asked for in text."""
+    low, high = sorted((luminance(to_rgb(one)), luminance(to_rgb(other))))
+    return (high + 0.05) / (low + 0.05)
+
+
+def assert_readable(figure, paper):
+    """No text is cut or stands on another, and all stand out from what is behind them."""
+    figure.draw_without_rendering()
+    seen = []
+    ticks = [label for axis in figure.axes for label in axis.get_xticklabels()]  # also of ticks outside of the axis
+    for text in figure.findobj(Text):
+        if text.get_text().strip() and text.get_visible() and text not in ticks:
+            box = text.get_window_extent()
+            patch = text.get_bbox_patch()
+            behind = patch.get_facecolor() if patch is not None and patch.get_facecolor()[3] else to_rgba(paper)
+            assert contrast(text.get_color(), behind[:3]) > 4.5, text
+            if text.axes is not None and text.get_clip_on() and not text.axes.bbox.overlaps(box):
+                continue
+            assert box.x0 >= -1 and box.x1 <= figure.bbox.x1 + 1, f"{text} is cut"  # noqa: PT018
+            assert box.y0 >= -1 and box.y1 <= figure.bbox.y1 + 1, f"{text} is cut"  # noqa: PT018
+            seen.append((text, box.padded(-1)))
+    for (text, box), (other, there) in itertools.combinations(seen, 2):
+        assert not box.overlaps(there), f"{text} is over {other}"
+
+
+# -- one timeline ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("lanes", [0, 1, 2, LABEL_LANES, LABEL_LANES + 1, 300])
+def test_any_number_of_lanes_is_drawn(lanes, dark):
+    figure = made(lanes).figure(dark=dark)
+    data, width, height = png(figure, dpi=40)
+    assert base64.b64decode(data).startswith(b"\x89PNG")
+    assert width > 300
+    assert 100 < height <= 900
+    axis = figure.axes[0]
+    if lanes <= LABEL_LANES:
+        assert len(figure.axes) == 1
+        assert len(bars(axis, WORKS)) == len(bars(axis, CONNECTING)) == len(bars(axis, BACKLOG)) == lanes
+        assert len(bars(axis, IN_RECV)) == 2 * lanes
+        assert names(axis) == [f"client {number}" for number in range(lanes)]
+        marked = ["client sends", "server answers"] if lanes else []
+    else:
+        assert len(figure.axes) == 2
+        assert not bars(axis, WORKS)
+        assert axis.images[0].get_array().shape == (lanes, PIXELS, 4)
+        marked = []
+    there = [BACKLOG, *([ACCEPTED] if lanes == 1 else []), IN_RECV, WORKS]
+    there += [IN_SEND] if 0 < lanes <= LABEL_LANES + 1 else []
+    assert legend(figure) == [WORDS[state] for state in there] + marked
+    theme = DARK if dark else LIGHT
+    assert tuple(axis.get_facecolor()[:3]) == to_rgb(theme["paper"]) == tuple(figure.get_facecolor()[:3])
+    assert {text.get_color() for text in figure.legends[0].get_texts()} == {theme["ink"]}
+
+
+def test_bars_are_where_the_times_say():
+    timeline = made(3)
+    (axis,) = timeline.figure().axes
+    for state in (CONNECTING, BACKLOG, ACCEPTED, IN_RECV, WORKS, IN_SEND):
+        spans = [
+            (row, span.begin - timeline.start, span.end - timeline.start)
+            for row, lane in enumerate(timeline.lanes)
+            for span in timeline.spans[lane.name]
+            if span.state == state
+        ]
+        assert spans
+        assert np.array(rows_of(axis, state)) == pytest.approx(np.array(spans))
+    assert [end - begin for begin, end in bars(axis, BACKLOG)] == pytest.approx(
+        [row["seconds waited"] for row in timeline.table()]
+    )
+    assert bars(axis, WORKS)[0] == pytest.approx((0.2, 0.5))
+
+
+def test_a_short_run_is_told_in_milliseconds():
+    (axis,) = made(1).zoom(0, 1).figure().axes
+    assert axis.get_xlabel() == "milliseconds since the first client came"
+    assert bars(axis, WORKS) == [pytest.approx((200, 500))]
+    (axis,) = made(2).figure().axes
+    assert axis.get_xlabel() == "seconds since the first client came"
+
+
+def test_idle_work_and_a_sendall_that_waits_are_drawn_apart():
+    (axis,) = made(1).figure().axes
+    assert len({COLOURS[state] for state in (BACKLOG, IN_RECV, WORKS, IN_SEND)}) == 4
+    hatches = {
+        tuple(each.get_facecolor()[0]): each.get_hatch()
+        for each in axis.collections
+        if type(each).__name__ == "PolyCollection"
+    }
+    assert hatches[to_rgba(COLOURS[BACKLOG])] == STRIPES[BACKLOG] != hatches[to_rgba(COLOURS[IN_SEND])]
+    assert hatches[to_rgba(COLOURS[IN_RECV])] is hatches[to_rgba(COLOURS[WORKS])] is None
+    greys = sorted(luminance(to_rgb(COLOURS[state])) for state in (IN_RECV, WORKS, BACKLOG))
+    assert all((high + 0.05) / (low + 0.05) > 1.4 for low, high in itertools.pairwise(greys)), "on a grey print"
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("state", STRIPES)
+def test_stripes_can_be_seen(state, dark):
+    """In the picture itself: a hatch in the colour of its bar is there, and nobody sees it."""
+    timeline = made(1)
+    timeline.__dict__["spans"] = {"client 0": [Span(state, 0.0, 1.9)]}
+    figure = timeline.figure(dark=dark)
+    (axis,) = figure.axes
+    for text in axis.texts:
+        text.set_visible(False)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    ((left, right), (low, high)) = axis.transData.transform([(0.1, HALF / 2), (1.8, -HALF / 2)]).astype(int).T
+    inside = np.asarray(canvas.buffer_rgba())[::-1][low:high, left:right, :3].reshape(-1, 3)  # its first line is on top
+    colours, counts = np.unique(inside, axis=0, return_counts=True)
+    seen = counts[[contrast(colour / 255, COLOURS[state]) > 2 for colour in colours]].sum()
+    assert 0.02 < seen / counts.sum() < 0.6
+
+
+def test_a_sendall_that_does_not_wait_is_a_part_of_the_work():
+    timeline = made(1)
+    (lane,) = timeline.lanes
+    for length, state in ((0.5, WORKS), (2.0, IN_SEND)):  # in pixels
+        end = 0.5 + length * 1.02 * 2.0 / PIXELS
+        timeline.__dict__["spans"] = {lane.name: [Span(IN_SEND, 0.5, end)]}
+        (axis,) = timeline.figure().axes
+        assert bars(axis, state) == [pytest.approx((0.5, end))]
+        assert not bars(axis, WORKS if state == IN_SEND else IN_SEND)
+
+
+def test_marks_say_when_what_was_sent_and_answered():
+    timeline = made(2, echoes=3)
+    (axis,) = timeline.figure().axes
+    for upwards, kept in ((True, "to_server"), (False, "answers")):
+        times = [(row, event.began) for row, lane in enumerate(timeline.lanes) for event in getattr(lane, kept)]
+        assert len(times) == 6
+        assert np.array(marks(axis, upwards)) == pytest.approx(np.array(times))
+    assert "hello" in words(axis)
+
+
+def test_words_on_bars_and_summaries_beside_them():
+    timeline = made(2)
+    (axis,) = timeline.figure().axes
+    assert "served by the server thread" not in words(axis)  # on a third of the picture there is no room
+    assert [text for text in words(axis) if text.startswith("served")] == ["served", "served"]
+    assert [text for text in words(axis) if text.startswith("waits")] == ["waits"]
+    summaries = [text for text in axis.texts if "\n" in text.get_text()]
+    assert [text.get_text() for text in summaries] == [
+        "waited 9.5 ms, served 890 ms\n1 message, 5 B",
+        "waited 1 s, served 890 ms\n1 message, 5 B",
+    ]
+    assert [text.get_position() for text in summaries] == [(1.01, 0), (1.01, 1)]
+    (axis,) = timeline.zoom(0, 1).figure().axes
+    assert {"served by the server thread", "waits in the backlog"} <= set(words(axis))
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("lanes", [0, 1, 3, 10, LABEL_LANES, 300])
+@pytest.mark.parametrize("kind", ["clients", "threads", "stacked", "zoomed", "beside"])
+def test_every_word_can_be_read(kind, lanes, dark):
+    timeline = made(lanes)
+    shown = {
+        "clients": timeline,
+        "threads": timeline.by_thread(),
+        "stacked": stacked(timeline, made(1, begins=0.5)),
+        "zoomed": timeline.zoom(0.15, 0.6),
+        "beside": side_by_side(timeline, made(2, server="another server")),
+    }[kind]
+    assert_readable(shown.figure(dark=dark), (DARK if dark else LIGHT)["paper"])
+
+
+def test_an_empty_timeline_says_so():
+    figure = made(0).figure()
+    (axis,) = figure.axes
+    assert words(axis) == ["no client came"]
+    assert axis.get_xlim() == pytest.approx((0, 1020))
+    assert names(axis) == []
+
+
+# -- very much to draw -----------------------------------------------------------------------------------------------
+
+
+def test_a_dense_lane_has_the_mean_colour_of_each_pixel():
+    """A server that works half of its time is not drawn as one that always works, or never."""
+    timeline = made(1, echoes=FINE)
+    (axis,) = timeline.zoom(0.25, 0.75).figure().axes
+    (image,) = axis.images
+    pixels = np.asarray(image.get_array())
+    parts = {WORKS: 0.7, IN_RECV: 0.3}  # of each echo; a part of the work is a sendall shorter than a pixel
+    mean = sum(np.array(to_rgb(COLOURS[state])) * part for state, part in parts.items()) * 255
+    assert pixels.shape == (1, PIXELS, 4)
+    assert (pixels[0, :, 3] == 255).sum() == pytest.approx(PIXELS / 1.02, abs=2) or (pixels[..., 3] == 255).all()
+    assert pixels[0, 10:-30, :3].mean(axis=0) == pytest.approx(mean, abs=3)
+    left, right, bottom, top = image.get_extent()
+    assert (left, right) == axis.get_xlim()
+    assert (bottom, top) == pytest.approx((0.2, -0.2))
+    assert not bars(axis, WORKS)
+    assert "client sends" not in legend(axis.figure)
+
+
+def test_a_pixel_is_shared_by_what_is_in_it():
+    spans = [Span(IN_RECV, 0, 10.25), Span(WORKS, 10.25, 20.5), Span(IN_SEND, 20.75, 20.875), Span(BACKLOG, 30, 32)]
+    image = _mixed([_Row("", []), _Row("", spans)], _View(0.0, 1.0, 0.0, float(PIXELS)))
+    recv, works, backlog = (np.array(to_rgb(COLOURS[state])) * 255 for state in (IN_RECV, WORKS, BACKLOG))
+    for place, colour in ((9, recv), (10, 0.25 * recv + 0.75 * works), (20, works), (29, None), (31, backlog)):
+        assert image[1, place, :3] == pytest.approx(0 if colour is None else colour, abs=1)
+        assert image[1, place, 3] == (0 if colour is None else 255)
+    assert not image[0].any()
+    assert not image[1, 32:].any()
+
+
+def test_of_too_many_messages_none_is_marked():
+    (axis,) = made(1, echoes=MARKS).figure().axes
+    assert len(marks(axis, upwards=True)) == MARKS
+    (axis,) = made(1, echoes=MARKS + 1).figure().axes
+    assert not marks(axis, upwards=True)
+    assert f"{MARKS + 1} messages, too many to mark each" in words(axis)
+
+
+def test_many_lanes_are_a_picture_with_some_names():
+    lanes = 100
+    figure = made(lanes).figure()
+    axis, _ = figure.axes
+    assert len(names(axis)) == CHOSEN
+    assert (names(axis)[0], names(axis)[-1]) == ("client 0", f"client {lanes - 1}")
+    assert [f"client {place:.0f}" for place in axis.get_yticks()] == names(axis)
+    pixels = np.asarray(axis.images[0].get_array())
+    left, right, bottom, top = axis.images[0].get_extent()
+    assert (bottom, top) == (lanes - 0.5, -0.5)
+
+    def colour(lane, time):
+        return tuple(pixels[lane, int((time - left) / (right - left) * PIXELS)])
+
+    def whole(state):
+        return (*(round(part * 255) for part in to_rgb(COLOURS[state])), 255)
+
+    for lane in (3, 50, 99):
+        assert colour(lane, lane / 2) == whole(BACKLOG)
+        assert colour(lane, lane + 0.35) == whole(WORKS)
+        assert colour(lane, lane + 0.75) == whole(IN_RECV)
+        assert lane == 99 or colour(lane, lane + 1.5)[3] == 0, "nothing is drawn where nothing was"
+
+
+def test_how_many_waited_at_each_moment():
+    lanes = 100
+    timeline = made(lanes)
+    _, below = timeline.figure().axes
+    counted = {line.get_color(): line for line in below.lines if len(line.get_xdata())}
+    assert set(counted) == {COLOURS[BACKLOG], COLOURS[WORKS]}
+    for time in (0.5, 10.3, 77.97, 99.5):
+        waits = sum(lane.connected <= time < lane.accepted for lane in timeline.lanes)
+        served = sum(lane.accepted <= time < lane.closed for lane in timeline.lanes)
+        for colour, number in ((COLOURS[BACKLOG], waits), (COLOURS[WORKS], served)):
+            line = counted[colour]
+            assert line.get_drawstyle() == "steps-post"
+            at = np.searchsorted(line.get_xdata(), time, side="right") - 1
+            assert line.get_ydata()[at] == number
+    assert [text.get_text() for text in below.get_legend().get_texts()] == ["wait", "served"]
+    assert [label.get_text() for label in below.get_yticklabels()] == ["0", "99"]
+
+
+def test_many_threads_are_counted_as_threads():
+    observation = Observation("many", EventLog(clock=lambda: 9.0))
+    observation.close_all()
+    for number in range(LABEL_LANES + 1):
+        end = Connection(("127.0.0.1", number))
+        observation.log.add("accept", 0.0, end, thread=THREAD, ended=1.0)
+        observation.log.add("recv", 1.0, end, thread=f"thread {number + 1}", size=1, data=b"x", ended=2.0)
+        observation.log.add("close", 3.0, end, thread=f"thread {number + 1}", ended=3.0)
+    above, below = Timeline.of(observation).by_thread().figure().axes
+    assert names(above)[0] == THREAD
+    assert [text.get_text() for text in below.get_legend().get_texts()] == ["threads"]
+    (line,) = (each for each in below.lines if len(each.get_xdata()))
+    assert max(line.get_ydata()) == LABEL_LANES + 1  # one ends when the others begin
+
+
+# -- several timelines, parts, threads -------------------------------------------------------------------------------
+
+
+def test_side_by_side_has_one_scale():
+    figure = side_by_side(made(1), made(3, server="another")).figure()
+    assert len(figure.axes) == 2
+    assert len({axis.get_xlim() for axis in figure.axes}) == 1
+    assert [axis.get_title(loc="left") for axis in figure.axes] == ["serve", "another"]
+    assert len({tuple(axis.get_ylim()) for axis in figure.axes}) == 1
+    for draw in (timeline_figure, stacked_figure):
+        with pytest.raises(ValueError, match="no timeline to draw"):
+            draw([])
+
+
+def test_stacked_is_one_axis_with_the_true_clock():
+    one, other = made(2), made(1, server="another", begins=1.5)
+    figure = stacked(one, other).figure()
+    (axis,) = figure.axes
+    assert names(axis) == ["serve", "client 0", "client 1", "another", "client 0"]
+    bold = [label.get_fontweight() for label in axis.get_yticklabels()]
+    assert bold == ["bold", "normal", "normal", "bold", "normal"]
+    works = [(1, 0.2, 0.5), (2, 1.2, 1.5), (4, 1.7, 2.0)]
+    assert np.array(rows_of(axis, WORKS)) == pytest.approx(np.array(works))
+    (axis,) = stacked(other, one).figure().axes  # in the order asked for, on the same clock
+    assert names(axis) == ["another", "client 0", "serve", "client 0", "client 1"]
+    assert rows_of(axis, WORKS)[0] == pytest.approx((1, 1.7, 2.0))
+
+
+def test_a_zoomed_figure_shows_its_window_and_no_more():
+    timeline = made(3)
+    (axis,) = timeline.zoom(0.3, 1.25).figure().axes
+    begin, end = axis.get_xlim()
+    assert (begin, end) == pytest.approx((300, 300 + 950 * 1.02))
+    every = [bar for state in COLOURS for bar in bars(axis, state)]
+    assert min(begin for begin, _ in every) == pytest.approx(300)
+    assert max(end for _, end in every) == pytest.approx(300 + 950 * 1.02)
+    assert bars(axis, WORKS)[0] == pytest.approx((300, 500))
+    assert marks(axis, upwards=True) == [(1, pytest.approx(1200))]
+    (axis,) = timeline.zoom(clients="client 1").figure().axes
+    assert names(axis) == ["client 1"]
+    (axis,) = timeline.zoom(0.6, 0.85).figure().axes  # no message is in it
+    assert not marks(axis, upwards=True)
+
+
+def test_thread_lanes():
+    timeline = made(2)
+    figure = timeline.by_thread().figure()
+    (axis,) = figure.axes
+    assert names(axis) == [THREAD]
+    assert bars(axis, IN_ACCEPT)[1] == pytest.approx((0.9, 1.01))
+    assert bars(axis, WORKS) == [pytest.approx((0.2, 0.5)), pytest.approx((1.2, 1.5))]
+    assert bars(axis, IN_SEND) == [pytest.approx((0.5, 0.62)), pytest.approx((1.5, 1.62))]
+    assert not bars(axis, BACKLOG)
+    assert {"with client 0", "with client 1"} <= set(words(axis))
+    assert legend(figure)[0] == WORDS[IN_ACCEPT]
+    assert "client sends" not in legend(figure)
+
+
+def test_a_thread_that_is_held_before_accept():
+    observation = Observation("by hand", EventLog(clock=lambda: 20.0))
+    observation.close_all()
+    listener, client = Connection(()), Connection(("127.0.0.1", 1), name="alice")
+    observation.log.add("connect", 0.0, client, ended=0.0)
+    observation.log.add("pause", 0.0, listener, thread=THREAD, ended=10.0)
+    observation.log.add("accept", 10.0, Connection(client.client), thread=THREAD, ended=20.0)
+    (axis,) = Timeline.of(observation).by_thread().figure().axes
+    assert bars(axis, PAUSED) == [(0.0, 10.0)]
+    assert words(axis) == ["paused before accept", "waits in accept"]
+
+
+# -- what a notebook gets, any text ----------------------------------------------------------------------------------
+
+
+def test_what_a_notebook_gets():
+    for shown, text in (
+        (made(2), str(made(2))),
+        (made(2).by_thread(), str(made(2).by_thread())),
+        (side_by_side(made(1), made(0)), f"{made(1)}\n{made(0)}"),
+        (stacked(made(1), made(0)), f"{made(1)}\n{made(0)}"),
+    ):
+        data, metadata = shown._repr_mimebundle_(include=None, exclude=None)
+        assert set(data) == {"text/plain", "image/png"}
+        assert data["text/plain"] == text
+        assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
+        assert set(metadata["image/png"]) == {"width", "height", "alt"}
+        assert metadata["image/png"]["alt"] == text
+
+
+NASTY = ["$x^2$", "$\\frac$", "a_b^{", "\\alpha", "😀👍🏽", "世界", "x" * 500, "", "\x00\x1b[31m", "%s", "<b>&</b>"]
+
+
+@pytest.mark.parametrize("text", NASTY, ids=range(len(NASTY)))
+@pytest.mark.parametrize("kind", ["one", "two", "threads", "stacked", "many"])
+def test_any_text_can_be_drawn(text, kind):
+    timeline = made({"one": 1, "many": LABEL_LANES + 1}.get(kind, 2), text=text, server=text)
+    shown = {"threads": timeline.by_thread(), "stacked": stacked(timeline, timeline)}.get(kind, timeline)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = shown.figure()
+        png(figure, dpi=40)
+    every = [each for each in figure.findobj(Text) if each.get_text()]
+    assert not any("\x1b" in each.get_text() or "\x00" in each.get_text() for each in every)
+    if text == "$x^2$":
+        those = [each for each in every if "$x^2$" in each.get_text()]
+        assert those
+        assert not any(each.get_parse_math() for each in those)
+
+
+def test_pyplot_is_never_loaded():
+    program = """
+import sys
+from echo_kit.watch.events import EventLog
+from echo_kit.watch.observe import Observation
+from echo_kit.views.timeline import Timeline, stacked
+observation = Observation("serve")
+observation.close_all()
+timeline = Timeline.of(observation)
+for shown in (timeline, timeline.by_thread(), stacked(timeline, timeline)):
+    shown._repr_mimebundle_()
+print("matplotlib.figure" in sys.modules, "matplotlib.pyplot" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("True False\n", "")
+
+
+# -- real servers ----------------------------------------------------------------------------------------------------
+
+
+def test_of_a_real_run():
+    with start(serve_single) as server, Client(server, name="alice") as alice, Client(server, name="$bob$") as bob:
+        alice.send("hello 😀")
+        bob.send("$x$")
+        assert alice.receive(timeout=LIMIT) == "hello 😀"
+        timeline = server.timeline()
+    data, _ = timeline._repr_mimebundle_()
+    assert re.search(r"\$bob\$ +connected · waits in the backlog behind alice", data["text/plain"])
+    (axis,) = timeline.figure().axes
+    (waits,) = [bar for bar in rows_of(axis, BACKLOG) if bar[0] == 1]
+    assert waits[2] == pytest.approx((timeline.now - timeline.start) * 1000)
+
+
+def test_of_a_client_that_has_sent_nothing():
+    """A lane without one message: no mark, no quotation, and it is drawn."""
+    with start(serve_threaded) as server, Client(server, name="alice"):
+        figure = server.timeline().figure()
+        assert not marks(figure.axes[0], upwards=True)
+        png(figure, dpi=40)
+
+
+def test_of_a_handler_that_is_stuck_in_sendall():
+    def serve(host, port):
+        with socket.create_server((host, port)) as listener:
+            conn, _ = listener.accept()
+            with conn:
+                conn.recv(100)
+                conn.sendall(b"x" * 20_000_000)
+
+    with start(serve) as server, Client(server, name="alice") as alice:
+        alice.send("all of it")
+        timeline = server.timeline()
+    for figure, row in ((timeline.figure(), "alice"), (timeline.by_thread().figure(), THREAD)):
+        (axis,) = figure.axes
+        assert names(axis) == [row]
+        ((_, end),) = bars(axis, IN_SEND)
+        assert end == pytest.approx((timeline.now - timeline.start) * 1000)
+        assert WORDS[IN_SEND] in legend(figure)
+        assert_readable(figure, LIGHT["paper"])
+
+
+def test_of_a_handler_that_computes():
+    over, computes = threading.Event(), threading.Event()
+
+    def serve(host, port):
+        with socket.create_server((host, port)) as listener:
+            conn, _ = listener.accept()
+            with conn:
+                data = conn.recv(100)
+                while not over.is_set():
+                    computes.set()
+                    sum(range(1000))
+                conn.sendall(data)
+
+    with start(serve) as server, Client(server, name="alice") as alice, Client(server, name="bob"):
+        try:
+            alice.send("hello")
+            assert computes.wait(LIMIT)
+            timeline = server.timeline()
+        finally:
+            over.set()
+        assert alice.receive(timeout=LIMIT) == "hello"
+    for figure in (timeline.figure(), timeline.by_thread().figure()):
+        (axis,) = figure.axes
+        (works,) = [bar for bar in rows_of(axis, WORKS) if bar[0] == 0]
+        assert works[2] == pytest.approx((timeline.now - timeline.start) * 1000)
+        assert_readable(figure, LIGHT["paper"])
+    (axis,) = timeline.figure().axes
+    assert [lane for lane, *_ in rows_of(axis, BACKLOG)][-1] == 1
+
+
+def test_a_picture_says_that_the_log_was_full():
+    log = EventLog(capacity=3, clock=lambda: 9.0)
+    observation = Observation("serve", log)
+    for number in range(5):
+        log.add("recv", float(number), Connection(("127.0.0.1", 1)), "thread 1", 1, b"x", ended=number + 0.5)
+    figure = Timeline.of(observation).figure()
+    observation.close_all()
+    assert figure.axes[0].get_title(loc="left") == "serve (the oldest 2 events are missing)"
+
+
+def test_a_picture_of_very_many_lanes_takes_bounded_memory():
+    image = timeline_figure([made(3000)]).axes[0].images[0].get_array()
+    assert image.shape[0] <= 2000
+    assert image.shape[0] >= 1000
