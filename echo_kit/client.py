@@ -66,17 +66,17 @@ class Client:
         address = address_of(server)
         self.name = f"client {next(_numbers)}" if name is None else str(name)
         self.address = address
-        self._observation: Observation | None = getattr(server, "_observation", None) or observation_at(self.address)
-        self._log = self._observation.log if self._observation else EventLog(capacity=1)
+        self.observation: Observation | None = getattr(server, "observation", None) or observation_at(self.address)
+        self._log = self.observation.log if self.observation else EventLog(capacity=1)
         self._text_only = True  # all that is unanswered was sent as str
         self._kept = b""  # came back, and receive() has not returned it
-        self._ended: EchoError | None = None
+        self.ended: EchoError | None = None
         began = self._log.clock()
         where = f"{address[0]}:{address[1]}"
         if not 0 <= address[1] <= 65535:  # the system would take it modulo 65,536
             raise EchoError(f"cannot connect to {where}: a port is a number from 0 to 65535")
         try:
-            self._sock = socket.create_connection(self.address, timeout=timeout)
+            self.sock = socket.create_connection(self.address, timeout=timeout)
         except ConnectionRefusedError:
             raise Refused(f"nobody listens at {where}. Is the server running there?") from None
         except TimeoutError:
@@ -89,18 +89,18 @@ class Client:
             raise EchoError(f"cannot connect to {where}: {error.strerror or error}") from None
         except ValueError as error:  # no name of a host looks like that
             raise EchoError(f"cannot connect to {visible(where)}: {error}") from None
-        self._sock.setblocking(False)
-        self._connection = Connection(plain_address(self._sock.getsockname()), name=self.name)
-        if self._observation:
-            self._observation.clients.append(self._connection)
-        self._log.add("connect", began, self._connection)
+        self.sock.setblocking(False)
+        self.connection = Connection(plain_address(self.sock.getsockname()), name=self.name)
+        if self.observation:
+            self.observation.clients.append(self.connection)
+        self._log.add("connect", began, self.connection)
 
     # -- talking -----------------------------------------------------------------------------------------------------
 
     @property
     def unanswered(self) -> int:
         """Bytes that were sent and have not come back."""
-        return max(0, self._connection.sent - self._connection.received)
+        return max(0, self.connection.sent - self.connection.received)
 
     def send(self, message: str | bytes, timeout: float = 5.0) -> None:
         """Send `message`, text as UTF-8; the echo of earlier bytes is taken in meanwhile, so that none waits for ever.
@@ -110,7 +110,7 @@ class Client:
         if not isinstance(message, str | bytes | bytearray | memoryview):
             raise TypeError(f"send() takes text or bytes, not {message!r}")
         data = message.encode("utf-8", "surrogateescape") if isinstance(message, str) else bytes(message)
-        if self._connection.closed:
+        if self.connection.closed:
             raise ServerClosed(f"{self.name} has closed its connection; make a new Client")
         if not self.unanswered and not self._kept:
             self._text_only = True
@@ -120,13 +120,13 @@ class Client:
         left = memoryview(data)
         try:
             while left:
-                if not self._wait(deadline, to_write=True):
+                if not self.wait(deadline, to_write=True):
                     raise NoReply(
                         f"the server at {self._where()} took {len(data) - len(left):,} of the {len(data):,} bytes "
                         f"that {self.name} sends, and no more within {timeout:g} s"
                     )
-                if self._ended:
-                    raise self._ended.with_traceback(None)
+                if self.ended:
+                    raise self.ended.with_traceback(None)
                 left = left[self._hand_over(left) :]
         finally:  # also when only a part of it went
             self._note_sent(began, data, len(data) - len(left))
@@ -137,8 +137,8 @@ class Client:
         With `selectors`, this client is writable when it would take some. Raises as `send` does when the connection has
         ended.
         """
-        if self._ended:
-            raise self._ended.with_traceback(None)
+        if self.ended:
+            raise self.ended.with_traceback(None)
         self._text_only = False
         began = self._log.clock()
         count = self._hand_over(data)
@@ -157,9 +157,9 @@ class Client:
         wanted = size if size is not None else max(1, len(self._kept) + self.unanswered)
         while len(self._kept) < wanted:
             came = f"{len(self._kept)} of {wanted} bytes" if self._kept else "nothing"
-            if self._ended:
-                raise type(self._ended)(f"{self._ended}; {came} came back" if self.unanswered else str(self._ended))
-            if not self._wait(deadline, to_write=False):
+            if self.ended:
+                raise type(self.ended)(f"{self.ended}; {came} came back" if self.unanswered else str(self.ended))
+            if not self.wait(deadline, to_write=False):
                 owed = "" if self.unanswered or size else ": all that it has sent is answered"
                 raise NoReply(f"{self.name} waited {timeout:g} s for an answer, and {came} came back{owed}")
         take = len(self._kept) if size is None else size
@@ -170,30 +170,30 @@ class Client:
         """Take what has come without waiting for more. Raises as `receive` does when the connection has ended."""
         self._take_in()
         data, self._kept = self._kept, b""
-        if not data and self._ended:
-            raise self._ended.with_traceback(None)
+        if not data and self.ended:
+            raise self.ended.with_traceback(None)
         return data
 
     def fileno(self) -> int:
         """For `selectors`: readable when `pending` has something to say."""
-        return self._sock.fileno()
+        return self.sock.fileno()
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Hang up in good order. Calling it again does nothing."""
-        if not self._connection.closed:
+        if not self.connection.closed:
             began = self._log.clock()
-            self._connection.closed = True
-            self._sock.close()
-            self._ended = self._ended or ServerClosed(f"{self.name} has closed its connection")
-            self._log.add("client close", began, self._connection)
+            self.connection.closed = True
+            self.sock.close()
+            self.ended = self.ended or ServerClosed(f"{self.name} has closed its connection")
+            self._log.add("client close", began, self.connection)
 
     def vanish(self) -> None:
         """Break the connection off as a crash would: the server gets a reset, not an end of file."""
-        if not self._connection.closed:
+        if not self.connection.closed:
             with contextlib.suppress(OSError):
-                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
             self.close()
 
     def __enter__(self) -> Client:
@@ -203,21 +203,21 @@ class Client:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Client {self.name} {'closed' if self._connection.closed else 'connected'} to {self._where()}>"
+        return f"<Client {self.name} {'closed' if self.connection.closed else 'connected'} to {self._where()}>"
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
     def _where(self) -> str:
         return f"{self.address[0]}:{self.address[1]}"
 
-    def _wait(self, deadline: float, to_write: bool) -> bool:
+    def wait(self, deadline: float, to_write: bool) -> bool:
         """Wait until bytes came (they are taken in) or, if asked, can be sent. False: the time is over."""
         with Selector() as selector:
             events = selectors.EVENT_READ | (selectors.EVENT_WRITE if to_write else 0)
             try:
-                selector.register(self._sock, events)
+                selector.register(self.sock, events)
             except ValueError:
-                self._ended = self._ended or ServerClosed(f"somebody has closed the socket of {self.name}")
+                self.ended = self.ended or ServerClosed(f"somebody has closed the socket of {self.name}")
                 return True
             ready = selector.select(max(0.0, deadline - time.monotonic()))
         for _, mask in ready:
@@ -227,37 +227,37 @@ class Client:
 
     def _hand_over(self, data: bytes | memoryview) -> int:
         try:
-            count = self._sock.send(data)
+            count = self.sock.send(data)
         except BlockingIOError:
             return 0
         except OSError as error:
             raise self._end(error) from None
-        self._connection.sent += count
+        self.connection.sent += count
         return count
 
     def _note_sent(self, began: float, data: bytes | memoryview, size: int) -> None:
         if size:
-            self._connection.messages += 1
-            self._log.add("client send", began, self._connection, size=size, data=bytes(data[: min(size, PREVIEW)]))
+            self.connection.messages += 1
+            self._log.add("client send", began, self.connection, size=size, data=bytes(data[: min(size, PREVIEW)]))
 
     def _take_in(self) -> None:
-        if self._ended:
+        if self.ended:
             return
         began = self._log.clock()
         try:
-            data = self._sock.recv(65536)
+            data = self.sock.recv(65536)
         except BlockingIOError:
             return
         except OSError as error:
             self._end(error)
             return
         if not data:
-            self._ended = ServerClosed(f"the server at {self._where()} closed the connection")
+            self.ended = ServerClosed(f"the server at {self._where()} closed the connection")
         self._kept += data
-        self._connection.received += len(data)
-        self._log.add("client recv", began, self._connection, size=len(data), data=data[:PREVIEW])
+        self.connection.received += len(data)
+        self._log.add("client recv", began, self.connection, size=len(data), data=data[:PREVIEW])
 
     def _end(self, error: OSError) -> EchoError:
-        self._ended = self._ended or Reset(f"the connection to {self._where()} was reset by the server")
-        self._log.add("client recv", self._log.clock(), self._connection, error=type(error).__name__)
-        return self._ended
+        self.ended = self.ended or Reset(f"the connection to {self._where()} was reset by the server")
+        self._log.add("client recv", self._log.clock(), self.connection, error=type(error).__name__)
+        return self.ended

@@ -56,7 +56,7 @@ class Log:
 
     def lines(self, client: str | None = None) -> list[str]:
         """The printed lines, oldest first; with `client`, those about that client's connections."""
-        lines = self._server._observation.printed()
+        lines = self._server.observation.printed()
         if client is None:
             return [line.text for line in lines]
         names = self._server.client_names()
@@ -67,8 +67,7 @@ class Log:
         names = self._server.client_names()
         order = {connection: number for number, connection in enumerate(names, 1)}
         lines = sorted(
-            self._server._observation.printed(),
-            key=lambda each: order.get(each.connection, 0) if each.connection else 0,
+            self._server.observation.printed(), key=lambda each: order.get(each.connection, 0) if each.connection else 0
         )
         text = []
         for (connection, thread), group in groupby(lines, key=lambda each: (each.connection, each.thread)):
@@ -85,60 +84,60 @@ class Server:
     def __init__(self, name: str, most_events: int = CAPACITY) -> None:
         self.name = name
         self.log = Log(self)
-        self._observation = observe.Observation(name, EventLog(most_events))
+        self.observation = observe.Observation(name, EventLog(most_events))
         self._ending = threading.Lock()
-        self._stopped = False
+        self.stopped = False
         self._again: Callable[[int | None], Server] | None = None  # how to start the same at some port
 
     @property
     def address(self) -> Address:
         """(host, port) for a client on this machine."""
-        assert self._observation.address is not None  # start() returns no server that does not listen
-        return reachable(self._observation.address)[:2]
+        assert self.observation.address is not None  # start() returns no server that does not listen
+        return reachable(self.observation.address)[:2]
 
     @property
     def error(self) -> BaseException | None:
         """The first exception that ended one of its threads; None if there was none."""
-        return self._observation.error
+        return self.observation.error
 
     @property
     def running(self) -> bool:
         """Whether it has not been stopped and a thread of it is alive."""
-        return not self._stopped and bool(self._observation.alive())
+        return not self.stopped and bool(self.observation.alive())
 
     @property
     def threads(self) -> list[str]:
         """The labels of its threads that are alive, when it has come to rest."""
         self.settle()
-        return [task.label for task in self._observation.alive()]
+        return [task.label for task in self.observation.alive()]
 
     def timeline(self) -> Timeline:
         """What happened so far, one lane a client. Waits for the server to come to rest, a second at most."""
         self.settle()
-        look(self._observation)
-        return Timeline.of(self._observation)
+        look(self.observation)
+        return Timeline.of(self.observation)
 
     def where(self) -> codeview.CodeView:
         """The student's functions, with a mark on each line where a thread stands. Waits as `timeline` does."""
         self.settle()
-        return codeview.code_view(self._observation, self.client_names(), self._stopped)
+        return codeview.code_view(self.observation, self.client_names(), self.stopped)
 
     def backlog(self) -> Backlog:
         """Who is connected and not accepted yet, and what lies unread. Waits as `timeline` does."""
         self.settle()
-        return Backlog.of(self._observation)
+        return Backlog.of(self.observation)
 
     def snapshot(self) -> Snapshot:
         """All three views of one moment, in one picture. Waits as `timeline` does, once."""
         self.settle()
-        look(self._observation)
-        code = codeview.code_view(self._observation, self.client_names(), self._stopped)
-        return Snapshot(code, Backlog.of(self._observation), Timeline.of(self._observation))
+        look(self.observation)
+        code = codeview.code_view(self.observation, self.client_names(), self.stopped)
+        return Snapshot(code, Backlog.of(self.observation), Timeline.of(self.observation))
 
     @property
     def paused(self) -> bool:
         """Whether it runs step by step."""
-        return self._observation.gate.closed
+        return self.observation.gate.closed
 
     def pause(self) -> None:
         """Run it step by step: from now on each of its threads stops before its next `accept`, `recv`, `recv_into`,
@@ -151,7 +150,7 @@ class Server:
         """
         if not self.paused:
             self.settle()
-        observe.step_by_step(self._observation, True)
+        observe.step_by_step(self.observation, True)
 
     def step(self, thread: str | None = None) -> list[str]:
         """Let each thread that has stopped make the one call before which it stands, or only the one called `thread`.
@@ -160,8 +159,8 @@ class Server:
         the labels of those that it let go, [] where none had stopped. ValueError where `thread` has not.
         """
         self.settle()
-        gate = self._observation.gate
-        held = [task for task in self._observation.alive() if task.paused]
+        gate = self.observation.gate
+        held = [task for task in self.observation.alive() if task.paused]
         if thread is not None:
             named = [task for task in held if task.label == thread]
             if not named:
@@ -173,7 +172,7 @@ class Server:
 
     def resume(self) -> None:
         """Let all of its threads run freely again. Calling it again does nothing."""
-        observe.step_by_step(self._observation, False)
+        observe.step_by_step(self.observation, False)
 
     def interrupt(self) -> None:
         """Press Ctrl+C, and do nothing else: KeyboardInterrupt in the server's own thread, in its `accept` if it waits
@@ -184,9 +183,9 @@ class Server:
         is on its way to its accept has come there. On a stopped server it does nothing.
         """
         self.settle()
-        observation = self._observation
+        observation = self.observation
         first = [task for task in observation.alive() if task.label == MAIN]
-        if self._stopped or not first:
+        if self.stopped or not first:
             return
         waits = first[0].waiting
         if waits is None or not waits.listening:
@@ -201,7 +200,7 @@ class Server:
 
     def client_names(self) -> dict[Connection, str]:
         """The server's connections in the order in which they were accepted, each with its client's name."""
-        return {lane.server: lane.name for lane in lanes_of(self._observation) if lane.server is not None}
+        return {lane.server: lane.name for lane in lanes_of(self.observation) if lane.server is not None}
 
     def stop(self, timeout: float = 2.0) -> None:
         """End all its threads and close all its sockets. Calling it again does nothing.
@@ -210,7 +209,7 @@ class Server:
         all the same gets the exception thrown into it. `ServerStuck` names one that is still there after `timeout`
         seconds (it sleeps, or waits for something that only it knows).
         """
-        observation, deadline = self._observation, time.monotonic() + timeout
+        observation, deadline = self.observation, time.monotonic() + timeout
         here = observe.current_task()
         if here is not None and here.observation is observation:
             timeout = 0  # one of its own threads: it cannot wait for another one that waits for it
@@ -218,9 +217,9 @@ class Server:
         if not self._ending.acquire(timeout=timeout):
             return
         try:
-            if self._stopped:
+            if self.stopped:
                 return
-            self._stopped = True
+            self.stopped = True
             observation.ask_to_stop()
             left = _join(observation, min(deadline, time.monotonic() + GRACE))
             while left and time.monotonic() < deadline:
@@ -259,13 +258,13 @@ class Server:
             )
         self.stop()
         try:
-            begun = self._again(self._observation.address[1] if self._observation.address else None)
+            begun = self._again(self.observation.address[1] if self.observation.address else None)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
             begun = self._again(None)
         with _lock:  # whoever holds this object has the running server
-            self._observation, self._again, self._stopped = begun._observation, begun._again, False
+            self.observation, self._again, self.stopped = begun.observation, begun._again, False
             if _servers.get(self.name) is begun:
                 _servers[self.name] = self
 
@@ -275,8 +274,8 @@ class Server:
         deadline = time.monotonic() + timeout
         quiet_since, looks = 0.0, 0
         before: object = None
-        while not self._stopped:
-            at_rest, now = _state(self._observation)
+        while not self.stopped:
+            at_rest, now = _state(self.observation)
             if at_rest:
                 return True
             # Threads that wait in ways we cannot see into (join, a queue, sleep) count as resting when none moves. On a
@@ -298,7 +297,7 @@ class Server:
         self.stop()
 
     def __repr__(self) -> str:
-        state = "stopped" if self._stopped else "running" if self.running else "ended"
+        state = "stopped" if self.stopped else "running" if self.running else "ended"
         host, port = self.address
         return f"<Server {self.name} at {host}:{port}, {state}>"
 
@@ -398,7 +397,7 @@ def _start_once(
 ) -> Server:
     arguments = _arguments(serve, host, port)
     server = Server(name, most_events)
-    observation = server._observation
+    observation = server.observation
     failure: list[BaseException] = []
 
     def run() -> None:

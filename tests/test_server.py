@@ -820,11 +820,11 @@ def test_stop_from_the_servers_own_thread():
 
     ended = threading.Event()
     servers = [start(serve)]
-    owned = servers[0]._observation.tasks[0].thread
+    owned = servers[0].observation.tasks[0].thread
     with Client(servers[0]) as client:
         client.send("x")
         assert ended.wait(LONG)
-    for task in servers[0]._observation.tasks:
+    for task in servers[0].observation.tasks:
         task.thread.join(LONG)
     assert not owned.is_alive()
     assert not servers[0].running
@@ -866,7 +866,7 @@ def test_a_client_that_is_accepted_while_all_are_told_to_hang_up(serve, monkeypa
 
     def accept(sock):
         accepted = plain(sock)
-        server._observation.ask_to_stop()
+        server.observation.ask_to_stop()
         return accepted
 
     server = start(serve)
@@ -879,7 +879,7 @@ def test_a_client_that_is_accepted_while_all_are_told_to_hang_up(serve, monkeypa
 
 def test_ctrl_c_while_stop_waits(monkeypatch):
     server = start(threads)
-    thread = server._observation.tasks[0].thread
+    thread = server.observation.tasks[0].thread
 
     def interrupted(*_):
         raise KeyboardInterrupt
@@ -1129,8 +1129,8 @@ def test_interrupt_ends_a_server_that_does_nothing_about_it(capsys):
     with start(threads) as server, Client(server) as alice:
         server.settle()
         server.interrupt()
-        server._observation.tasks[0].thread.join(LONG)
-        assert not server._observation.tasks[0].thread.is_alive()
+        server.observation.tasks[0].thread.join(LONG)
+        assert not server.observation.tasks[0].thread.is_alive()
         assert server.threads == ["thread 1"]
         assert server.error is None
         alice.send("hello")  # her thread goes on
@@ -1172,7 +1172,7 @@ def test_interrupt_again_and_again_leaves_nothing(capsys):
             server.interrupt()
         server.settle()
         assert server.log.lines() == ["Ctrl+C"] * 51
-        assert len(server._observation.tasks) == 1
+        assert len(server.observation.tasks) == 1
         assert len(gc.get_objects()) - before < 500
         with Client(server) as client:
             client.send("x")
@@ -1204,7 +1204,7 @@ def test_one_thread_more_than_it_may_have_raises_as_the_system_does(capsys):
             dave.send("x")
             assert dave.receive(timeout=LONG) == "x"
         server.restart()
-        assert server._observation.most_threads == 3
+        assert server.observation.most_threads == 3
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
@@ -1213,7 +1213,7 @@ def test_threads_that_start_threads_for_ever_are_few_and_end(capsys):
 
     def fork():
         while True:
-            most.append(len(server._observation.alive()))
+            most.append(len(server.observation.alive()))
             try:
                 threading.Thread(target=fork).start()
             except RuntimeError:
@@ -1253,6 +1253,6 @@ def test_few_events_are_kept_where_few_are_asked_for():
         for _ in range(10):
             client.send("x")
             client.receive(timeout=LONG)
-        assert len(server._observation.log) == 10
+        assert len(server.observation.log) == 10
         server.restart()
-        assert server._observation.log._records.maxlen == 10
+        assert server.observation.log._records.maxlen == 10

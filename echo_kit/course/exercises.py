@@ -56,7 +56,7 @@ def _echoes(guest: Guest, text: str, look: str) -> None:
 
 def _has_open(trial: Trial, number: int, expected: str, look: str) -> None:
     """So many connections are open on the server's side."""
-    still = sum(1 for _ in trial.server._observation.sockets(listening=False))
+    still = sum(1 for _ in trial.server.observation.sockets(listening=False))
     if still != number:
         raise trial.not_yet(expected, f"{still} {'is' if still == 1 else 'are'} still open", look)
 
@@ -70,7 +70,7 @@ def _serves_the_next(trial: Trial, name: str, said: str, heard: str, look: str) 
 
 
 def _from_memory(trial: Trial) -> None:
-    address = trial.server._observation.address
+    address = trial.server.observation.address
     for what, given, bound in zip(("host", "port"), trial.called_with, address or trial.called_with, strict=False):
         if bound != given:
             expected = f"your server listens on the {what} that it is given, here {given}"
@@ -222,9 +222,9 @@ def _patience(trial: Trial) -> None:
         "conn.settimeout(0.5) before the first recv; when it raises TimeoutError, leave the loop and send nothing more"
     )
     trial.settle(soon)
-    for sock, seen in trial.server._observation.sockets(listening=False):
+    for sock, seen in trial.server.observation.sockets(listening=False):
         limit = sock.gettimeout() or 0
-        if seen.connection.client == alice.client._connection.client and limit > LIMIT + 0.3:
+        if seen.connection.client == alice.client.connection.client and limit > LIMIT + 0.3:
             raise trial.not_yet(f"the server waits {LIMIT:g} s for alice", f"its time limit is {limit:g} s", look)
     alice.is_hung_up(look, seconds=LIMIT + PATIENCE)
     _was_given_time(trial, alice, look)
@@ -256,10 +256,10 @@ def _has_talked(guest: Guest) -> bool:
 
 def _was_given_time(trial: Trial, guest: Guest, look: str) -> None:
     """The last recv before the server hung up waited for the whole limit."""
-    server = guest.client._connection.client
-    there = trial.server._observation.accepted[server]
+    server = guest.client.connection.client
+    there = trial.server.observation.accepted[server]
     trial.until(lambda: there.closed)  # the client knows it before the log does
-    events = [each for each in trial.server._observation.log if each.connection.client == server]
+    events = [each for each in trial.server.observation.log if each.connection.client == server]
     heard = max(
         (each.ended for each in events if each.kind == "accept" or (each.kind == "recv" and each.size)), default=0.0
     )
@@ -496,7 +496,7 @@ def _who_is_there(trial: Trial) -> None:
                 with Client(trial.server, name=name) as guest:
                     guest.send(name)
                     guest.receive(size=len(f"hello {name}\n"), timeout=PATIENCE)
-                trial.until(lambda: len(trial.server._observation.alive()) < CROWD)
+                trial.until(lambda: len(trial.server.observation.alive()) < CROWD)
 
     threads = [threading.Thread(target=come_and_go, daemon=True) for _ in range(3)]
     for thread in threads:
@@ -590,9 +590,9 @@ def _clean_end(trial: Trial) -> None:
     alice, bob, zoe = (trial.guest(name) for name in ("alice", "bob", "zoe"))
     for guest in (alice, bob, zoe):
         _echoes(guest, "hello", "a thread each, as before")
-    threads = len(trial.server._observation.alive())
+    threads = len(trial.server.observation.alive())
     zoe.leaves()
-    trial.until(lambda: len(trial.server._observation.alive()) < threads)  # hers has ended
+    trial.until(lambda: len(trial.server.observation.alive()) < threads)  # hers has ended
     trial.tries("zoe leaves. Then Ctrl+C is pressed, while alice and bob are there and silent")
     trial.server.interrupt()
     hang_up = (

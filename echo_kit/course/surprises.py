@@ -60,13 +60,13 @@ def _ends_well(trial: Trial, guest: Guest, look: str) -> None:
     guest.hears_no_more("no more than two bytes come back", TWO)
     guest.is_hung_up(look)
     trial.settle()
-    there = trial.server._observation.accepted[guest.client._connection.client]
-    if isinstance(guest.client._ended, ConnectionResetError):
+    there = trial.server.observation.accepted[guest.client.connection.client]
+    if isinstance(guest.client.ended, ConnectionResetError):
         raise trial.not_yet(f"{guest.name} gets a clean end of file", "it was a reset: bytes lay unread", look)
-    if there.closed or there.received < guest.client._connection.sent:
+    if there.closed or there.received < guest.client.connection.sent:
         raise trial.not_yet(
             f"the server reads what {guest.name} has sent, and waits until {guest.name} hangs up, too",
-            f"it has read {there.received:,} of {guest.client._connection.sent:,} bytes"
+            f"it has read {there.received:,} of {guest.client.connection.sent:,} bytes"
             + (", and has closed" if there.closed else ""),
             look,
         )

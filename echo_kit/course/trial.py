@@ -196,7 +196,7 @@ class Trial:
 
     def _reads_nothing(self) -> bool:
         """Whether the server goes on calling recv on a connection that has ended."""
-        events = self.server._observation.log
+        events = self.server.observation.log
         ends = Counter(
             id(each.connection) for each in events if each.kind == "recv" and not each.size | bool(each.error)
         )
@@ -214,7 +214,7 @@ class Trial:
         """Whether every thread of the server waits, without a time limit, for a client that has nothing to say."""
         if not self.server.settle(RESTLESS):
             return False
-        return all(map(_waits_without_limit, self.server._observation.alive()))
+        return all(map(_waits_without_limit, self.server.observation.alive()))
 
     def result_of(self, *arguments: Any, look: str, idle: str = "", still: float = 3 * PATIENCE) -> Any:
         """What the student's function returns. It may wait for ever, so it runs in a thread of its own; it has, as soon
@@ -236,7 +236,7 @@ class Trial:
         moved, since = -1, 0.0
         while thread.is_alive() and (moved < 0 or time.monotonic() - since < still):
             thread.join(MOMENT)
-            now = sum(each.received + each.sent for each in self.server._observation.accepted.values())
+            now = sum(each.received + each.sent for each in self.server.observation.accepted.values())
             if now != moved:
                 moved, since = now, time.monotonic()
         if thread.is_alive():
@@ -314,7 +314,7 @@ class Guest:
         self.trial.settle()
         deadline = time.monotonic() + PATIENCE
         self._read()
-        while self._is_on_its_way() and not self._came and self.client._wait(deadline, to_write=False):
+        while self._is_on_its_way() and not self._came and self.client.wait(deadline, to_write=False):
             self._read()
         if self._came:
             raise self._wrong(expected, look)
@@ -323,7 +323,7 @@ class Guest:
         """The server hangs up within `seconds`, without another byte."""
         deadline = time.monotonic() + seconds
         while not self.has_ended() and time.monotonic() < deadline:
-            self.client._wait(min(deadline, time.monotonic() + MOMENT), to_write=False)
+            self.client.wait(min(deadline, time.monotonic() + MOMENT), to_write=False)
         self._read()
         if self._came or not self.has_ended():
             raise self._wrong(f"the server hangs up on {self.name} within {seconds:g} s", look)
@@ -331,16 +331,16 @@ class Guest:
 
     def has_ended(self) -> bool:
         """Whether the server has hung up."""
-        return self.client._ended is not None
+        return self.client.ended is not None
 
     def is_accepted(self) -> bool:
         """Whether the server has taken this client out of the backlog."""
-        return self.client._connection.client in self.trial.server._observation.accepted
+        return self.client.connection.client in self.trial.server.observation.accepted
 
     def fills_up(self) -> None:
         """Send without reading, until the server takes no more: then it waits in its sendall, if it echoes."""
         with contextlib.suppress(EchoError):
-            self.client._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            self.client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             for _ in range(MUCH):
                 if not self.client.offer(bytes(65536)):
                     self.trial.settle()
@@ -363,8 +363,8 @@ class Guest:
 
     def _is_on_its_way(self) -> bool:
         """Whether the server has sent more than has come, or hung up: on a busy machine that takes a while."""
-        there = self.trial.server._observation.accepted.get(self.client._connection.client)
-        owed = there is not None and (there.sent > self.client._connection.received or there.closed)
+        there = self.trial.server.observation.accepted.get(self.client.connection.client)
+        owed = there is not None and (there.sent > self.client.connection.received or there.closed)
         return owed and not self.has_ended()
 
     def _wait_for(self, size: int, deadline: float | None = None) -> bool:
@@ -374,7 +374,7 @@ class Guest:
             self._read()
             if len(self._came) >= size or self.has_ended() or time.monotonic() >= deadline:
                 return len(self._came) >= size
-            comes = self.client._wait(min(deadline, time.monotonic() + MOMENT), to_write=False)
+            comes = self.client.wait(min(deadline, time.monotonic() + MOMENT), to_write=False)
             if not comes and self.trial.nothing_will_come():
                 self._read()
                 if not self._is_on_its_way():
@@ -557,7 +557,7 @@ def _begin(exercise: Exercise, trial: Trial) -> None:
     except BaseException as error:  # SystemExit, too
         line = [each.strip() for each in "".join(student_traceback(error)).splitlines()[1:-1]]
         raise NotYet(expected, _died_of(error), f"the line  {_cut(line[-1])}" if line else "") from None
-    trial.server._observation.most_sent = PART
+    trial.server.observation.most_sent = PART
     trial.settle()
     if not trial.server.running:
         look = f"{ORDER}; and a loop around accept, that never ends"

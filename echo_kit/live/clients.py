@@ -299,7 +299,7 @@ class _Worker:
         """Seconds until something must be looked at that nobody reports."""
         if self._dirty:
             return max(0.0, self._due - time.monotonic())
-        observed = self._client is not None and self._client._observation is not None
+        observed = self._client is not None and self._client.observation is not None
         return 0.1 if observed and self._state != "being served" else 60.0
 
     def _plugged(self) -> bool:
@@ -410,10 +410,10 @@ class _Worker:
         """Whether the server has accepted us, where that can be known."""
         if self._client is None or self._state == "being served":
             return
-        observation = self._client._observation
+        observation = self._client.observation
         if observation is None:
             return
-        accepted = observation.accepted.get(self._client._connection.client)
+        accepted = observation.accepted.get(self._client.connection.client)
         self._say("being served" if accepted is not None else "connected, not accepted yet")
 
     def _lost(self, error: EchoError) -> None:

@@ -168,11 +168,11 @@ class _Stage:
     def _follow(self) -> bool:
         """Go over to the newest server of that name: its cell may have been run again. Whether there is another."""
         server = newest(self.server.name) or self.server
-        if self._live is not None and self._live.observation is server._observation:
+        if self._live is not None and self._live.observation is server.observation:
             return False
         if self._live is not None:
             self._live.close()
-        self.server, self._live = server, Live(server._observation)
+        self.server, self._live = server, Live(server.observation)
         self._frozen = False
         return True
 
@@ -191,7 +191,7 @@ class _Stage:
 
     def _make_head(self) -> dict[str, Any]:
         server = self.server
-        state = "stopped" if server._stopped else "running" if server.running else "ended"
+        state = "stopped" if server.stopped else "running" if server.running else "ended"
         host, port = server.address
         return {
             "state": self._doing or state,

@@ -222,7 +222,7 @@ class Watch:
 
     def __init__(self, observation: Observation) -> None:
         self.asked = -math.inf  # when the backlog that `look` returns was seen, on the log's clock
-        self._observation = observation
+        self.observation = observation
         self._due = 0.0  # when the table may be asked for again
         self._backlog: Backlog | None = None
         self._queued: list[int | None] = []  # how many waited at each listening socket
@@ -230,14 +230,14 @@ class Watch:
     def look(self, lanes: Collection[Known]) -> Backlog:
         """The backlog now. `lanes` are those of the clients that are known, whoever has accepted them."""
         began = time.monotonic()
-        listening = [] if self._observation.stopping else [s for s, _ in self._observation.sockets(listening=True)]
+        listening = [] if self.observation.stopping else [s for s, _ in self.observation.sockets(listening=True)]
         before, queued = self._backlog, [_queued(sock) for sock in listening]
         quiet = queued == self._queued and None not in queued and not any(queued)
         quiet = quiet and before is not None and not (len(before) or before.half or before.unanswered)
         if before is not None and len(queued) == len(self._queued) and (began < self._due or quiet):
             return before
-        self.asked = self._observation.log.clock()
-        self._backlog = Backlog._made(self._observation, look(self._observation), lanes)
+        self.asked = self.observation.log.clock()
+        self._backlog = Backlog._made(self.observation, look(self.observation), lanes)
         self._queued = queued
         self._due = time.monotonic() + 20 * (time.monotonic() - began)
         return self._backlog

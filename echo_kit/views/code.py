@@ -229,7 +229,7 @@ class Watch:
     """Looks at a server's threads again and again, and need not wait in between: it remembers the look before."""
 
     def __init__(self, observation: Observation) -> None:
-        self._observation = observation
+        self.observation = observation
         self._looks: dict[Task, tuple[object, _Look]] = {}
         self._seen: object = None
         self._view: CodeView | None = None
@@ -237,7 +237,7 @@ class Watch:
     def look(self, names: Mapping[Connection, str], stopped: bool = False) -> CodeView:
         """As `code_view`. The same object as before, if nothing has moved."""
         looks: dict[Task, tuple[object, _Look]] = {}
-        tasks = _tasks(self._observation, stopped)
+        tasks = _tasks(self.observation, stopped)
         calls, frames = _calls(tasks), thread_frames()
         for task in tasks:
             before, key = self._looks.get(task), None
@@ -256,7 +256,7 @@ class Watch:
             looks[task] = (key if same else None), look
         frames = {}  # a function that returns meanwhile lets go of its variables, as it would without us
         self._looks = looks
-        observation = self._observation
+        observation = self.observation
         seen: list[object] = [stopped, observation.error, observation.gate.closed]
         seen += [len(observation.functions), observation.accepts.copy()]
         seen += [(task, *each[1].seen) for task, each in looks.items()]

@@ -377,7 +377,7 @@ def test_a_newer_row_takes_the_place_of_the_whole_earlier_one(single, open_row):
     second = open_row(single, "carol")
     assert [panel.comm for panel in first.panels] == [None, None]
     until(second.panels[0], lambda it: it.state == "being served")
-    came_and_went = [event for event in single._observation.log if event.kind in ("connect", "client close")]
+    came_and_went = [event for event in single.observation.log if event.kind in ("connect", "client close")]
     assert [(event.kind, event.connection.name) for event in came_and_went] == [
         ("connect", "alice"),
         ("connect", "bob"),

@@ -77,7 +77,7 @@ def page_of():
     opened = []
 
     def make(server):
-        opened.append(Live(server._observation))
+        opened.append(Live(server.observation))
         return Page(opened[-1])
 
     yield make
@@ -113,7 +113,7 @@ def agrees(page, server, at_once=False):
     assert page.parts["code"]["title"] == view.title
     page.until(lambda: [tuple(row[:2]) for row in page.parts["backlog"]["rows"]] == list(queue.lines()))
     assert page.parts["backlog"]["title"] == queue.title
-    lanes = Timeline.of(server._observation).lanes
+    lanes = Timeline.of(server.observation).lanes
     shown = sorted(page.lanes.values(), key=lambda lane: lane["id"])
     if at_once:  # of those that connect at once, either may be the first
         shown, lanes = sorted(shown, key=lambda lane: lane["name"]), sorted(lanes, key=lambda lane: lane.name)
@@ -170,7 +170,7 @@ def test_the_picture_of_the_end_stays(single, page_of):
     page.until(lambda: page.lanes and page.lane("alice")["ended"] is not None)
     single.stop()
     end = page.look()["now"]
-    log = single._observation.log
+    log = single.observation.log
     later = log.clock() + 2 * live_module.KEPT
     log.clock = lambda: later
     assert page.look() == {"now": end}
@@ -621,8 +621,8 @@ def test_a_full_log_has_forgotten_who_connected_and_knows_who_was_accepted(small
         bob.send("hi")
         bob.receive()
         single.settle()
-        assert [event.connection.client for event in single._observation.log if event.kind == "accept"]
-        assert not [event for event in single._observation.log if event.kind == "connect"]
+        assert [event.connection.client for event in single.observation.log if event.kind == "accept"]
+        assert not [event for event in single.observation.log if event.kind == "connect"]
         page = page_of(single)
         (lane,) = [lane for lane in page.lanes.values() if lane["ended"] is None]
         assert lane["name"] == "bob"
@@ -839,7 +839,7 @@ def test_who_comes_while_a_full_log_is_read_comes_once(small_log, by_hand):
 
 
 def test_a_table_is_asked_for_only_so_often(single):
-    watch = backlog.Watch(single._observation)
+    watch = backlog.Watch(single.observation)
     with echo_kit.Client(single, "alice"):
         single.settle()
         watch.look([])
@@ -857,7 +857,7 @@ def test_a_table_is_asked_for_only_so_often(single):
 @ON_LINUX
 @pytest.mark.parametrize("who", ["half", "unanswered", "broken_off"])
 def test_an_empty_backlog_is_looked_at_again_if_somebody_was_near_it(single, who):
-    watch = backlog.Watch(single._observation)
+    watch = backlog.Watch(single.observation)
     quiet = watch.look([])
     watch._due = 0.0
     assert watch.look([]) is quiet

@@ -171,8 +171,8 @@ def test_stop_and_start_again_at_the_same_port(stage, single):
         bob.send("again")
         assert bob.receive() == "again"
         stage.do("start")  # while it runs: restart
-        second = stage.server._observation
-        stage.until(lambda: stage.server._observation is not second and stage.head["state"] == "running")
+        second = stage.server.observation
+        stage.until(lambda: stage.server.observation is not second and stage.head["state"] == "running")
 
 
 def test_if_the_port_is_taken_it_starts_at_another(stage, single):
@@ -191,7 +191,7 @@ def test_when_the_cell_is_run_again_it_shows_the_new_server(stage, single):
     with echo_kit.start(echo_kit.serve_single, name="single") as second:
         stage.until(lambda: stage.head["address"].endswith(f":{second.address[1]}"))
         assert not stage.head["frozen"]
-        assert single._observation.log._taps == ()
+        assert single.observation.log._taps == ()
         with echo_kit.Client(second, "carol"):
             stage.until(lambda: stage.picture["words"].startswith("1 served"))
 
@@ -369,7 +369,7 @@ def test_nothing_runs_before_a_page_has_come_and_after_the_panel_is_closed(singl
     assert len(threads_of(panel)) == 2
     panel.close()
     assert not threads_of(panel)
-    assert single._observation.log._taps == ()
+    assert single.observation.log._taps == ()
     panel.do("hello")
     assert not threads_of(panel)
     panel.close()

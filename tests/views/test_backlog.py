@@ -261,7 +261,7 @@ def test_who_is_accepted_waits_no_longer():
                 ["  bob       2 bytes unread", "  client 3  3 bytes unread"],
                 ["  client 2  3 bytes unread", "  bob       2 bytes unread"],
             )
-            assert [each.client for each in agreed(server).waiting] == [bob._sock.getsockname(), stranger.getsockname()]
+            assert [each.client for each in agreed(server).waiting] == [bob.sock.getsockname(), stranger.getsockname()]
             alice.close()
             assert bob.receive(timeout=LONG) == "hi"
             assert lines(agreed(server)) == ["  client 3  3 bytes unread"]
@@ -279,7 +279,7 @@ def test_the_order_in_which_ours_and_others_came(ours):
         for kind in kinds:
             some_time(alice)
             if kind == "ours":
-                came.append(stack.enter_context(Client(server))._sock.getsockname())
+                came.append(stack.enter_context(Client(server)).sock.getsockname())
             else:
                 came.append(stack.enter_context(socket.create_connection(server.address)).getsockname())
         told = agreed(server)
@@ -580,7 +580,7 @@ DUAL = {"family": socket.AF_INET6, "options": [(socket.IPPROTO_IPV6, socket.IPV6
 
 def by(server, host):
     """The same server, reached at another of its addresses."""
-    return SimpleNamespace(address=(host, server.address[1]), _observation=server._observation)
+    return SimpleNamespace(address=(host, server.address[1]), observation=server.observation)
 
 
 @ON_LINUX
@@ -630,7 +630,7 @@ def test_a_server_for_ipv6_and_ipv4():
                     assert agreed(server).unanswered == 1
                 alice.close()
                 assert bob.receive(timeout=LONG) == "hi"
-                assert bob._connection.client in server._observation.accepted
+                assert bob.connection.client in server.observation.accepted
                 bob.close()
                 assert carol.receive(timeout=LONG) == "x"
                 carol.close()
@@ -672,7 +672,7 @@ def test_two_listening_sockets():
         until(lambda: ports)
         bob = stack.enter_context(Client(server, name="bob"))
         bob.send("hi")
-        second = SimpleNamespace(address=("127.0.0.1", ports[0]), _observation=server._observation)
+        second = SimpleNamespace(address=("127.0.0.1", ports[0]), observation=server.observation)
         carol = stack.enter_context(Client(second, name="carol"))
         until_unread(server, 2)
         told = server.backlog()
@@ -764,13 +764,13 @@ def test_a_client_in_limbo_is_told_and_holds_nobody_up(monkeypatch):
     defer = (socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, LONG)
     with start(listening(3, options=[defer])) as server, Client(server, name="alice") as alice:
         began = time.monotonic()
-        told = Backlog.of(server._observation)
+        told = Backlog.of(server.observation)
         assert 0.2 <= time.monotonic() - began < LONG / 4
         assert str(told).splitlines() == [
             title("serve", "nobody waits", 3),
             "  1 client is half connected: the kernel has not completed the handshake",
         ]
-        assert [state for state, _, there, *_ in from_ss(server.address[1]) if there == alice._connection.client] == [
+        assert [state for state, _, there, *_ in from_ss(server.address[1]) if there == alice.connection.client] == [
             "SYN-RECV"
         ]
         echoed(alice, "hello")
@@ -830,7 +830,7 @@ def test_where_the_kernel_cannot_be_asked_only_ours_are_known(why, monkeypatch):
             ]
             assert (told.complete, told.full, told.limit, told.unanswered) == (False, False, None, 0)
             assert NOT_TOLD.strip() in told._repr_html_()
-            assert look(server._observation) is None
+            assert look(server.observation) is None
             assert [lane.name for lane in server.timeline().lanes] == ["alice", "bob", "carol"]
         if sys.platform == "linux":
             assert len(agreed(server)) == 3
@@ -1100,15 +1100,15 @@ def waited_for_alice(server):
     """The lane of a stranger who waits for alice for 0.3 s, and between which times of our clock it connected."""
     with Client(server, name="alice") as alice:
         echoed(alice, "hello")
-        began = server._observation.log.clock()
+        began = server.observation.log.clock()
         with socket.create_connection(server.address) as stranger:
-            connected = server._observation.log.clock()
+            connected = server.observation.log.clock()
             some_time(alice, 0.3)
-            leaves = server._observation.log.clock()
+            leaves = server.observation.log.clock()
             alice.close()
             stranger.sendall(b"hi")
             assert stranger.recv(10) == b"hi"
-            answered = server._observation.log.clock()
+            answered = server.observation.log.clock()
             _, lane = server.timeline().lanes
     assert lane.name == "client 2"
     assert began - NEAR <= lane.connected <= connected + NEAR
@@ -1120,7 +1120,7 @@ def waited_for_alice(server):
 def test_since_when_an_accepted_client_had_waited():
     with start(listening(5)) as server:
         waited_for_alice(server)
-        assert not server._observation.sighted  # nobody looked into the backlog meanwhile
+        assert not server.observation.sighted  # nobody looked into the backlog meanwhile
 
 
 @ON_LINUX
@@ -1134,7 +1134,7 @@ def test_since_when_an_accepted_client_had_waited_as_tcpdump_saw_it():
 @ON_LINUX
 def test_since_when_a_client_waits_that_is_not_accepted_yet():
     with alice_at(listening(5)) as (server, alice):
-        clock = server._observation.log.clock
+        clock = server.observation.log.clock
         began = clock()
         with socket.create_connection(server.address):
             connected = clock()
@@ -1223,10 +1223,10 @@ def test_no_descriptor_is_left_open(monkeypatch):
     with alice_at(serve_single) as (server, _), Client(server, name="bob"):
         before = descriptors()
         for _ in range(100):
-            assert look(server._observation) is not None
+            assert look(server.observation) is not None
         monkeypatch.setattr(backlog, "_SOCK_DIAG_BY_FAMILY", 99)
         for _ in range(100):
-            assert look(server._observation) is None
+            assert look(server.observation) is None
         assert descriptors() == before
 
 

@@ -144,7 +144,7 @@ def where(server):
 
 def now(server):
     """Without waiting for the server to come to rest: it never would."""
-    return marks(code_view(server._observation, server.client_names()))
+    return marks(code_view(server.observation, server.client_names()))
 
 
 def names(server):
@@ -437,7 +437,7 @@ def test_a_thread_that_a_stop_left_behind(ends):
 
     with started(stubborn) as server, clients(server, "alice"):
         server.settle()
-        thread = server._observation.tasks[1].thread
+        thread = server.observation.tasks[1].thread
         with pytest.raises(ServerStuck):
             server.stop(timeout=0.3)
         assert where(server) == {"ends.wait(LONG)": ["◀ thread 1: waits in ends.wait(LONG)"]}
@@ -501,7 +501,7 @@ def test_who_computes_is_told_from_who_sleeps(load, busy, ends):
                     assert begun.wait(LONG)
                 for _ in range(3):
                     found = {}
-                    for function in check(code_view(server._observation, server.client_names())).functions:
+                    for function in check(code_view(server.observation, server.client_names())).functions:
                         for line in function.lines:
                             for mark in line.marks:
                                 if mark.kind == STANDS:
@@ -1406,7 +1406,7 @@ def end_of(number, peer):
 @pytest.mark.parametrize("count", [0, 1, 5])
 def test_the_kernel_says_the_same(serve, count):
     with start(serve) as server, clients(server, *NAMES[:count]) as all_of_them:
-        address = {client.name: client._sock.getsockname() for client in all_of_them}
+        address = {client.name: client.sock.getsockname() for client in all_of_them}
         stands = {
             mark.thread: mark.words
             for function in check(server.where()).functions
@@ -1414,7 +1414,7 @@ def test_the_kernel_says_the_same(serve, count):
             for mark in line.marks
             if mark.kind == STANDS
         }
-        tasks = server._observation.alive()
+        tasks = server.observation.alive()
         assert len(stands) == len(tasks) == (1 if serve is serve_single else count + 1)
         for task in tasks:
             call, numbers = in_the_kernel(task.thread)
@@ -1465,7 +1465,7 @@ def asked(server, ask, times):
         echoed(alice)
         for _ in range(times):
             ask(server)
-        thread = server._observation.tasks[1].thread
+        thread = server.observation.tasks[1].thread
         alice.close()
         thread.join(LONG)
         assert not thread.is_alive()
@@ -1473,7 +1473,7 @@ def asked(server, ask, times):
 
 
 def ask_code_view(server):
-    return code_view(server._observation, server.client_names())
+    return code_view(server.observation, server.client_names())
 
 
 def test_asking_a_thousand_times_keeps_no_socket_alive(no_collector):
@@ -1512,7 +1512,7 @@ def test_a_look_at_a_thread_that_waits_elsewhere_keeps_no_socket_alive(no_collec
             assert kept[-1]() is not None
             alice.close()
             ends.set()
-            for task in server._observation.alive()[1:]:
+            for task in server.observation.alive()[1:]:
                 task.thread.join(LONG)
             assert kept[-1]() is None
         ends.clear()
@@ -1548,18 +1548,18 @@ def test_asking_installs_nothing():
         echoed(alice)
         server.where()
         before = {name: getattr(socket.socket, name) for name in dir(socket.socket)}, threading.Thread.start
-        events, functions = len(server._observation.log), dict(server._observation.functions)
+        events, functions = len(server.observation.log), dict(server.observation.functions)
         frames, held = sys._current_frames(), len(threading.enumerate())
         for _ in range(100):
             ask_code_view(server)
         assert ({name: getattr(socket.socket, name) for name in dir(socket.socket)}, threading.Thread.start) == before
         assert (sys.gettrace(), sys.getprofile()) == (None, None) or "coverage" in sys.modules
         assert threading.gettrace() is None
-        assert all(frames[task.thread.ident].f_trace is None for task in server._observation.alive())
-        assert (len(server._observation.log), server._observation.functions) == (events, functions)
+        assert all(frames[task.thread.ident].f_trace is None for task in server.observation.alive())
+        assert (len(server.observation.log), server.observation.functions) == (events, functions)
         assert len(threading.enumerate()) == held
         del frames
-        assert server._observation.trouble is None
+        assert server.observation.trouble is None
 
 
 def test_a_view_stays_as_it_was():

@@ -104,7 +104,7 @@ def sent(packets):
 
 
 def received_by_the_server(server, lane):
-    events = server._observation.log
+    events = server.observation.log
     return [event for event in events if event.connection is lane.server and event.kind == "recv" and event.size]
 
 
@@ -147,7 +147,7 @@ def test_1000_messages_one_after_the_other():
         for packet in seen
     ]
     # The log's own order is that in which calls ended; those that read began long before.
-    reads = [event for event in server._observation.log if event.kind == "recv" and event.size]
+    reads = [event for event in server.observation.log if event.kind == "recv" and event.size]
     assert recorded(reads) == sent(questions)
 
 
@@ -232,7 +232,7 @@ def test_a_server_that_closes_with_unread_data():
     (lane,) = server.timeline().lanes
     check_connecting(capture, lane)
     reset = the("R", packets_of(capture, lane), server.address[1])
-    (noticed,) = [event for event in server._observation.log if event.error == "ConnectionResetError"]
+    (noticed,) = [event for event in server.observation.log if event.error == "ConnectionResetError"]
     assert_in_order(capture, lane.closed, reset, noticed.ended)
     assert server.timeline().story(lane).endswith('"hello" 1 of 5 bytes read · broken off by the server (reset)')
 

@@ -234,7 +234,7 @@ def test_the_list_of_threads_does_not_grow():
             with Client(server) as client:
                 client.receive(timeout=LONG)
             server.settle()
-        assert len(server._observation.tasks) <= 3
+        assert len(server.observation.tasks) <= 3
 
 
 def test_a_thread_of_the_thread_module_that_dies():
@@ -270,7 +270,7 @@ def test_a_thread_of_the_thread_module_that_dies():
 
 
 def events_of(server, *kinds):
-    log = server._observation.log
+    log = server.observation.log
     return [(event.kind, event.size, event.data, event.error) for event in log if event.kind in kinds]
 
 
@@ -329,7 +329,7 @@ def test_every_way_to_call_recv_and_send():
             ("send", 1, b"3", ""),
         ]
         assert server.error is None
-        (connection,) = server._observation.accepted.values()
+        (connection,) = server.observation.accepted.values()
         assert (connection.received, connection.sent, connection.messages) == (55, 52, 3)
 
 
@@ -456,7 +456,7 @@ def test_a_broken_log_breaks_nothing(serve, monkeypatch):
         server.settle()
         assert str(server.timeline()) == f"{serve.__name__}: 0 connections"
         assert server.error is None
-        assert isinstance(server._observation.trouble, RuntimeError)
+        assert isinstance(server.observation.trouble, RuntimeError)
 
 
 @pytest.mark.parametrize("what", ["clock", "task"])
@@ -474,7 +474,7 @@ def test_a_broken_clock_or_owner_breaks_nothing(what, monkeypatch):
     with start(talking(talk)) as server, socket.create_connection(server.address) as client:
         server.settle()
         if what == "clock":
-            monkeypatch.setattr(server._observation.log, "clock", broken)
+            monkeypatch.setattr(server.observation.log, "clock", broken)
         else:
             monkeypatch.setattr(observe, "_task_for", broken)
         going_on.set()
@@ -485,7 +485,7 @@ def test_a_broken_clock_or_owner_breaks_nothing(what, monkeypatch):
         client.shutdown(socket.SHUT_WR)
         assert client.recv(100) == b""
         assert server.error is None
-        assert isinstance(server._observation.trouble, RuntimeError)
+        assert isinstance(server.observation.trouble, RuntimeError)
 
 
 def test_patches_are_there_only_while_a_server_runs():

@@ -49,12 +49,12 @@ def marks(server):
 def held(server):
     """The calls before which threads are held, by label."""
     server.settle()
-    return {task.label: task.paused.name for task in server._observation.alive() if task.paused}
+    return {task.label: task.paused.name for task in server.observation.alive() if task.paused}
 
 
 def calls(server):
     """What the server has done so far."""
-    return [event.kind for event in server._observation.log if event.kind in observe._TWINS]
+    return [event.kind for event in server.observation.log if event.kind in observe._TWINS]
 
 
 def swapped():
@@ -139,16 +139,16 @@ def test_each_call_waits_for_its_step():
 def test_what_is_known_of_a_held_thread():
     with start(serve_single) as server, Client(server, name="alice") as alice:
         server.settle()
-        (task,) = server._observation.alive()
+        (task,) = server.observation.alive()
         assert (task.paused, task.waiting.connection) == (None, task.connection)
         server.pause()
-        before = server._observation.log.clock()
+        before = server.observation.log.clock()
         alice.send("hello")
         server.settle()
         call = task.paused
         assert (call.name, call.seen.connection, task.waiting) == ("sendall", task.connection, None)
-        assert runner._state(server._observation) == (True, [])  # it rests, and need not be watched for that
-        assert before < call.began < server._observation.log.clock()
+        assert runner._state(server.observation) == (True, [])  # it rests, and need not be watched for that
+        assert before < call.began < server.observation.log.clock()
         with pytest.raises(AttributeError):
             call.name = "recv"
 
@@ -251,7 +251,7 @@ def test_no_credit_and_no_double_release():
             assert held(server) == {"server thread": "sendall"}
             assert 25 <= len(let_go) <= 100
             assert calls(server).count("send") == len(let_go)
-            assert [each.kind for each in server._observation.log].count("pause") == len(let_go)
+            assert [each.kind for each in server.observation.log].count("pause") == len(let_go)
 
 
 def test_resume_sets_all_free():
@@ -468,7 +468,7 @@ def test_only_the_servers_own_threads_are_held():
             bob.send("hello")
             assert bob.receive(timeout=LONG) == "hello"
             assert (held(other), other.paused) == ({}, False)
-            assert "pause" not in [event.kind for event in other._observation.log]
+            assert "pause" not in [event.kind for event in other.observation.log]
             assert held(server) == {"server thread": "recv"}
             kept[0].sendall(b"from a cell")
             assert alice.receive(timeout=LONG) == "from a cell"
@@ -527,7 +527,7 @@ def test_a_destructor_that_runs_in_the_kits_own_code_is_not_held(monkeypatch):
                 assert held(server) == {"server thread": "recv"}
                 bob.send("x")
                 assert "close" not in calls(server)
-                log = server._observation.log
+                log = server.observation.log
                 # The next one who asks for the time collects; without a frame of this file, which would be a student's.
                 times = map(operator.call, itertools.chain([gc.collect], itertools.repeat(log.clock)))
                 monkeypatch.setattr(log, "clock", times.__next__)
@@ -597,9 +597,9 @@ def test_stop_from_every_state(state, printed):
         elif state in ("close", "accept"):
             alice.close()
         drive(server, lambda: state in held(server).values())
-        began = server._observation.log.clock()
+        began = server.observation.log.clock()
         server.stop()
-        assert server._observation.log.clock() - began < 2
+        assert server.observation.log.clock() - began < 2
     assert server.log.lines()[-len(printed) :] == printed
     assert not server.paused
     assert not server.running
@@ -719,7 +719,7 @@ def test_pause_step_and_resume_by_many_at_once(busy):
                 each()
 
     server = start(serve_threaded)
-    gate = lambda on: lambda: observe.step_by_step(server._observation, on)  # noqa: E731
+    gate = lambda on: lambda: observe.step_by_step(server.observation, on)  # noqa: E731
     threads = [threading.Thread(target=hammer, args=each) for each in ((gate(True), gate(False)), (server.step,))]
     with busy():
         with Client(server) as alice:
@@ -736,7 +736,7 @@ def test_pause_step_and_resume_by_many_at_once(busy):
             server.pause()
             server.stop()
     assert not server.running
-    assert server._observation.trouble is None
+    assert server.observation.trouble is None
 
 
 # -- costs nothing when off --------------------------------------------------------------------------------------------
@@ -1002,10 +1002,10 @@ def test_who_has_been_let_go_is_on_its_way(monkeypatch):
 def test_a_server_does_not_rest_while_one_is_on_its_way():
     with start(serve_single) as server:
         server.settle()
-        (task,) = server._observation.alive()
-        server._observation.gate._leaving.add(task)
+        (task,) = server.observation.alive()
+        server.observation.gate._leaving.add(task)
         assert not server.settle(timeout=0.1)
-        server._observation.gate._leaving.clear()
+        server.observation.gate._leaving.clear()
         assert server.settle()
 
 
@@ -1020,4 +1020,4 @@ def test_an_observer_that_is_broken_holds_nobody(monkeypatch):
         alice.sendall(b"hello")
         assert alice.recv(100) == b"hello"
         assert server.error is None
-        assert isinstance(server._observation.trouble, RuntimeError)
+        assert isinstance(server.observation.trouble, RuntimeError)
