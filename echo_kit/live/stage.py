@@ -146,8 +146,7 @@ class _Stage:
                 looked_at = began - self._looked_at < LEASE and not self._frozen
                 self._wake.wait(max(TICK / 2, began + (TICK if looked_at else UNSEEN) - time.monotonic()))
         finally:
-            if self._live is not None:
-                self._live.close()
+            pass
 
     def _tick(self, now: float) -> None:
         asked, self._asked = self._asked, False
@@ -170,8 +169,6 @@ class _Stage:
         server = newest(self.server.name) or self.server
         if self._live is not None and self._live.observation is server.observation:
             return False
-        if self._live is not None:
-            self._live.close()
         self.server, self._live = server, Live(server.observation)
         self._frozen = False
         return True

@@ -1,17 +1,27 @@
-"""One lane a connection: what the recorded events say of it, with the name of its client."""
+"""The one engine: folds socket events, one after the other, into one lane per connection.
+
+The timeline folds the whole log at once. The stage folds what has come since its last look. Nobody else knows what
+"waits", "works" and "stuck in sendall" mean:
+
+1. A call that has ended is a stretch of its thread, and of its connection: `TRANSITIONS` says of which state.
+2. Between two calls of one thread on one connection the thread works for it, as far as `TRANSITIONS` says so.
+3. What no thread is seen at, after the accept and before the close, is `ACCEPTED`.
+4. A lane's stretches never overlap, and none lies after the close (`Lane.add`).
+5. Before the accept there are two stretches, made from the facts (`Lane.arrival`).
+"""
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from operator import attrgetter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from ..watch.events import Address, Connection, SocketEvent
-from ..watch.observe import Observation
+from ..watch.observe import Call, Observation, Task
 from ..watch.text import visible
-
-__all__ = ["Lane", "lanes_of"]
+from .lane import Lane, Names, Span
+from .states import ACCEPTED, IN_ACCEPT, IN_RECV, IN_SEND, PAUSED, WORKS, State
 
 NAME = 24  # characters of a client's name that are shown
 BROKEN_OFF = ("ConnectionResetError", "BrokenPipeError", "ConnectionAbortedError")
@@ -19,151 +29,353 @@ STOPPED = "ServerStopped"  # the "error" of a recv that a stop has ended: no end
 TICK = 0.01  # seconds: the longest tick of a Linux kernel, to which its times are exact
 
 
-@dataclass(eq=False)
-class Lane:
-    """One connection. Times are seconds of the log's clock; None: it has not happened, or nobody could see it."""
+class Transition(NamedTuple):
+    """What a call of a server's thread means for its connection.
 
-    name: str
-    client: Connection | None = None  # our own client's end
-    server: Connection | None = None  # the end that the server accepted
-    connecting: float | None = None
-    connected: float | None = None
-    accepted: float | None = None
-    accepter: str = ""
-    threads: list[str] = field(default_factory=list)  # that read from it or wrote to it, or are about to
-    left: float | None = None  # the client closed
-    seen_off: float | None = None  # the server read the end of file
-    reset: bool = False  # the client broke off, as the server noticed
-    rejected: bool = False  # the server broke off, as our client noticed: it closed with bytes unread
-    last_used: float = 0.0  # when the server's last recv or send on it came back
-    closed: float | None = None  # the server closed, or shut down its side
-    to_server: list[SocketEvent] = field(default_factory=list)
-    to_client: list[SocketEvent] = field(default_factory=list)
-    answers: list[SocketEvent] = field(default_factory=list)  # what the server sent, whether or not it was read
-    address: Address = ()  # the client's
-    client_then: Connection | None = None  # what the two ends were when the lane was made: they go on
-    server_then: Connection | None = None
+    during  the state while the call lasted; None: it leaves no stretch
+    after   the state from then until the same thread's next call on the same connection; None: nothing is known
+    closes  whether `after` also holds until a close. After a send it does not: a recv that a stop has ended may have
+            come between the two, without a record
+    """
 
-    @property
-    def place(self) -> tuple[bool, float]:
-        """Sorts lanes by who came first: accept gives the clients out in the order in which they connected. When
-        `connect` came back says less: of many that connect at once, any may be the next to run.
+    during: State | None
+    after: State | None = None
+    closes: bool = False
+
+
+TRANSITIONS = {
+    "accept": Transition(IN_ACCEPT),
+    "recv": Transition(IN_RECV, WORKS, closes=True),
+    "send": Transition(IN_SEND, WORKS),
+    "pause": Transition(PAUSED, WORKS, closes=True),
+    "shutdown": Transition(None),
+    "close": Transition(None),
+}
+SELECTING = TRANSITIONS | {"send": Transition(IN_SEND)}  # after a send, the server may wait in select: not seen
+
+
+class Pending(NamedTuple):
+    """A call that has not returned, or before which a thread is held: which thread, on which connection, since when.
+
+    kind  accept, recv or send, or pause; "" for no call that is known
+    call  before which the thread is held
+    """
+
+    thread: str
+    kind: str
+    connection: Connection | None
+    began: float
+    call: str = ""
+
+
+class Lanes:
+    """The lanes of one server. For one thread.
+
+    clients, accepted  what the observation knows of the ends of connections, also where the log has dropped how they
+                       came: our own clients' ends, and the server's by the client's address
+    selects            between its calls the server may wait in select, poll or kqueue, which leaves no record
+    touched            lanes that `fold` or `lasting` has changed; whoever reads it empties it
+    threads            the stretches of each of the server's threads, by its label
+    """
+
+    def __init__(
+        self, clients: Sequence[Connection] = (), accepted: Mapping[Address, Connection] | None = None
+    ) -> None:
+        self.selects = False
+        self.lanes: dict[int, Lane] = {}
+        self.touched: set[Lane] = set()
+        self.threads: defaultdict[str, list[Span]] = defaultdict(list)
+        self._start: float | None = None  # when the first event began
+        self._missed = False
+        self._clients = clients
+        self._accepted: Mapping[Address, Connection] = {} if accepted is None else accepted
+        self._by_end: dict[Connection, Lane] = {}
+        self._by_address: dict[Address, Connection] = {}
+        self._waiting: dict[Address, list[Lane]] = {}  # not accepted, by the client's address
+        self._names = Names()
+        self._numbers = itertools.count(1)
+        self._last: dict[str, tuple[Transition, float, Connection]] = {}  # by thread: its last call, and when it ended
+
+    def of(self, end: Connection | None) -> Lane | None:
+        """The lane of a connection, given one of its ends."""
+        return self._by_end.get(end) if end is not None else None
+
+    def waiting(self) -> list[Lane]:
+        """The lanes that nobody has accepted, and that may still be."""
+        return [lane for lanes in self._waiting.values() for lane in lanes]
+
+    def waits(self, address: Address) -> Lane | None:
+        """The lane from that client's address that will be accepted next."""
+        return next(iter(self._waiting.get(address, ())), None)
+
+    # -- one event after the other -------------------------------------------------------------------------------------
+
+    def fold(self, events: Iterable[SocketEvent], missed: bool = False) -> None:
+        """Take in what has happened, in the order in which the calls ended.
+
+        missed  some events are missing, so that it is not known what the threads did in between
         """
-        return (False, self.accepted) if self.accepted is not None else (True, self.connected or 0.0)
+        self._missed = missed
+        if missed:
+            self._last.clear()
+            for lane in self.lanes.values():
+                lane.seen = None
+        rules = SELECTING if self.selects else TRANSITIONS
+        for event in events:
+            if self._start is None:
+                self._start = event.began
+            lane = self._by_end.get(event.connection) or self._first_of(event)
+            rule = rules.get(event.kind)
+            if rule is not None:
+                self._server_called(event, rule, lane)
+            if lane is not None:
+                self.touched.add(lane)
+                lane.note(event)
 
-    @property
-    def gone(self) -> float | None:
-        """When the client left, as far as that is known; else when the server closed."""
-        return next((time for time in (self.left, self.seen_off, self.closed) if time is not None), None)
+    def _first_of(self, event: SocketEvent) -> Lane | None:
+        """The lane of a connection of which no event has come so far; None: it is a listening socket's."""
+        kind, end = event.kind, event.connection
+        if kind == "connect":
+            return self._connected(event)
+        if kind == "accept":
+            return None if event.error else self._was_accepted(event)
+        if kind.startswith("client "):  # the log has dropped how it came
+            return self._assume(end, None)
+        return self._assume(self._ours().get(end.client), end) if end.client in self._accepted else None
 
-    @property
-    def over(self) -> bool:
-        """Whether the server has seen that the client left, or has closed the connection."""
-        return self.seen_off is not None or self.closed is not None or self.reset
+    def _ours(self) -> dict[Address, Connection]:
+        """Our own clients' ends by their addresses."""
+        if len(self._by_address) != len(self._clients):  # of two from the same port the newer one counts
+            self._by_address = {end.client: end for end in list(self._clients)}
+        return self._by_address
 
-    @property
-    def ended(self) -> float | None:
-        """When the server was done with it (or the client gave up before it was accepted)."""
-        return self.closed if self.accepted is not None else self.left
+    def _new(self, name: str, address: Address) -> Lane:
+        number = next(self._numbers)
+        lane = self.lanes[number] = Lane(number, self._names.take(name or f"client {number}"), address)
+        self.touched.add(lane)
+        return lane
 
+    def _connected(self, event: SocketEvent) -> Lane:
+        end = event.connection
+        name = visible(end.name)[:NAME]
+        lane = self._of_the_server(end.client, event.began)
+        if lane is not None:  # the server's thread was faster, or the kernel was asked in between
+            self._names.give_back(lane.name)
+            lane.name = self._names.take(name)
+            lane.to_server, lane.to_client = [], []
+        else:
+            lane = self._new(name, end.client)
+            self._waiting.setdefault(end.client, []).append(lane)
+        lane.client, lane.connecting, lane.connected = end, event.began, event.ended
+        if lane.accepted is not None:
+            lane.connected = min(event.ended, lane.accepted)
+        self._by_end[end] = lane
+        return lane
 
-def lanes_of(observation: Observation, events: list[SocketEvent] | None = None) -> list[Lane]:
-    """The lanes in the order in which the connections were made, each with the name of its client."""
-    events = list(observation.log) if events is None else events
-    lanes: list[Lane] = []
-    by_end: dict[Connection, Lane] = {}
-    waiting: dict[Address, list[Lane]] = {}
-    for event in events:
-        if event.kind == "connect":
-            lane = Lane("", client=event.connection, connecting=event.began, connected=event.ended)
-            lane.address = event.connection.client
-            lanes.append(lane)
-            by_end[event.connection] = lane
-            waiting.setdefault(lane.address, []).append(lane)
-    for event in events:
-        if event.kind == "accept" and not event.error:
-            same = waiting.get(event.connection.client)
-            if same:
-                lane = same.pop(0)  # a port may be used again: the first to come is the first to be accepted
+    def _of_the_server(self, address: Address, began: float) -> Lane | None:
+        """The lane that was made for a client before its own `connect` returned."""
+        lane = self.of(self._accepted.get(address)) or self.waits(address)
+        if lane is None or lane.client is not None or (lane.accepted is not None and lane.accepted < began):
+            return None
+        return lane
+
+    def _was_accepted(self, event: SocketEvent) -> Lane:
+        end = event.connection
+        lane = self.waits(end.client)  # a port may be used again: the first to come is the first to be accepted
+        if lane is None:
+            lane = self._new("", end.client)
+            waited = end.waited or 0.0
+            if waited > TICK:
+                lane.connected = event.ended - waited + TICK
+        self.no_longer_waits(lane)
+        if lane.connected is not None:  # our client may be told of it later than the server
+            lane.connected = min(lane.connected, event.ended)
+        lane.server, lane.accepted, lane.accepter = end, event.ended, event.thread
+        lane.seen = None if self._missed else event.ended
+        self._by_end[end] = lane
+        return lane
+
+    def _server_called(self, event: SocketEvent, rule: Transition, lane: Lane | None) -> None:
+        kind, began, ended, connection, thread, size, _, error = event
+        whose = None if kind == "accept" else lane
+        if thread:
+            last = self._last.pop(thread, None)
+            if last is not None and last[2] is connection and (last[0].closes or rule.during is not None):
+                self._add(last[0].after, last[1], began, thread, lane)
+            if rule.during is not None:
+                self._add(rule.during, began, ended, thread, whose)
             else:
-                lanes.append(lane := Lane("", address=event.connection.client))
-                waited = event.connection.waited or 0.0
-                if waited > TICK:
-                    lane.connected = event.ended - waited + TICK
-            lane.server, lane.accepted, lane.accepter = event.connection, event.ended, event.thread
-            by_end[event.connection] = lane
+                self.threads[thread]  # it is one of the server's threads, whatever it did
+            if rule.after is not None and (lane is not None or kind != "pause"):
+                self._last[thread] = rule, ended, connection
+        if whose is None:
+            return
+        whose.thread = thread or whose.thread
+        if rule.during is None:
+            whose.close(began)
+        elif kind != "pause":
+            whose.last_used = ended
+            if thread not in whose.threads:
+                whose.threads.append(thread)
+            if error in BROKEN_OFF:
+                whose.reset = True
+            if kind == "recv" and not size and whose.seen_off is None and error != STOPPED:
+                whose.seen_off = ended
+
+    def _add(self, state: State | None, begin: float, end: float, thread: str, lane: Lane | None) -> None:
+        """A stretch of a thread, and of the lane that it worked for, if any."""
+        if end > begin and state is not None:
+            span = new_span(Span, (state, begin, end, thread, lane))
+            self.threads[thread].append(span)
+            if lane is not None:
+                lane.add(span)
+
+    # -- what no event tells -------------------------------------------------------------------------------------------
+
+    def lasting(self, pending: Sequence[Pending], now: float) -> list[Span]:
+        """What each of the server's threads is in at this moment, as a stretch until `now`. Of the time before a call
+        that is pending it is known now what it was: that is entered as if the call's event had come.
+        """
+        spans = []
+        for thread, kind, connection, began, _ in pending:
+            rule, since, on = self._last.get(thread, _NO_CALL)
+            lane = self.of(connection)
+            if not kind:
+                if rule.after is not None and now > since:
+                    spans.append(Span(rule.after, since, now, thread, self.of(on)))
+            elif began >= since:  # else that call has ended since it was noted
+                if on is connection:
+                    self._add(rule.after, since, began, thread, lane)
+                    self._last[thread] = rule, began, on  # asked again, there is nothing new to tell
+                if lane is not None and lane.last(began):
+                    self.touched.add(lane)
+                state = TRANSITIONS[kind].during or ACCEPTED
+                spans.append(Span(state, began, now, thread, lane))
+        return spans
+
+    def make_up(self, events: Sequence[SocketEvent]) -> None:
+        """Before the first `fold`: lanes of open connections of which the log has dropped how they came, so that these
+        `events` do not tell it.
+        """
+        told = {event.connection for event in events if event.kind in ("connect", "accept")}
+        self._start = min(event.began for event in events)
+        ours, accepted = self._ours(), dict(self._accepted)
+        for address in dict.fromkeys([*accepted, *ours]):
+            client, server = ours.get(address), accepted.get(address)
+            if server is None or not server.closed:
+                ends = [None if end in told else end for end in (client, server)]
+                if any(ends):
+                    self._assume(*ends)
+
+    def _assume(self, client: Connection | None, server: Connection | None) -> Lane:
+        """The lane of a connection of which the log has dropped how it came: that was before all that is known."""
+        lane = self.of(client) or self.of(server)
+        if lane is None:
+            end = client or server
+            assert end is not None
+            lane = self._new(visible(client.name)[:NAME] if client is not None else "", end.client)
+            lane.connected = self._start if client is not None else None
+        if client is not None and lane.client is None:
+            self._by_end[client] = lane
+            lane.client, lane.left = client, self._start if client.closed else None
+            lane.to_server, lane.to_client = [], []  # from now on as the client tells it
+        if server is not None and lane.server is None:
+            self._by_end[server] = lane
+            self.no_longer_waits(lane)
+            lane.server, lane.accepted = server, self._start
+        elif lane.server is None and lane not in self._waiting.get(lane.address, ()):
+            self._waiting.setdefault(lane.address, []).append(lane)
+        return lane
+
+    def sight(self, address: Address, arrived: float) -> None:
+        """The kernel has a client in the backlog that is not ours, since `arrived`: it gets a lane, unless it has one
+        or was accepted since. (A client may come again from the same port.)
+        """
+        before = self._accepted.get(address)
+        served = self.of(before)
+        again = before is None or (before.closed if served is None else (served.accepted or 0.0) < arrived)
+        if again and address not in self._waiting:
+            lane = self._new("", address)
+            lane.connected = arrived
+            self._waiting[address] = [lane]
+
+    def no_longer_waits(self, lane: Lane) -> None:
+        """It was accepted, or will never be."""
+        same = self._waiting.get(lane.address, [])
+        if lane in same:
+            same.remove(lane)
+        if not same:
+            self._waiting.pop(lane.address, None)
+
+    def keep_threads(self, alive: set[str]) -> None:
+        """No more events come of other threads: what is kept of them goes."""
+        self._last = {thread: last for thread, last in self._last.items() if thread in alive}
+        self.threads.clear()
+
+    def forget(self, lane: Lane) -> None:
+        """The lane is no longer kept, and its name is free if it is not the name of one of ours."""
+        del self.lanes[lane.number]
+        self.touched.discard(lane)
+        for end in (lane.client, lane.server):
+            if end is not None:
+                self._by_end.pop(end, None)
+        if lane.client is None:
+            self._names.give_back(lane.name)
+        self.no_longer_waits(lane)
+
+
+new_span = tuple.__new__  # half the time of Span(…), of which there may be hundreds of thousands
+_NO_CALL = (Transition(None), 0.0, Connection(()))
+
+
+def pending_calls(observation: Observation) -> list[Pending]:
+    """What each of the server's threads is in, or held before, at this moment."""
+    return [_pending(task, task.call) for task in observation.alive()]
+
+
+def _pending(task: Task, call: Call | None) -> Pending:
+    held = task.paused
+    if held is not None:
+        name = "recv" if held.kind == "recv" else held.name
+        return Pending(task.label, "pause", held.seen.connection, held.began, name)
+    if call is not None:
+        return Pending(task.label, call.kind, call.seen.connection, call.began)
+    return Pending(task.label, "", None, 0.0)
+
+
+def folded(observation: Observation, events: Iterable[SocketEvent] | None = None) -> Lanes:
+    """All that is known of a server's connections, from the log and from what else the observation knows."""
+    events = list(observation.log) if events is None else list(events)
+    lanes = Lanes(observation.clients, observation.accepted)
+    lanes.selects = selects(observation)
     if observation.log.dropped:
-        _make_up_for_the_dropped(observation, events, lanes, by_end)
-    of_end: defaultdict[Connection, defaultdict[str, list[SocketEvent]]] = defaultdict(lambda: defaultdict(list))
-    for event in events:
-        of_end[event.connection][event.kind].append(event)
-    for end, calls in of_end.items():
-        known = by_end.get(end)
-        if known is not None:
-            _enter(known, calls)
+        lanes.make_up(events)
+    lanes.fold(events)
     for task in observation.alive():  # one that has not read anything yet left no event
-        known = by_end.get(task.connection) if task.connection else None
-        if known is not None and task.label not in known.threads and known.closed is None:
-            known.threads.append(task.label)
+        lane = lanes.of(task.connection)
+        if lane is not None and task.label not in lane.threads and lane.closed is None:
+            lane.threads.append(task.label)
     for address, arrived in list(observation.sighted.items()):
-        before = observation.accepted.get(address)  # from the same port, perhaps by the same client
-        served = by_end.get(before) if before is not None else None
-        again = served is not None and served.accepted is not None and served.accepted < arrived
-        if (before is None or again) and not waiting.get(address):
-            lanes.append(Lane("", connected=arrived, address=address))
-    for lane in lanes:
-        lane.client_then = replace(lane.client) if lane.client else None
-        lane.server_then = replace(lane.server) if lane.server else None
-    lanes.sort(key=lambda lane: lane.place)
-    _give_names(lanes)
+        lanes.sight(address, arrived)
     return lanes
 
 
-def _make_up_for_the_dropped(
-    observation: Observation, events: list[SocketEvent], lanes: list[Lane], by_end: dict[Connection, Lane]
-) -> None:
-    """Lanes of connections whose beginning the log has dropped. When that was is not known: before the first event."""
-    ours = {each.client: each for each in observation.clients}
-    for event in events:
-        end = event.connection
-        if end.client in ours or end.client in observation.accepted:
-            client, server = ours.get(end.client), observation.accepted.get(end.client)
-            ends = [each for each in (client, server) if each is not None]
-            lane = next((by_end[each] for each in (end, *ends) if each in by_end), None)
-            if lane is None:
-                lanes.append(lane := Lane("", connected=event.began if client else None, address=end.client))
-            if client is not None and lane.client is None:
-                lane.client = client
-            if server is not None and lane.server is None:
-                lane.server, lane.accepted = server, event.began if lane.connected is None else lane.connected
-            by_end.update(dict.fromkeys(ends, lane))
+def arranged(lanes: Iterable[Lane]) -> list[Lane]:
+    """The lanes in the order in which the connections were made, each with a name that counts in this order."""
+    names = Names()
+    ordered = sorted(lanes, key=lambda lane: lane.place)
+    for number, lane in enumerate(ordered, 1):
+        lane.freeze()
+        lane.name = names.take(visible(lane.client.name)[:NAME] if lane.client else f"client {number}")
+    return ordered
 
 
-def _enter(lane: Lane, calls: Mapping[str, list[SocketEvent]]) -> None:
-    """What the calls on one end of it say, by their kinds."""
-    sent, got = calls.get("client send", []), calls.get("client recv", [])
-    reads, writes = calls.get("recv", []), calls.get("send", [])
-    lane.to_server += sent
-    lane.to_client += [event for event in got if event.size]
-    lane.rejected = lane.rejected or any(event.error == "ConnectionResetError" for event in got if not event.size)
-    for event in calls.get("client close", []):
-        lane.left = event.began
-    if reads or writes:
-        lane.answers += [event for event in writes if event.size]
-        if lane.client is None:
-            lane.to_server += [event for event in reads if event.size]
-            lane.to_client += lane.answers
-        lane.last_used = max(each[-1].ended for each in (reads, writes) if each)
-        lane.threads += dict.fromkeys(event.thread for event in sorted(reads + writes, key=attrgetter("ended")))
-        lane.reset = any(event.error in BROKEN_OFF for event in reads + writes if event.error)
-        lane.seen_off = next((each.ended for each in reads if not each.size and each.error != STOPPED), None)
-    for event in sorted(calls.get("close", []) + calls.get("shutdown", []), key=attrgetter("ended"))[:1]:
-        lane.closed = event.began if lane.closed is None else lane.closed
+def lanes_of(observation: Observation) -> list[Lane]:
+    """The lanes of a server's connections, arranged."""
+    return arranged(folded(observation).lanes.values())
 
 
-def _give_names(lanes: Iterable[Lane]) -> None:
-    counts: dict[str, int] = {}
-    for number, lane in enumerate(lanes, 1):
-        name = visible(lane.client.name)[:NAME] if lane.client else f"client {number}"
-        counts[name] = counts.get(name, 0) + 1
-        lane.name = name if counts[name] == 1 else f"{name} ({counts[name]})"
+def selects(observation: Observation) -> bool:
+    """Whether the student's functions call select, poll or (of kqueue, on macOS) control: they may wait there."""
+    waits = {"select", "poll", "control"}
+    return any(waits & {*code.co_names} for code in observation.functions.copy())

@@ -19,7 +19,8 @@ from echo_kit.live import feed as live_module
 from echo_kit.live.feed import TO_CLIENT, TO_SERVER, Live
 from echo_kit.views import backlog
 from echo_kit.views import code as codeview
-from echo_kit.views.timeline import ACCEPTED, BACKLOG, IN_RECV, IN_SEND, WORKS, Timeline
+from echo_kit.views.states import ACCEPTED, BACKLOG, IN_RECV, IN_SEND, WORKS
+from echo_kit.views.timeline import Timeline
 from echo_kit.watch import observe, sockets
 from echo_kit.watch.events import Connection, EventLog
 from echo_kit.watch.frames import thread_frames
@@ -80,10 +81,7 @@ def page_of():
         opened.append(Live(server.observation))
         return Page(opened[-1])
 
-    yield make
-    for live in opened:
-        live.close()
-        assert live.observation.log._append == live.observation.log._records.append
+    return make
 
 
 @pytest.fixture
@@ -232,7 +230,7 @@ def test_a_stranger_that_breaks_off_waits_no_longer(single, page_of):
 def invents_nothing(page, name, server):
     """Each stretch that is drawn is one of the timeline's, too. (On a loaded machine, anything may last.)"""
     zero = page.live.zero
-    spans = [(span.state, span.begin - zero, span.end - zero) for span in server.timeline().spans[name]]
+    spans = [(span.state.name, span.begin - zero, span.end - zero) for span in server.timeline().spans[name]]
     for state, *times in page.lane(name)["stretches"]:
         assert any(state == span[0] and times == pytest.approx(span[1:], abs=0.001) for span in spans), (state, times)
 
@@ -261,7 +259,7 @@ def test_work_is_drawn_while_it_lasts_and_when_it_is_over(page_of):
         page.until(lambda: page.state("alice"))
         state, began = page.lane("alice")["since"]
         page.until(lambda: page.parts["now"] - began > 0.05)
-        assert state == WORKS
+        assert state == WORKS.name
         released.set()
         alice.receive()
         page.until(lambda: page.state("alice") is None)
@@ -270,7 +268,7 @@ def test_work_is_drawn_while_it_lasts_and_when_it_is_over(page_of):
         (works,) = page.lane("alice")["stretches"]
         timeline = server.timeline()
         (span,) = [span for span in timeline.spans["alice"] if span.state == WORKS and span.end - span.begin > 0.04]
-        assert works[0] == WORKS
+        assert works[0] == WORKS.name
         assert works[1:] == pytest.approx([span.begin - page.live.zero, span.end - page.live.zero], abs=0.001)
 
 
@@ -286,7 +284,7 @@ def test_a_sendall_that_waits_is_told(page_of):
         page = page_of(server)
         with socket.create_connection(server.address) as client:
             client.sendall(b"x")
-            page.until(lambda: page.state("client 1") == IN_SEND)
+            page.until(lambda: page.state("client 1") == IN_SEND.name)
             page.until(lambda: any("waits in sendall" in words for _, words in page.marks()))
             agrees(page, server)
 
@@ -307,17 +305,17 @@ def test_accepted_and_no_thread_is_there(page_of):
         page = page_of(server)
         with echo_kit.Client(server, "alice") as alice, echo_kit.Client(server, "bob"):
             alice.send("x")
-            page.until(lambda: page.state("bob") == ACCEPTED)
+            page.until(lambda: page.state("bob") == ACCEPTED.name)
             assert page.state("alice") is None
             page.until(lambda: page.parts["now"] - page.lane("bob")["since"][1] > 0.05)
             alice.close()
             page.until(lambda: page.state("bob") is None)
-            page.until(lambda: [each[0] for each in page.lane("bob")["stretches"]] == [ACCEPTED])
+            page.until(lambda: [each[0] for each in page.lane("bob")["stretches"]] == [ACCEPTED.name])
 
 
 def test_after_a_gap_it_does_not_say_what_it_cannot_know(threaded, page_of, monkeypatch):
     """In a flood the events of bob are lost, too: between his last and his next nobody knows what his thread did."""
-    monkeypatch.setattr("echo_kit.watch.events.TRAFFIC", 10)
+    monkeypatch.setattr(live_module, "TRAFFIC", 10)
     page = page_of(threaded)
     with echo_kit.Client(threaded, "alice") as alice, echo_kit.Client(threaded, "bob") as bob:
         for client in (bob, alice):
@@ -330,10 +328,8 @@ def test_after_a_gap_it_does_not_say_what_it_cannot_know(threaded, page_of, monk
             client.receive()
         threaded.settle()
         page.live.read()
-        assert page.live._tap.gap
-        lane = page.live._lanes[page.lane("bob")["id"]]
-        assert lane.used is None
-        assert not page.live._at.keys() & {lane.thread}
+        assert page.live._reader.missed
+        assert page.live._lanes.lanes[page.lane("bob")["id"]].seen is None
         bob.send("again")
         bob.receive()
         threaded.settle()
@@ -349,9 +345,10 @@ def test_what_is_too_short_to_be_seen_does_not_flicker(page_of):
         now = page.live.observation.log.clock
         alice.send("work")
         page.until(lambda: page.state("alice"))
-        assert page.live._lanes[1].since[1] <= now() - live_module.SHORTEST
-        page.live._see_what_lasts(page.live._lanes[1].since[1] + live_module.SHORTEST / 2)
-        assert page.live._lanes[1].since is None
+        sent = page.live._sent[page.live._lanes.lanes[1]]
+        assert sent.since[1] <= now() - live_module.SHORTEST
+        page.live._see_what_lasts(sent.since[1] + live_module.SHORTEST / 2)
+        assert sent.since is None
         released.set()
         alice.receive()
 
@@ -372,7 +369,7 @@ def test_a_flood_is_thinned_and_counted_exactly(threaded, page_of):
 
 
 def test_the_end_of_a_client_is_not_lost_in_a_flood(threaded, page_of, monkeypatch):
-    monkeypatch.setattr("echo_kit.watch.events.TRAFFIC", 10)
+    monkeypatch.setattr(live_module, "TRAFFIC", 10)
     page = page_of(threaded)
     with echo_kit.Client(threaded, "alice") as alice:
         with echo_kit.Client(threaded, "bob"):
@@ -398,11 +395,12 @@ def test_lanes_that_have_ended_are_forgotten_and_their_messages_counted(threaded
             threaded.settle()
             page.look()
         page.look()
-        assert len(page.lanes) == len(page.live._lanes) == 5
+        assert len(page.lanes) == len(page.live._lanes.lanes) == 5
         assert page.lane("stays")["ended"] is None
         assert page.parts["words"] == "1 served · 0 waiting · 31 messages"
-        assert len(page.live._by_end) + len(page.live._names) <= 3 * 5
-        assert not page.live._waiting
+        assert len(page.live._lanes._by_end) <= 2 * 5
+        assert len(page.live._sent) <= 5
+        assert not page.live._lanes.waiting()
 
 
 def test_while_nobody_looks_no_more_is_kept(threaded, page_of, monkeypatch):
@@ -412,7 +410,7 @@ def test_while_nobody_looks_no_more_is_kept(threaded, page_of, monkeypatch):
         echo_kit.Client(threaded, "alice").close()
         threaded.settle()
         page.live.read()
-        assert len(page.live._lanes) <= 11
+        assert len(page.live._lanes.lanes) <= 11
     page.look()
     assert len(page.lanes) <= 5
 
@@ -509,7 +507,9 @@ def test_what_is_kept_of_connections_that_are_gone_does_not_grow(page_of, monkey
                     assert client.recv(10) == b"hi"
                     page.until(lambda: [lane["since"] for lane in page.lanes.values() if not lane["ended"]] == [None])
                 page.until(lambda: all(lane["ended"] for lane in page.lanes.values()))
-            sizes.append({name: len(part) for name, part in vars(page.live).items() if hasattr(part, "__len__")})
+            parts = vars(page.live) | vars(page.live._lanes)
+            del parts["_accepted"], parts["_clients"]  # the observation's
+            sizes.append({name: len(part) for name, part in parts.items() if hasattr(part, "__len__")})
         assert len(page.lanes) == 10
         first, second = (
             sum(each.values()) - each["_lines"] for each in sizes
@@ -726,11 +726,10 @@ def test_nothing_is_remembered_of_threads_that_have_ended(page_of):
         for number in range(10):
             with echo_kit.Client(server, f"client {number}") as client:
                 client.send("x")
-                page.until(lambda: page.live._told)
+                page.until(lambda: page.live._lanes._last)
             server.settle()
             page.look()
-            assert not page.live._at
-            assert not page.live._told
+            assert not page.live._lanes._last
 
 
 def test_names_of_strangers_are_not_kept(threaded, page_of, monkeypatch):
@@ -740,7 +739,7 @@ def test_names_of_strangers_are_not_kept(threaded, page_of, monkeypatch):
         socket.create_connection(threaded.address).close()
         threaded.settle()
         page.look()
-    assert len(page.live._given) <= 6
+    assert len(page.live._lanes._names._given) <= 6
     with echo_kit.Client(threaded, "client 22") as named, socket.create_connection(threaded.address):
         page.until(lambda: sum(lane["ended"] is None for lane in page.lanes.values()) == 2)
         assert "client 22 (2)" in [lane["name"] for lane in page.lanes.values()]
@@ -811,7 +810,6 @@ def by_hand():
     observation = observe.Observation("made up")
     live = Live(observation)
     yield live, observation.log
-    live.close()
     observation.close_all()
 
 
@@ -930,7 +928,8 @@ def serve_in_turn(host, port):
 
 def seen_by_the_eye(spans):
     """Those of the stretches that last longer than a look can miss."""
-    return [list(span[:3]) for span in spans if span[0] in (WORKS, IN_SEND) and span[2] - span[1] > 0.02]
+    told = [(getattr(state, "name", state), begin, end) for state, begin, end, *_ in spans]
+    return [each for each in told if each[0] in (WORKS.name, IN_SEND.name) and each[2] - each[1] > 0.02]
 
 
 @pytest.mark.parametrize("seed", range(3))

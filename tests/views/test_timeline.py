@@ -17,18 +17,10 @@ from itertools import pairwise
 import pytest
 
 from echo_kit import Client, NoReply, Reset, serve_single, serve_threaded, side_by_side, start
-from echo_kit.views.timeline import (
-    ACCEPTED,
-    BACKLOG,
-    CONNECTING,
-    IN_ACCEPT,
-    IN_RECV,
-    IN_SEND,
-    WORKS,
-    Timeline,
-    quote,
-    stacked,
-)
+from echo_kit.views.states import ACCEPTED, BACKLOG, CONNECTING, IN_ACCEPT, IN_RECV, IN_SEND, WORKS
+from echo_kit.views.shown import stacked
+from echo_kit.views.story import quote
+from echo_kit.views.timeline import Timeline
 from echo_kit.watch.events import Connection, EventLog
 from echo_kit.watch.observe import Observation
 
