@@ -12,11 +12,11 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..views import backlog
+from ..views import backlog, states
 from ..views import code as codeview
 from ..views.code import SIGNS
 from ..views.lanes import BROKEN_OFF, NAME, STOPPED, TICK
-from ..views.timeline import ACCEPTED, IN_RECV, IN_SEND, PAUSED, WORKS, quote, selects
+from ..views.timeline import quote, selects
 from ..watch.events import Address, Connection, Line, SocketEvent
 from ..watch.observe import Observation, Task
 from ..watch.text import visible
@@ -25,6 +25,8 @@ __all__ = ["Live"]
 
 TRAFFIC = 1_000  # events of recv and send between two looks; of more, the newest
 SHORTEST = 0.01  # seconds: a stretch that nobody would see
+ACCEPTED, IN_RECV, IN_SEND = states.ACCEPTED.words, states.IN_RECV.words, states.IN_SEND.words
+PAUSED, WORKS = states.PAUSED.words, states.WORKS.words
 MISSED = 0.5  # seconds for which a stranger is not found in the backlog before it is said that it has left
 SPACING = 0.02  # seconds between two marks in the same direction on one lane
 KEPT = 120.0  # seconds for which a lane that has ended is kept

@@ -14,34 +14,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate, groupby
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 from ..watch.events import Connection, SocketEvent
 from ..watch.observe import Call, Observation, Task, current_task
 from ..watch.text import visible
 from .lanes import Lane, lanes_of
+from .states import ACCEPTED, BACKLOG, CONNECTING, IN_ACCEPT, IN_RECV, IN_SEND, PAUSED, WORKS, State
 
-__all__ = ["Shown", "Span", "Threads", "Timeline", "Timelines", "stacked"]
+__all__ = ["Span", "Threads", "Timeline"]
 
 SHOWN = 6  # messages of a lane that the text names one by one
 QUOTED = 24  # characters of a message that are shown
 TOLD = 200  # lines of the text: thousands help nobody, and are saved twice with the picture
 
-# What a stretch of a lane is. The last four are what is seen of a client's thread, the last five of any thread.
-CONNECTING = "connecting"
-BACKLOG = "waits in the backlog"
-ACCEPTED = "accepted, no thread is seen at it"
-IN_ACCEPT = "thread waits in accept"
-IN_RECV = "server waits in recv"
-WORKS = "server works"
-IN_SEND = "server waits in sendall"
-PAUSED = "thread is paused, step by step"
-
 
 class Span(NamedTuple):
     """A stretch of a lane, in seconds of the log's clock. `client` is the name of the client's lane, if any."""
 
-    state: str
+    state: State
     begin: float
     end: float
     thread: str = ""
@@ -58,24 +49,8 @@ class Pending(NamedTuple):
     call: str = ""  # before which it is held
 
 
-class Shown:
-    """Shows itself in a notebook: a picture, and the text beside it."""
-
-    def figure(self, dark: bool = False) -> Any:
-        """A matplotlib Figure, to be saved or to be changed."""
-        raise NotImplementedError
-
-    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        from .draw_timeline import png
-
-        with collector_paused():
-            data, width, height = png(self.figure())
-            text = str(self)
-        return {"text/plain": text, "image/png": data}, {"image/png": {"width": width, "height": height, "alt": text}}
-
-
 @dataclass(eq=False)
-class Timeline(Shown):
+class Timeline:
     """What happened at one server until `now`. Times are seconds of the log's clock; `start` is when the first came."""
 
     server: str
@@ -91,7 +66,7 @@ class Timeline(Shown):
     selects: bool = False  # between its calls the server may wait in select, poll or kqueue, which leaves no record
 
     @classmethod
-    def of(cls, observation: Observation) -> Timeline:
+    def of(cls, observation: Observation) -> Self:
         pending = tuple(_pending(task, task.call) for task in observation.alive())
         here = current_task()
         if here is not None and here.observation is observation:  # one of its threads asks
@@ -296,12 +271,12 @@ class Timeline(Shown):
         by_thread: defaultdict[str, list[Span]] = defaultdict(list)
         by_connection: defaultdict[Connection, list[Span]] = defaultdict(list)
         at: dict[str, SocketEvent | None] = {}  # by thread: its last call, if that was a recv or a send; or its pause
-        states = {"accept": IN_ACCEPT, "recv": IN_RECV, "send": IN_SEND, "pause": PAUSED, "close": "", "shutdown": ""}
+        states = {"accept": IN_ACCEPT, "recv": IN_RECV, "send": IN_SEND, "pause": PAUSED}
         working = ("recv", "pause") if self.selects else ("recv", "send", "pause")
         new = tuple.__new__  # half the time of Span(…), of which there may be hundreds of thousands
         for event in self.events:
             kind, began, ended, connection, thread, _, _, _ = event
-            if not thread or kind not in states:
+            if not thread or kind not in (*states, "close", "shutdown"):
                 continue
             mine, name = by_thread[thread], names.get(connection, "")
             before = at.get(thread)
@@ -313,7 +288,7 @@ class Timeline(Shown):
                 by_connection[connection].append(works)
             if kind == "accept":
                 mine.append(Span(IN_ACCEPT, began, ended, thread))
-            elif states[kind]:
+            elif kind in states:
                 span = new(Span, (states[kind], began, ended, thread, name))
                 mine.append(span)
                 by_connection[connection].append(span)
@@ -338,14 +313,8 @@ class Timeline(Shown):
         """The same run, one lane a thread: what each did, for whom, and where it waited."""
         return Threads(self)
 
-    def figure(self, dark: bool = False) -> Any:
-        """A matplotlib Figure, to be saved or to be changed."""
-        from .draw_timeline import timeline_figure
 
-        return timeline_figure([self], dark=dark)
-
-
-class Threads(Shown):
+class Threads:
     """A timeline with one lane a thread."""
 
     def __init__(self, timeline: Timeline) -> None:
@@ -386,42 +355,6 @@ class Threads(Shown):
             }
             now[pending.thread] = doing.get(pending.kind, "is in no call that is recorded")
         return {label: " · ".join([*_shortened(mine), now.get(label, "ended")]) for label, mine in told.items()}
-
-    def figure(self, dark: bool = False) -> Any:
-        """A matplotlib Figure, to be saved or to be changed."""
-        from .draw_timeline import threads_figure
-
-        return threads_figure(self.timeline, dark=dark)
-
-
-class Timelines(Shown, tuple[Timeline, ...]):
-    """Several timelines in one picture with the same scale: side by side, or on one axis."""
-
-    one_axis = False
-
-    def __str__(self) -> str:
-        return "\n".join(map(str, self))
-
-    __repr__ = __str__
-
-    def figure(self, dark: bool = False) -> Any:
-        """A matplotlib Figure, to be saved or to be changed."""
-        from .draw_timeline import stacked_figure, timeline_figure
-
-        return stacked_figure(self, dark=dark) if self.one_axis else timeline_figure(self, dark=dark)
-
-
-def stacked(*timelines: Timeline) -> Timelines:
-    """Several servers on one time axis: what happened at the same moment stands above one another.
-
-    Raises TypeError for anything but timelines, and for none at all.
-    """
-    if not timelines or not all(isinstance(each, Timeline) for each in timelines):
-        given = ", ".join(type(each).__name__ for each in timelines) or "nothing"
-        raise TypeError(f"stacked() takes timelines, not {given}")
-    together = Timelines(timelines)
-    together.one_axis = True
-    return together
 
 
 # -- words -----------------------------------------------------------------------------------------------------------

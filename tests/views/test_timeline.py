@@ -17,18 +17,8 @@ from itertools import pairwise
 import pytest
 
 from echo_kit import Client, NoReply, Reset, serve_single, serve_threaded, side_by_side, start
-from echo_kit.views.timeline import (
-    ACCEPTED,
-    BACKLOG,
-    CONNECTING,
-    IN_ACCEPT,
-    IN_RECV,
-    IN_SEND,
-    WORKS,
-    Timeline,
-    quote,
-    stacked,
-)
+from echo_kit.views.shown import Timeline, stacked
+from echo_kit.views.timeline import ACCEPTED, BACKLOG, CONNECTING, IN_ACCEPT, IN_RECV, IN_SEND, WORKS, quote
 from echo_kit.watch.events import Connection, EventLog
 from echo_kit.watch.observe import Observation
 
