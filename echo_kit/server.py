@@ -25,8 +25,7 @@ from typing import Any
 from .views import code as codeview
 from .views.backlog import Backlog, look
 from .views.lanes import lanes_of
-from .views.snapshot import Snapshot
-from .views.timeline import Timeline
+from .views.shown import Snapshot, Timeline
 from .watch import observe
 from .watch.events import CAPACITY, Address, Connection, EventLog, reachable
 from .watch.frames import thread_frames

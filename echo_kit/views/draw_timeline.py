@@ -154,7 +154,9 @@ def _client_rows(timeline: Timeline, summaries: bool = True) -> list[_Row]:
     table = timeline.table() if len(timeline.lanes) <= LABEL_LANES else []
     rows = [_Row(lane.name, timeline.spans[lane.name], lane=lane) for lane in timeline.lanes]
     for row, lane, facts in zip(rows, timeline.lanes, table, strict=False):
-        row.words = [_Words(each.begin, each.end, BACKLOG, "waits") for each in row.spans[:2] if each.state == BACKLOG]
+        row.words = [
+            _Words(each.begin, each.end, BACKLOG.words, "waits") for each in row.spans[:2] if each.state == BACKLOG
+        ]
         if lane.accepted is not None:
             by = " and ".join(lane.threads).replace("server thread", "the server thread") or "nobody yet"
             begin = max(lane.connected or lane.accepted, lane.accepted)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from .backlog import Backlog
 from .code import PAUSED, STANDS, CodeView
-from .timeline import Shown, Timeline, Timelines
+from .timeline import Timeline
 
-__all__ = ["Snapshot", "Snapshots", "side_by_side"]
+__all__ = ["Snapshot"]
 
 
 @dataclass(frozen=True)
-class Snapshot(Shown):
+class Snapshot:
     """A server at one moment. Its parts are what `where()`, `backlog()` and `timeline()` show."""
 
     code: CodeView
@@ -42,39 +41,3 @@ class Snapshot(Shown):
         return "\n\n".join(map(str, (self.code, self.backlog, self.timeline)))
 
     __repr__ = __str__
-
-    def figure(self, dark: bool = False) -> Any:
-        """A matplotlib Figure, to be saved or to be changed."""
-        from .draw_snapshot import snapshot_figure
-
-        return snapshot_figure([self], dark=dark)
-
-
-class Snapshots(Shown, tuple[Snapshot, ...]):
-    """Several servers, each at one moment, side by side."""
-
-    def __str__(self) -> str:
-        return "\n\n".join(map(str, self))
-
-    __repr__ = __str__
-
-    def figure(self, dark: bool = False) -> Any:
-        """A matplotlib Figure, to be saved or to be changed."""
-        from .draw_snapshot import snapshot_figure
-
-        return snapshot_figure(self, dark=dark)
-
-
-def side_by_side(*views: Any) -> Timelines | Snapshots:
-    """Several timelines, or several snapshots, in one picture. Times start at 0 in each, with the same scale.
-
-    Raises TypeError for anything else, for a mixture and for none at all.
-    """
-    if not views:
-        raise TypeError("side_by_side() takes timelines or snapshots: give at least one")
-    if all(isinstance(view, Snapshot) for view in views):
-        return Snapshots(views)
-    if all(isinstance(view, Timeline) for view in views):
-        return Timelines(views)
-    kinds = ", ".join(type(view).__name__ for view in views)
-    raise TypeError(f"side_by_side() takes timelines or snapshots, all of one kind, not {kinds}")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from echo_kit.views.timeline import Timeline
+from echo_kit.views.shown import Timeline
 from echo_kit.watch.events import Connection, EventLog
 from echo_kit.watch.observe import Observation
 

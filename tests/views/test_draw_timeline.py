@@ -36,19 +36,8 @@ from echo_kit.views.draw_timeline import (
     stacked_figure,
     timeline_figure,
 )
-from echo_kit.views.timeline import (
-    ACCEPTED,
-    BACKLOG,
-    CONNECTING,
-    IN_ACCEPT,
-    IN_RECV,
-    IN_SEND,
-    PAUSED,
-    WORKS,
-    Span,
-    Timeline,
-    stacked,
-)
+from echo_kit.views.shown import Timeline, stacked
+from echo_kit.views.timeline import ACCEPTED, BACKLOG, CONNECTING, IN_ACCEPT, IN_RECV, IN_SEND, PAUSED, WORKS, Span
 from echo_kit.watch.events import Connection, EventLog
 from echo_kit.watch.observe import Observation
 
@@ -508,7 +497,7 @@ def test_pyplot_is_never_loaded():
 import sys
 from echo_kit.watch.events import EventLog
 from echo_kit.watch.observe import Observation
-from echo_kit.views.timeline import Timeline, stacked
+from echo_kit.views.shown import Timeline, stacked
 observation = Observation("serve")
 observation.close_all()
 timeline = Timeline.of(observation)

@@ -1,0 +1,122 @@
+"""The views as a notebook shows them: the data of `timeline.py` and `snapshot.py`, with a picture beside the text.
+
+matplotlib is heavy, so whatever draws is imported when a picture is asked for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from . import snapshot, timeline
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Shown", "Snapshot", "Snapshots", "Threads", "Timeline", "Timelines", "side_by_side", "stacked"]
+
+
+class Shown:
+    """Shows itself in a notebook: a picture, and the text beside it."""
+
+    def figure(self, dark: bool = False) -> Figure:
+        """A matplotlib Figure, to be saved or to be changed."""
+        raise NotImplementedError
+
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        from .draw_timeline import png
+
+        with timeline.collector_paused():
+            data, width, height = png(self.figure())
+            text = str(self)
+        return {"text/plain": text, "image/png": data}, {"image/png": {"width": width, "height": height, "alt": text}}
+
+
+class Timeline(Shown, timeline.Timeline):
+    """What happened at one server, one lane for each client."""
+
+    def by_thread(self) -> Threads:
+        """The same run with one lane for each thread: what it did, for whom, and where it waited."""
+        return Threads(self)
+
+    def figure(self, dark: bool = False) -> Figure:
+        from .draw_timeline import timeline_figure
+
+        return timeline_figure([self], dark)
+
+
+class Threads(Shown, timeline.Threads):
+    """What happened at one server, one lane for each thread."""
+
+    def figure(self, dark: bool = False) -> Figure:
+        from .draw_timeline import threads_figure
+
+        return threads_figure(self.timeline, dark)
+
+
+class Timelines(Shown, tuple[Timeline, ...]):
+    """Several timelines in one picture with the same scale: side by side, or on one axis."""
+
+    one_axis = False
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self))
+
+    __repr__ = __str__
+
+    def figure(self, dark: bool = False) -> Figure:
+        from .draw_timeline import stacked_figure, timeline_figure
+
+        return stacked_figure(self, dark) if self.one_axis else timeline_figure(self, dark)
+
+
+class Snapshot(Shown, snapshot.Snapshot):
+    """A server at one moment: where its threads stand, who waits, what happened until now."""
+
+    timeline: Timeline
+
+    def figure(self, dark: bool = False) -> Figure:
+        from .draw_snapshot import snapshot_figure
+
+        return snapshot_figure([self], dark)
+
+
+class Snapshots(Shown, tuple[Snapshot, ...]):
+    """Several servers, each at one moment, side by side."""
+
+    def __str__(self) -> str:
+        return "\n\n".join(map(str, self))
+
+    __repr__ = __str__
+
+    def figure(self, dark: bool = False) -> Figure:
+        from .draw_snapshot import snapshot_figure
+
+        return snapshot_figure(self, dark)
+
+
+def stacked(*timelines: Timeline) -> Timelines:
+    """Several servers on one time axis: what happened at the same moment stands above one another.
+
+    Raises TypeError for anything but timelines, and for none at all.
+    """
+    if not timelines or not all(isinstance(each, Timeline) for each in timelines):
+        given = ", ".join(type(each).__name__ for each in timelines) or "nothing"
+        raise TypeError(f"stacked() takes timelines, not {given}")
+    together = Timelines(timelines)
+    together.one_axis = True
+    return together
+
+
+def side_by_side(*views: Any) -> Timelines | Snapshots:
+    """Several timelines, or several snapshots, in one picture. Times start at 0 in each, with the same scale.
+
+    Raises TypeError for anything else, for a mixture and for none at all.
+    """
+    if not views:
+        raise TypeError("side_by_side() takes timelines or snapshots: give at least one")
+    if all(isinstance(view, Snapshot) for view in views):
+        return Snapshots(views)
+    if all(isinstance(view, Timeline) for view in views):
+        return Timelines(views)
+    kinds = ", ".join(type(view).__name__ for view in views)
+    raise TypeError(f"side_by_side() takes timelines or snapshots, all of one kind, not {kinds}")
