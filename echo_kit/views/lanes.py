@@ -92,6 +92,7 @@ class Lanes:
         self._by_end: dict[Connection, Lane] = {}
         self._by_address: dict[Address, Connection] = {}
         self._waiting: dict[Address, list[Lane]] = {}  # not accepted, by the client's address
+        self._strangers: dict[Address, Lane] = {}  # accepted, and not known to be ours
         self._names = Names()
         self._numbers = itertools.count(1)
         self._last: dict[str, tuple[Transition, float, Connection]] = {}  # by thread: its last call, and when it ended
@@ -166,6 +167,7 @@ class Lanes:
         else:
             lane = self._new(name, end.client)
             self._waiting.setdefault(end.client, []).append(lane)
+        self._strangers.pop(end.client, None)
         lane.client, lane.connecting, lane.connected = end, event.began, event.ended
         if lane.accepted is not None:
             lane.connected = min(event.ended, lane.accepted)
@@ -174,7 +176,7 @@ class Lanes:
 
     def _of_the_server(self, address: Address, began: float) -> Lane | None:
         """The lane that was made for a client before its own `connect` returned."""
-        lane = self.of(self._accepted.get(address)) or self.waits(address)
+        lane = self._strangers.get(address) or self.waits(address)
         if lane is None or lane.client is not None or (lane.accepted is not None and lane.accepted < began):
             return None
         return lane
@@ -192,6 +194,8 @@ class Lanes:
             lane.connected = min(lane.connected, event.ended)
         lane.server, lane.accepted, lane.accepter = end, event.ended, event.thread
         lane.seen = None if self._missed else event.ended
+        if lane.client is None:
+            self._strangers[end.client] = lane
         self._by_end[end] = lane
         return lane
 
@@ -321,6 +325,8 @@ class Lanes:
                 self._by_end.pop(end, None)
         if lane.client is None:
             self._names.give_back(lane.name)
+        if self._strangers.get(lane.address) is lane:
+            del self._strangers[lane.address]
         self.no_longer_waits(lane)
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import io
-import re
 import select
 import selectors
 import socket
@@ -17,10 +16,9 @@ from itertools import pairwise
 import pytest
 
 from echo_kit import Client, NoReply, Reset, serve_single, serve_threaded, side_by_side, start
+from echo_kit.views.shown import Timeline, stacked
 from echo_kit.views.states import ACCEPTED, BACKLOG, CONNECTING, IN_ACCEPT, IN_RECV, IN_SEND, WORKS
-from echo_kit.views.shown import stacked
 from echo_kit.views.story import quote
-from echo_kit.views.timeline import Timeline
 from echo_kit.watch.events import Connection, EventLog
 from echo_kit.watch.observe import Observation
 
@@ -450,60 +448,6 @@ def by_hand():
     return Timeline.of(observation)
 
 
-def test_zoom_takes_a_part_of_the_time():
-    timeline = by_hand()
-    part = timeline.zoom(4.5, 6)
-    assert [lane.name for lane in part.lanes] == ["bob"]
-    assert part.window == (4.5, 6.0)
-    assert str(part).splitlines()[0] == "by hand: 1 of 2 connections, from 4.5 s to 6 s"
-    assert timeline.title == "by hand: 2 connections"
-    assert (timeline.window, timeline.others) == (None, 0)
-    assert [lane.name for lane in timeline.zoom(end=2.9).lanes] == ["alice"]
-    assert [lane.name for lane in timeline.zoom(3, 4).lanes] == ["alice", "bob"]
-    assert timeline.zoom(begin=3).window == (3.0, 10.0)
-    assert timeline.zoom(end=3).window == (0.0, 3.0)
-    assert str(timeline.zoom()) == str(timeline)
-    again = timeline.zoom(3, 9).zoom(end=4)
-    assert (again.window, again.title) == ((3.0, 4.0), "by hand: 2 connections, from 3 s to 4 s")
-    assert part.zoom(5).title == "by hand: 1 of 2 connections, from 5 s to 6 s"
-
-
-def test_zoom_takes_some_clients():
-    timeline = by_hand()
-    for asked in ("bob", ["bob"], ("bob",), {"bob"}):
-        part = timeline.zoom(clients=asked)
-        assert [lane.name for lane in part.lanes] == ["bob"]
-        assert str(part).startswith("by hand: 1 of 2 connections\n  bob  connected")
-    assert [lane.name for lane in timeline.zoom(clients=["bob", "alice"]).lanes] == ["alice", "bob"]
-    assert timeline.zoom(clients=()).title == "by hand: 0 of 2 connections"
-    assert [row["client"] for row in timeline.zoom(clients="bob").calls()] == ["bob"] * 5
-
-
-@pytest.mark.parametrize(
-    ("asked", "told"),
-    [
-        ({"clients": "carol"}, "there is no client 'carol' here; there are: alice and bob"),
-        ({"clients": ["alice", "dave"]}, "there is no client 'dave' here; there are: alice and bob"),
-        ({"begin": 3, "end": 3}, "zoom() goes from an earlier time to a later one, not from 3 to 3 s"),
-        ({"begin": 2.5, "end": 1}, "zoom() goes from an earlier time to a later one, not from 2.5 to 1 s"),
-        ({"begin": 99}, "zoom() goes from an earlier time to a later one, not from 99 to 10 s"),
-        ({"begin": float("nan")}, "zoom() goes from an earlier time to a later one, not from nan to 10 s"),
-    ],
-)
-def test_a_zoom_that_cannot_be(asked, told):
-    with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
-        by_hand().zoom(**asked)
-
-
-def test_a_zoom_into_an_empty_timeline():
-    with start(serve_single) as server:
-        timeline = server.timeline()
-    assert str(timeline.zoom()) == str(timeline)
-    assert timeline.zoom(0, 1).title == "serve_single: 0 connections, from 0 s to 1 s"
-    with pytest.raises(ValueError, match="'alice' here; there are: none"):
-        timeline.zoom(clients="alice")
-
-
 def test_calls_and_table_have_the_right_figures():
     timeline = by_hand()
     sent = {"thread": "", "call": "client send", "bytes": 5, "data": b"hello", "error": ""}
@@ -517,7 +461,6 @@ def test_calls_and_table_have_the_right_figures():
     ]
     assert calls[-1]["error"] == "BrokenPipeError"
     assert len(calls) == len(timeline.events) == 14
-    assert [row["call"] for row in timeline.zoom(2.3, 2.6).calls()] == ["recv"]
     alice, bob = timeline.table()
     assert alice == {
         "client": "alice",
@@ -643,7 +586,6 @@ def test_a_timeline_is_a_picture_of_one_moment():
         later = same  # what is worked out only when it is asked for
         assert (str(later), str(later.by_thread())) == before[:2]
         assert [row["bytes sent"] for row in later.table()] == [5, 2]
-        assert later.zoom(0, 1000).lanes == later.lanes
 
 
 def test_stacked_tells_of_both():
@@ -881,9 +823,6 @@ def test_a_client_that_the_server_breaks_off():
 def test_what_cannot_be_drawn_is_refused_when_it_is_asked_for():
     with start(serve_single) as server, Client(server, name="alice"):
         timeline = server.timeline()
-        for begin, end in ((0, float("inf")), (float("-inf"), None), (-1e308, 1e308)):
-            with pytest.raises(ValueError, match="needs times in seconds"):
-                timeline.zoom(begin, end)
         for wrong in (server, server.snapshot(), [timeline], timeline.by_thread()):
             with pytest.raises(TypeError, match="takes timelines, not"):
                 stacked(wrong)
