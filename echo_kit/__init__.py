@@ -12,7 +12,31 @@ Nothing is imported before it is used: the command line needs neither Jupyter no
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what a type checker, and an editor, sees; a test compares it with the table below
+    from .client import Client as Client
+    from .client import EchoError as EchoError
+    from .client import NoReply as NoReply
+    from .client import Refused as Refused
+    from .client import Reset as Reset
+    from .client import ServerClosed as ServerClosed
+    from .course.exercises import check as check
+    from .live.clients import ClientPanel as ClientPanel
+    from .live.clients import panels as panels
+    from .live.prediction import Prediction as Prediction
+    from .live.prediction import predict as predict
+    from .live.stage import ServerPanel as ServerPanel
+    from .server import Server as Server
+    from .server import ServerStuck as ServerStuck
+    from .server import free_port as free_port
+    from .server import start as start
+    from .servers import serve_single as serve_single
+    from .servers import serve_threaded as serve_threaded
+    from .views.shown import Snapshot as Snapshot
+    from .views.shown import Timeline as Timeline
+    from .views.shown import side_by_side as side_by_side
+    from .views.shown import stacked as stacked
 
 _HOME = {
     "Client": "client",
@@ -42,12 +66,14 @@ _HOME = {
 __all__ = list(_HOME)
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # else every name would be taken for one of ours
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOME:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:
