@@ -87,7 +87,6 @@ def run_nbval(folder: Path, notebook: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.faults
 @pytest.mark.parametrize("what", FAULTS)
 def test_the_notebooks_notice_that(what, tmp_path):
     broken_copy(tmp_path, FAULTS[what])
@@ -96,7 +95,6 @@ def test_the_notebooks_notice_that(what, tmp_path):
     assert "Notebook cell execution failed" in result.stdout
 
 
-@pytest.mark.faults
 def test_the_copy_without_a_fault_passes(tmp_path):
     """Else the tests above would prove nothing."""
     broken_copy(tmp_path, ("part1_single_socket", "servers.py", "import socket\n", "import socket\n\n"))
