@@ -6,6 +6,7 @@ import socket
 import sys
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -14,10 +15,18 @@ from echo_kit.watch import observe
 
 from .lab import browser, jupyterlab, notebook  # noqa: F401
 
+HERE = Path(__file__).parent
+FOLDERS = {"benchmarks": "bench", "faults": "faults", "browser": "browser"}
 
+
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what -m does not ask for
 def pytest_collection_modifyitems(items):
+    """Mark what the folder and the fixtures say: a benchmark is one, also where it needs a browser."""
     for item in items:
-        if "browser" in getattr(item, "fixturenames", ()):
+        folder = item.path.relative_to(HERE).parts[0] if item.path.is_relative_to(HERE) else ""
+        if folder in FOLDERS:
+            item.add_marker(FOLDERS[folder])
+        elif "browser" in getattr(item, "fixturenames", ()):
             item.add_marker("browser")
 
 

@@ -89,9 +89,9 @@ def find_browser():
     return os.environ.get("ECHO_KIT_BROWSER") or found
 
 
-# Not for longer than a module: JupyterLab goes on connecting to the ports of kernels that have ended, several times a
-# second, and the system may give such a port to a listening socket of another test.
-@pytest.fixture(scope="module")
+# JupyterLab goes on connecting to the ports of kernels that have ended, several times a second. The system gave them
+# these ports, so they are above those of `free_port`, and no server of a test is met by it.
+@pytest.fixture(scope="session")
 def jupyterlab(tmp_path_factory):
     running = JupyterLab(tmp_path_factory.mktemp("jupyterlab"))
     yield running

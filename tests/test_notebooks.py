@@ -379,6 +379,7 @@ def run_twice():
     return books
 
 
+@pytest.mark.soak  # nbval is the one that runs each notebook
 @every_notebook
 def test_all_cells_run_again_in_the_same_kernel_say_the_same(name, run_twice):
     cells = run_twice[name].cells
@@ -386,6 +387,7 @@ def test_all_cells_run_again_in_the_same_kernel_say_the_same(name, run_twice):
         assert said(first) == said(second), first.source
 
 
+@pytest.mark.soak
 @every_notebook
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_what_was_just_run_is_a_page_with_words_for_each_panel(name, run_twice):

@@ -25,7 +25,7 @@ FAULTS = {
     ),
     "the last message is lost": (
         "part1_single_socket",
-        "timeline.py",
+        "views/story.py",
         "list(zip(lane.to_server, ends, strict=True))",
         "list(zip(lane.to_server, ends, strict=True))[:-1]",
     ),
@@ -37,25 +37,25 @@ FAULTS = {
     ),
     "the code view marks the next line": (
         "part1_single_socket",
-        "codeview.py",
+        "views/code.py",
         "chain.append((code, frame.f_lineno",
         "chain.append((code, 1 + frame.f_lineno",
     ),
     "the backlog view loses a client": (
         "part1_single_socket",
-        "backlog.py",
+        "views/backlog.py",
         "        return sorted(self.rows.values()",
         "        return sorted(list(self.rows.values())[1:]",
     ),
     "a thread that waits in recv counts as one that works": (
         "part1_single_socket",
-        "timeline.py",
+        "views/timeline.py",
         "if state in (WORKS, IN_SEND)",
         "if state in (WORKS, IN_SEND, IN_RECV)",
     ),
     "no waiting is recorded": (
         "part1_single_socket",
-        "timeline.py",
+        "views/timeline.py",
         "        if lane.connected is None:\n            return []\n",
         "        return []\n",
     ),
@@ -87,7 +87,6 @@ def run_nbval(folder: Path, notebook: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.faults
 @pytest.mark.parametrize("what", FAULTS)
 def test_the_notebooks_notice_that(what, tmp_path):
     broken_copy(tmp_path, FAULTS[what])
@@ -96,7 +95,6 @@ def test_the_notebooks_notice_that(what, tmp_path):
     assert "Notebook cell execution failed" in result.stdout
 
 
-@pytest.mark.faults
 def test_the_copy_without_a_fault_passes(tmp_path):
     """Else the tests above would prove nothing."""
     broken_copy(tmp_path, ("part1_single_socket", "servers.py", "import socket\n", "import socket\n\n"))

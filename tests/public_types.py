@@ -1,0 +1,20 @@
+"""What a type checker knows of the public names. mypy reads this file (see pyproject.toml); nothing runs it."""
+
+from typing import assert_type
+
+import echo_kit
+
+
+def a_lesson(answer: str) -> None:
+    server = assert_type(echo_kit.start(echo_kit.serve_threaded), echo_kit.Server)
+    with echo_kit.Client(server, name="alice") as alice:
+        alice.send("hello")
+        assert_type(alice, echo_kit.Client)
+        assert_type(alice.receive(), str | bytes)
+    assert_type(server.timeline(), echo_kit.Timeline)
+    assert_type(server.snapshot(), echo_kit.Snapshot)
+    assert_type(echo_kit.ServerPanel(server).server, echo_kit.Server)
+    assert_type(echo_kit.predict("Is bob answered?", {"yes": True, "no": False}), echo_kit.Prediction)
+    assert_type(echo_kit.free_port(), int)
+    assert_type(server.stop(), None)
+    echo_kit.strat  # type: ignore[attr-defined]  # noqa: B018
