@@ -22,7 +22,7 @@ import pytest
 
 from echo_kit import Client, ServerStuck, free_port, serve_single, serve_threaded, start
 from echo_kit import server as runner
-from echo_kit.watch import frames, observe
+from echo_kit.watch import frames, observe, stopping
 
 LONG = 20  # seconds after which a test gives up; nothing comes near it
 
@@ -884,7 +884,7 @@ def test_ctrl_c_while_stop_waits(monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runner, "_join", interrupted)
+    monkeypatch.setattr(stopping, "join", interrupted)
     with pytest.raises(KeyboardInterrupt):
         server.stop()
     thread.join(LONG)

@@ -19,14 +19,13 @@ from dataclasses import replace
 import pytest
 
 from echo_kit import Client, free_port, serve_single, serve_threaded, start
-from echo_kit import server as runner
 from echo_kit.views.code import NOBODY, PAUSED, STANDS
 from echo_kit.views.draw_timeline import COLOURS, STRIPES, WORDS
 from echo_kit.views.lanes import STOPPED
 from echo_kit.views.timeline import IN_ACCEPT, IN_RECV, IN_SEND, WORKS, Timeline
 from echo_kit.views.timeline import PAUSED as PAUSED_STRETCH
 from echo_kit.watch import gate as stepping
-from echo_kit.watch import observe
+from echo_kit.watch import observe, rest
 from echo_kit.watch.events import Connection, EventLog
 from echo_kit.watch.gate import Gate
 
@@ -147,7 +146,7 @@ def test_what_is_known_of_a_held_thread():
         server.settle()
         call = task.paused
         assert (call.name, call.seen.connection, task.waiting) == ("sendall", task.connection, None)
-        assert runner._state(server.observation) == (True, [])  # it rests, and need not be watched for that
+        assert rest.state(server.observation) == (True, [])  # it rests, and need not be watched for that
         assert before < call.began < server.observation.log.clock()
         with pytest.raises(AttributeError):
             call.name = "recv"
