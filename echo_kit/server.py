@@ -11,11 +11,10 @@ import inspect
 import secrets
 import socket
 import socketserver
-import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import groupby
 from typing import Any
 
@@ -24,9 +23,12 @@ from .views.backlog import Backlog, look
 from .views.lanes import lanes_of
 from .views.snapshot import Snapshot
 from .views.timeline import Timeline
-from .watch import observe, rest, stopping
+from .watch import patches, rest, stopping
 from .watch.borrowed import before_exit
 from .watch.events import CAPACITY, Address, Connection, EventLog, reachable
+from .watch.observation import Observation, ServerStopped, current_task
+from .watch.output import route_streams
+from .watch.stepping import step_by_step
 from .watch.text import visible
 
 __all__ = ["Log", "Server", "ServerStuck", "start"]
@@ -79,7 +81,7 @@ class Server:
     def __init__(self, name: str, most_events: int = CAPACITY) -> None:
         self.name = name
         self.log = Log(self)
-        self.observation = observe.Observation(name, EventLog(most_events))
+        self.observation = Observation(name, EventLog(most_events))
         self._ending = threading.Lock()
         self.stopped = False
         self._again: Callable[[int | None], Server] | None = None  # how to start the same at some port
@@ -145,7 +147,7 @@ class Server:
         """
         if not self.paused:
             self.settle()
-        observe.step_by_step(self.observation, True)
+        step_by_step(self.observation, True)
 
     def step(self, thread: str | None = None) -> list[str]:
         """Let each thread that has stopped make the one call before which it stands, or only the one called `thread`.
@@ -167,7 +169,7 @@ class Server:
 
     def resume(self) -> None:
         """Let all of its threads run freely again. Calling it again does nothing."""
-        observe.step_by_step(self.observation, False)
+        step_by_step(self.observation, False)
 
     def interrupt(self) -> None:
         """Press Ctrl+C, and do nothing else: KeyboardInterrupt in the server's own thread, in its `accept` if it waits
@@ -184,14 +186,14 @@ class Server:
             return
         waits = first[0].waiting
         if waits is None or not waits.listening:
-            stopping.throw_into(first[0])
+            stopping.throw_into(first[0], timeout=SETTLE)
             return
         observation.alarm.interrupt(first[0])
         deadline = time.monotonic() + SETTLE
         while observation.alarm.meant and time.monotonic() < deadline:
             time.sleep(0.001)
         if observation.alarm.take(first[0]):  # it has left that accept for something else
-            stopping.throw_into(first[0])
+            stopping.throw_into(first[0], timeout=SETTLE)
 
     def client_names(self) -> dict[Connection, str]:
         """The server's connections in the order in which they were accepted, each with its client's name."""
@@ -205,7 +207,7 @@ class Server:
         seconds (it sleeps, or waits for something that only it knows).
         """
         observation, deadline = self.observation, time.monotonic() + timeout
-        here = observe.current_task()
+        here = current_task()
         if here is not None and here.observation is observation:
             timeout = 0  # one of its own threads: it cannot wait for another one that waits for it
         # Whoever comes second waits until the first is done.
@@ -218,7 +220,7 @@ class Server:
             left = stopping.stop(observation, deadline)
         finally:  # also on Ctrl+C
             observation.close_all()
-            observe.end(observation)
+            patches.end(observation)
             with _lock:
                 if _servers.get(self.name) is self:
                     del _servers[self.name]
@@ -256,7 +258,7 @@ class Server:
 
     def settle(self, timeout: float = SETTLE) -> bool:
         """Wait until every thread of the server waits for somebody else. False: it was still busy after `timeout` s."""
-        observe.route_streams()
+        route_streams()
         deadline = time.monotonic() + timeout
         quiet_since, looks = 0.0, 0
         before: object = None
@@ -404,12 +406,12 @@ def _start_once(
     thread = threading.Thread(target=run, name=f"echo_kit {name}", daemon=True)
     task = observation.adopt(thread, MAIN)
     observation.most_threads = most_threads
-    observe.begin(observation)
+    patches.begin(observation)
     owner = getattr(serve, "__self__", None)
     try:
         if isinstance(owner, socketserver.TCPServer):
             observation.watch_listener(owner.socket)  # it listens since it was made
-        with _no_program_arguments():
+        with patches.no_program_arguments():
             thread.start()
             came = observation.listening.wait(timeout)
     except BaseException:  # Ctrl+C, or no thread is to be had
@@ -423,7 +425,7 @@ def _start_once(
     place = codeview.where(task)
     with contextlib.suppress(ServerStuck):
         server.stop(timeout=1.0)
-    if failure and not isinstance(failure[0], observe.ServerStopped):
+    if failure and not isinstance(failure[0], ServerStopped):
         raise failure[0]
     if ended.is_set() and came:
         raise RuntimeError(f"{name}() returned before it listened. Does it call listen() and then loop over accept()?")
@@ -455,17 +457,6 @@ def _arguments(serve: Callable[..., object], host: str, port: int) -> tuple[Any,
 
 def _wants_port(serve: Callable[..., object]) -> bool:
     return bool(_arguments(serve, "", 0))
-
-
-@contextlib.contextmanager
-def _no_program_arguments() -> Iterator[None]:
-    """A main() that reads sys.argv must not take the kernel's own arguments for its HOST and PORT."""
-    kept = sys.argv
-    sys.argv = kept[:1]
-    try:
-        yield
-    finally:
-        sys.argv = kept
 
 
 def _stop_all() -> None:

@@ -18,7 +18,7 @@ from ..views.code import SIGNS
 from ..views.lanes import BROKEN_OFF, NAME, STOPPED, TICK
 from ..views.timeline import ACCEPTED, IN_RECV, IN_SEND, PAUSED, WORKS, quote, selects
 from ..watch.events import Address, Connection, Line, SocketEvent
-from ..watch.observe import Observation, Task
+from ..watch.observation import Observation, Task
 from ..watch.text import visible
 
 __all__ = ["Live"]

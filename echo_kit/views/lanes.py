@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from operator import attrgetter
 
 from ..watch.events import Address, Connection, SocketEvent
-from ..watch.observe import Observation
+from ..watch.observation import Observation
 from ..watch.text import visible
 
 __all__ = ["Lane", "lanes_of"]

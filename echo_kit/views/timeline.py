@@ -6,18 +6,17 @@ The text form has no times, ports or ids: it tells the same story in every run, 
 from __future__ import annotations
 
 import codecs
-import gc
 import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate, groupby
 from typing import Any, NamedTuple, TypeVar
 
 from ..watch.events import Connection, SocketEvent
-from ..watch.observe import Call, Observation, Task, current_task
+from ..watch.observation import Call, Observation, Task, current_task
+from ..watch.patches import collector_paused
 from ..watch.text import visible
 from .lanes import Lane, lanes_of
 
@@ -516,20 +515,6 @@ def selects(observation: Observation) -> bool:
     """Whether the student's functions call select, poll or (of kqueue, on macOS) control: they may wait there."""
     waits = {"select", "poll", "control"}
     return any(waits & {*code.co_names} for code in observation.functions.copy())
-
-
-@contextmanager
-def collector_paused() -> Iterator[None]:
-    """Hundreds of thousands of stretches are made, and all stay: the garbage collector would look through them, and
-    through all else that there is, again and again. (Three quarters of the time that it takes to make them.)
-    """
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collects:
-            gc.enable()
 
 
 def _pending(task: Task, call: Call | None) -> Pending:

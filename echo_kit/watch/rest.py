@@ -6,7 +6,7 @@ import selectors
 
 from .events import Connection
 from .frames import thread_frames
-from .observe import Observation
+from .observation import Observation
 from .sockets import ready
 
 __all__ = ["state"]

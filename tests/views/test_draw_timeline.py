@@ -50,7 +50,7 @@ from echo_kit.views.timeline import (
     stacked,
 )
 from echo_kit.watch.events import Connection, EventLog
-from echo_kit.watch.observe import Observation
+from echo_kit.watch.observation import Observation
 
 LIMIT = 20  # seconds that anything may take before a test fails
 THREAD = "server thread"
@@ -507,7 +507,7 @@ def test_pyplot_is_never_loaded():
     program = """
 import sys
 from echo_kit.watch.events import EventLog
-from echo_kit.watch.observe import Observation
+from echo_kit.watch.observation import Observation
 from echo_kit.views.timeline import Timeline, stacked
 observation = Observation("serve")
 observation.close_all()

@@ -30,7 +30,7 @@ from echo_kit.views.timeline import (
     stacked,
 )
 from echo_kit.watch.events import Connection, EventLog
-from echo_kit.watch.observe import Observation
+from echo_kit.watch.observation import Observation
 
 LONG = 20
 
