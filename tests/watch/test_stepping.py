@@ -868,7 +868,7 @@ def test_what_is_work_before_and_after_a_pause(selects, after_the_send):
 def test_a_pause_before_accept_is_the_threads_and_nobody_elses():
     with start(serve_threaded) as server:
         server.pause()
-        with Client(server, name="alice") as alice:
+        with Client(server, name="alice"):
             server.settle()
             timeline = server.timeline()
             assert timeline.lanes[0].threads == ["thread 1"], "who is held before accept serves nobody"
