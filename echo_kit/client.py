@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from .watch.events import PREVIEW, Address, Connection, EventLog, plain_address
-from .watch.observe import Observation, observation_at
+from .watch.observation import Observation, observation_at
 from .watch.sockets import RESET_ON_CLOSE, Selector
 from .watch.text import visible
 

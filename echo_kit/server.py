@@ -6,19 +6,15 @@ Starting a server again under the same name stops the earlier one first: a cell 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
-import functools
 import inspect
 import secrets
-import selectors
 import socket
 import socketserver
-import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import groupby
 from typing import Any
 
@@ -26,17 +22,18 @@ from .views import code as codeview
 from .views.backlog import Backlog, look
 from .views.lanes import lanes_of
 from .views.shown import Snapshot, Timeline
-from .watch import observe
+from .watch import patches, rest, stopping
+from .watch.borrowed import before_exit
 from .watch.events import CAPACITY, Address, Connection, EventLog, reachable
-from .watch.frames import thread_frames
-from .watch.sockets import ready
+from .watch.observation import Observation, ServerStopped, current_task
+from .watch.output import route_streams
+from .watch.stepping import step_by_step
 from .watch.text import visible
 
 __all__ = ["Log", "Server", "ServerStuck", "start"]
 
 PORTS = range(20_000, 32_768)  # from which servers get theirs
 MAIN = "server thread"  # the label of the one that runs serve
-GRACE = 0.25  # seconds that a stopping server has until stronger means are used
 SETTLE = 1.0  # seconds at most that a view waits for the server to come to rest
 
 _servers: dict[str, Server] = {}  # the running ones, by name
@@ -83,7 +80,7 @@ class Server:
     def __init__(self, name: str, most_events: int = CAPACITY) -> None:
         self.name = name
         self.log = Log(self)
-        self.observation = observe.Observation(name, EventLog(most_events))
+        self.observation = Observation(name, EventLog(most_events))
         self._ending = threading.Lock()
         self.stopped = False
         self._again: Callable[[int | None], Server] | None = None  # how to start the same at some port
@@ -149,7 +146,7 @@ class Server:
         """
         if not self.paused:
             self.settle()
-        observe.step_by_step(self.observation, True)
+        step_by_step(self.observation, True)
 
     def step(self, thread: str | None = None) -> list[str]:
         """Let each thread that has stopped make the one call before which it stands, or only the one called `thread`.
@@ -171,7 +168,7 @@ class Server:
 
     def resume(self) -> None:
         """Let all of its threads run freely again. Calling it again does nothing."""
-        observe.step_by_step(self.observation, False)
+        step_by_step(self.observation, False)
 
     def interrupt(self) -> None:
         """Press Ctrl+C, and do nothing else: KeyboardInterrupt in the server's own thread, in its `accept` if it waits
@@ -188,14 +185,14 @@ class Server:
             return
         waits = first[0].waiting
         if waits is None or not waits.listening:
-            _throw_into(first[0])
+            stopping.throw_into(first[0], timeout=SETTLE)
             return
         observation.alarm.interrupt(first[0])
         deadline = time.monotonic() + SETTLE
         while observation.alarm.meant and time.monotonic() < deadline:
             time.sleep(0.001)
         if observation.alarm.take(first[0]):  # it has left that accept for something else
-            _throw_into(first[0])
+            stopping.throw_into(first[0], timeout=SETTLE)
 
     def client_names(self) -> dict[Connection, str]:
         """The server's connections in the order in which they were accepted, each with its client's name."""
@@ -209,7 +206,7 @@ class Server:
         seconds (it sleeps, or waits for something that only it knows).
         """
         observation, deadline = self.observation, time.monotonic() + timeout
-        here = observe.current_task()
+        here = current_task()
         if here is not None and here.observation is observation:
             timeout = 0  # one of its own threads: it cannot wait for another one that waits for it
         # Whoever comes second waits until the first is done.
@@ -219,25 +216,16 @@ class Server:
             if self.stopped:
                 return
             self.stopped = True
-            observation.ask_to_stop()
-            left = _join(observation, min(deadline, time.monotonic() + GRACE))
-            while left and time.monotonic() < deadline:
-                observation.insist()
-                for task in left:
-                    _throw_into(task)
-                left = _join(observation, min(deadline, time.monotonic() + GRACE))
+            left = stopping.stop(observation, deadline)
         finally:  # also on Ctrl+C
             observation.close_all()
-            observe.end(observation)
+            patches.end(observation)
             with _lock:
                 if _servers.get(self.name) is self:
                     del _servers[self.name]
             self._ending.release()
         if left:
-            for task in left:
-                _throw_into(task, SystemExit)  # should it ever go on: the one exception that ends a thread silently
-            if sys.version_info < (3, 12):
-                _take_one()
+            stopping.give_up(left)
             stands = "; ".join(f"{task.label} stands at {codeview.where(task)}" for task in left)
             raise ServerStuck(
                 f"{self.name} did not end within {timeout:g} s: {stands}. Its sockets are closed. "
@@ -269,12 +257,12 @@ class Server:
 
     def settle(self, timeout: float = SETTLE) -> bool:
         """Wait until every thread of the server waits for somebody else. False: it was still busy after `timeout` s."""
-        observe.route_streams()
+        route_streams()
         deadline = time.monotonic() + timeout
         quiet_since, looks = 0.0, 0
         before: object = None
         while not self.stopped:
-            at_rest, now = _state(self.observation)
+            at_rest, now = rest.state(self.observation)
             if at_rest:
                 return True
             # Threads that wait in ways we cannot see into (join, a queue, sleep) count as resting when none moves. On a
@@ -417,12 +405,12 @@ def _start_once(
     thread = threading.Thread(target=run, name=f"echo_kit {name}", daemon=True)
     task = observation.adopt(thread, MAIN)
     observation.most_threads = most_threads
-    observe.begin(observation)
+    patches.begin(observation)
     owner = getattr(serve, "__self__", None)
     try:
         if isinstance(owner, socketserver.TCPServer):
             observation.watch_listener(owner.socket)  # it listens since it was made
-        with _no_program_arguments():
+        with patches.no_program_arguments():
             thread.start()
             came = observation.listening.wait(timeout)
     except BaseException:  # Ctrl+C, or no thread is to be had
@@ -436,7 +424,7 @@ def _start_once(
     place = codeview.where(task)
     with contextlib.suppress(ServerStuck):
         server.stop(timeout=1.0)
-    if failure and not isinstance(failure[0], observe.ServerStopped):
+    if failure and not isinstance(failure[0], ServerStopped):
         raise failure[0]
     if ended.is_set() and came:
         raise RuntimeError(f"{name}() returned before it listened. Does it call listen() and then loop over accept()?")
@@ -470,127 +458,7 @@ def _wants_port(serve: Callable[..., object]) -> bool:
     return bool(_arguments(serve, "", 0))
 
 
-@contextlib.contextmanager
-def _no_program_arguments() -> Iterator[None]:
-    """A main() that reads sys.argv must not take the kernel's own arguments for its HOST and PORT."""
-    kept = sys.argv
-    sys.argv = kept[:1]
-    try:
-        yield
-    finally:
-        sys.argv = kept
-
-
-# -- stopping --------------------------------------------------------------------------------------------------------
-
-
-def _join(observation: observe.Observation, deadline: float) -> list[observe.Task]:
-    """Wait for the server's threads to end, also for those that one of them has just started; who is left."""
-    while True:
-        left = [task for task in observation.alive() if not task.idle()]
-        if not left or time.monotonic() > deadline:
-            return left
-        if left[0].thread is not None:
-            left[0].thread.join(0.01)
-        else:
-            time.sleep(0.001)  # nothing tells when a thread of the _thread module ends
-
-
-def _throw_into(task: observe.Task, exception: type[BaseException] = observe.ServerStopped) -> None:
-    """Raise it in the thread at its next Python instruction (CPython's PyThreadState_SetAsyncExc)."""
-    ident = task.identity()
-    if ident is not None:
-        _throw(ident, exception)
-
-
-def _throw(ident: int, exception: type[BaseException]) -> None:
-    set_async_exc = getattr(getattr(ctypes, "pythonapi", None), "PyThreadState_SetAsyncExc", None)
-    if set_async_exc is not None:
-        set_async_exc(ctypes.c_ulong(ident), ctypes.py_object(exception))
-
-
-def _take_one() -> None:
-    """Take an exception that was thrown so, in a thread of our own.
-
-    As long as nobody has, CPython 3.11 looks for one at each instruction, in all threads; and a thread with a trace
-    function, like those of some checks, never gets on. The thread that it is for gets it all the same, if it goes on.
-    """
-
-    def take() -> None:
-        with contextlib.suppress(observe.ServerStopped):
-            _throw(threading.get_ident(), observe.ServerStopped)
-            for _ in range(1000):
-                time.sleep(0)
-
-    with contextlib.suppress(RuntimeError):  # there may be too many threads already
-        thread = threading.Thread(target=take, daemon=True)
-        thread.start()
-        thread.join(1.0)
-
-
 def _stop_all() -> None:
     for server in list(_servers.values()):
         with contextlib.suppress(ServerStuck):
             server.stop(timeout=1.0)
-
-
-@functools.cache
-def before_exit(call: Callable[[], None]) -> None:
-    """Have `call` made, once, before the interpreter waits for its threads, also for the pools' (whose hook was made
-    first, and runs later). Of several, the one that was named last comes first.
-    """
-    import atexit
-
-    getattr(threading, "_register_atexit", atexit.register)(call)
-
-
-# -- is the server at rest? ------------------------------------------------------------------------------------------
-
-
-def _state(observation: observe.Observation) -> tuple[bool, object]:
-    """Whether each of its threads waits in a socket call that nothing will end by itself, or is held before one; and
-    what they all stand at.
-
-    The second value is None while something is certain to move: bytes to be read, a client to be accepted.
-    """
-    frames = thread_frames()
-    at_rest, accepting = True, False
-    stands: list[object] = []
-    reading: set[Connection] = set()
-    if any(task.starting for task in observation.tasks):
-        return False, None
-    tasks = observation.alive()
-    held = [task.paused for task in tasks]
-    waits = [task.waiting for task in tasks]
-    for task, seen, call in zip(tasks, waits, held, strict=True):
-        if call is not None:
-            continue
-        if seen is None:
-            status = task.status()
-            if b"State:\tR" in status:
-                return False, None
-            frame = frames.get(task.identity() or 0)
-            at_rest = False
-            switches = status[status.find(b"voluntary_ctxt_switches") :]
-            stands.append((task.identity(), id(frame), frame.f_lasti if frame is not None else 0, switches))
-            continue
-        sock = seen.ref()
-        if sock is None or ready(sock, selectors.EVENT_READ):
-            return False, None
-        if seen.listening:
-            accepting = True
-        else:
-            reading.add(seen.connection)
-    for client in observation.clients:
-        server_side = observation.accepted.get(client.client)
-        if server_side is None:
-            if accepting and not client.closed:
-                return False, None
-            at_rest = at_rest and not accepting  # it has left, and will be accepted unless the system dropped it
-        elif server_side in reading and (client.closed or client.sent > server_side.received):
-            return False, None
-    if observation.alive() != tasks or [task.waiting for task in tasks] != waits:  # one moved while we looked
-        return False, None
-    if observation.gate.leaving(tasks) or [task.paused for task in tasks] != held:
-        return False, None
-    return at_rest, stands

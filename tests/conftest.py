@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from echo_kit import server as runner
-from echo_kit.watch import observe
+from echo_kit.watch import observation, patches
 
 from .lab import browser, jupyterlab, notebook  # noqa: F401
 
@@ -46,30 +46,17 @@ def open_sockets():
     return found
 
 
-def patches():
-    """What echo_kit replaces while a server runs."""
-    return {
-        **{f"socket.socket.{name}": getattr(socket.socket, name) for name in observe._TWINS},
-        **{f"socket.socket.__dict__ has {name}": name in vars(socket.socket) for name in observe._TWINS},
-        "threading.Thread.start": threading.Thread.start,
-        "threading.excepthook": threading.excepthook,
-        "sys.stdout": isinstance(sys.stdout, observe._Routed),
-        "sys.stderr": isinstance(sys.stderr, observe._Routed),
-        "sys.argv": sys.argv,
-    }
-
-
 @pytest.fixture(autouse=True)
 def nothing_left():
-    threads, sockets, before = set(threading.enumerate()), open_sockets(), patches()
+    threads, sockets, before = set(threading.enumerate()), open_sockets(), patches.state()
     yield
     left = [f"server {name}" for name in runner._servers]
     runner._stop_all()  # so that one test that forgets a server does not fail all those after it
-    left += [f"observation of {each.name}" for each in observe._running]
+    left += [f"observation of {each.name}" for each in observation.running]
     left += [f"thread {each.name}" for each in threading.enumerate() if each not in threads]
-    after = patches()
+    after = patches.state()
     left += [f"patch {name}: {after[name]!r}" for name in before if after[name] != before[name]]
-    left += [f"watched socket of {each.observation.name}" for each in observe._observed.values()]
+    left += [f"watched socket of {each.observation.name}" for each in observation.observed.values()]
     if open_sockets() - sockets:
         gc.collect()  # pytest's own exception reports may hold on to a frame
         left += sorted(open_sockets() - sockets)

@@ -22,7 +22,8 @@ import pytest
 
 from echo_kit import Client, ServerStuck, free_port, serve_single, serve_threaded, start
 from echo_kit import server as runner
-from echo_kit.watch import frames, observe
+from echo_kit.watch import calls, frames, stopping
+from echo_kit.watch import observation as watched
 
 LONG = 20  # seconds after which a test gives up; nothing comes near it
 
@@ -313,7 +314,7 @@ def test_any_server_runs_unmodified(serve, capsys):
 @pytest.mark.parametrize("serve", ALL, ids=lambda serve: serve.__name__)
 @pytest.mark.parametrize("platform", ["linux", "windows", "macos"])
 def test_stop_with_clients_connected_on_any_platform(serve, platform, monkeypatch, capsys):
-    real = observe._plain_shutdown
+    real = calls.plain_shutdown
     if platform != "linux":  # there, shutdown wakes nobody who waits for a client to come
 
         def shutdown(sock, how):
@@ -321,8 +322,8 @@ def test_stop_with_clients_connected_on_any_platform(serve, platform, monkeypatc
                 raise OSError("not connected")
             real(sock, how)
 
-        monkeypatch.setattr(observe, "_plain_shutdown", shutdown)
-    monkeypatch.setattr(observe, "WAIT_BEFORE_RECV", platform == "windows")
+        monkeypatch.setattr(calls, "plain_shutdown", shutdown)
+    monkeypatch.setattr(calls, "WAIT_BEFORE_RECV", platform == "windows")
     server = start(serve)
     with Client(server, name="alice") as alice, socket.create_connection(server.address) as other:
         alice.send("hello\n")
@@ -793,7 +794,7 @@ def test_stop_from_several_threads_returns_when_all_is_done(capsys):
     def stop():
         gate.wait(LONG)
         server.stop()
-        running.append(server.running or bool(server.threads) or server in observe._running)
+        running.append(server.running or bool(server.threads) or server.observation in watched.running)
 
     stoppers = [threading.Thread(target=stop) for _ in range(6)]
     with Client(server), Client(server):
@@ -862,15 +863,15 @@ def test_stop_while_clients_are_connecting(serve, capsys):
 
 @pytest.mark.parametrize("serve", [serve_single, no_reuse])
 def test_a_client_that_is_accepted_while_all_are_told_to_hang_up(serve, monkeypatch):
-    plain = observe._plain_accept
+    plain = calls.plain_accept
 
     def accept(sock):
         accepted = plain(sock)
-        server.observation.ask_to_stop()
+        stopping.ask_to_stop(server.observation)
         return accepted
 
     server = start(serve)
-    monkeypatch.setattr(observe, "_plain_accept", accept)
+    monkeypatch.setattr(calls, "plain_accept", accept)
     with pytest.raises(ConnectionError), Client(server) as client:
         client.receive(timeout=LONG)
     stop_quickly(server)
@@ -884,7 +885,7 @@ def test_ctrl_c_while_stop_waits(monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runner, "_join", interrupted)
+    monkeypatch.setattr(stopping, "join", interrupted)
     with pytest.raises(KeyboardInterrupt):
         server.stop()
     thread.join(LONG)
@@ -1236,7 +1237,7 @@ def test_threads_that_start_threads_for_ever_are_few_and_end(capsys):
 
 def test_a_thread_that_is_being_started_is_not_taken_for_one_that_has_ended():
     """It has an ident before it is alive."""
-    observation = observe.Observation("it")
+    observation = watched.Observation("it")
     thread = threading.Thread(target=print)
     task = observation.adopt(thread)
     task.starting, thread._ident = True, 1

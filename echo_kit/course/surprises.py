@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..server import Server
+from ..watch.patches import silent_ends
 from .trial import Exercise, Guest, Serve, Trial, one_at_a_time
 
 __all__ = ["SURPRISES"]
@@ -103,21 +104,12 @@ def _closed_silently(sock: socket.socket) -> Iterator[socket.socket]:
     """The socket, until it is closed; then threads that the student's function has left waiting at it end silently."""
     before = set(threading.enumerate())
     yield sock
-    kept = threading.excepthook
-
-    def hook(died: threading.ExceptHookArgs) -> None:
-        if died.thread in before or not isinstance(died.exc_value, OSError):
-            kept(died)
-
-    threading.excepthook = hook
-    try:
+    with silent_ends(lambda died: died.thread not in before and isinstance(died.exc_value, OSError)):
         with sock, contextlib.suppress(OSError):
-            sock.shutdown(socket.SHUT_RDWR)  # this wakes who waits in it
+            sock.shutdown(socket.SHUT_RDWR)  # this wakes the threads that wait in it
         deadline = time.monotonic() + 1.0
         for thread in set(threading.enumerate()) - before:
             thread.join(max(0.0, deadline - time.monotonic()))
-    finally:
-        threading.excepthook = kept
 
 
 SURPRISES = (

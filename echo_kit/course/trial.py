@@ -12,13 +12,11 @@ import html
 import inspect
 import random
 import socket
-import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any
 
 from ..client import Client, EchoError, Refused, Reset
@@ -26,8 +24,9 @@ from ..server import Server, ServerStuck, start
 from ..servers import serve_single
 from ..views.code import DIED, STANDS, CodeView, Mark
 from ..views.snapshot import Snapshot
-from ..watch.frames import is_student_code, source_line, student_frame, student_traceback
-from ..watch.observe import Task, current_task
+from ..watch.frames import source_line, student_frame, student_traceback
+from ..watch.observation import Task, current_task
+from ..watch.patches import turns_after_each_instruction
 from ..watch.text import visible
 
 __all__ = [
@@ -450,12 +449,8 @@ def a_thread_each(handle: Callable[..., Any], trial: Trial) -> Serve:
     numbers = random.Random(1969)
 
     def run(conn: socket.socket, addr: Any) -> None:
-        with conn:
-            sys.settrace(_take_turns)
-            try:
-                handle(conn, addr)
-            finally:
-                sys.settrace(None)
+        with conn, turns_after_each_instruction():
+            handle(conn, addr)
 
     def serve(host: str, port: int) -> None:
         with socket.create_server((host, port)) as s:
@@ -464,15 +459,6 @@ def a_thread_each(handle: Callable[..., Any], trial: Trial) -> Serve:
                 threading.Thread(target=run, args=(conn, addr), name=f"waiter {numbers.getrandbits(24):06x}").start()
 
     return serve
-
-
-def _take_turns(frame: FrameType, event: str, arg: object) -> Any:
-    if not is_student_code(frame):
-        return None
-    frame.f_trace_opcodes = True
-    if event == "opcode":
-        time.sleep(0)  # lets go of Python's lock: another thread that wants to run does
-    return _take_turns
 
 
 def not_at_all(function: Callable[..., Any], trial: Trial) -> Serve:

@@ -18,7 +18,7 @@ from ..views.lanes import Lanes, pending_calls, selects
 from ..views.states import ACCEPTED, IN_RECV, WORKS, State
 from ..views.story import quote
 from ..watch.events import Line, SocketEvent
-from ..watch.observe import Observation
+from ..watch.observation import Observation
 from ..watch.text import counted, visible
 
 TRAFFIC = 1_000  # calls that moved bytes and are read at one look; of more, the newest

@@ -22,7 +22,7 @@ from html import escape
 from typing import NamedTuple, Protocol
 
 from ..watch.events import Address, Connection, plain_address
-from ..watch.observe import Observation
+from ..watch.observation import Observation
 from ..watch.sockets import ready
 from ..watch.text import visible
 from .lanes import NAME, TICK, lanes_of

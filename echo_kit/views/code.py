@@ -24,7 +24,7 @@ from typing import Any
 
 from ..watch.events import Connection
 from ..watch.frames import is_student_code, source_line, source_lines, student_frame, thread_frames
-from ..watch.observe import Call, Observation, Observed, Task, current_task
+from ..watch.observation import Call, Observation, Observed, Task, current_task
 from ..watch.sockets import ready
 from ..watch.text import visible
 

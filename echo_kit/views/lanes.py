@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ..watch.events import Address, Connection, SocketEvent
-from ..watch.observe import Call, Observation, Task
+from ..watch.observation import Call, Observation, Task
 from ..watch.text import visible
 from .lane import Lane, Names, Span
 from .states import ACCEPTED, IN_ACCEPT, IN_RECV, IN_SEND, PAUSED, WORKS, State

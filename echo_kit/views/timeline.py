@@ -6,15 +6,13 @@ the business of `draw_timeline`.
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from ..watch.events import Connection, SocketEvent
-from ..watch.observe import Observation, current_task
+from ..watch.observation import Observation, current_task
+from ..watch.patches import collector_paused
 from ..watch.text import counted, listed, shortened, visible
 from .lane import Lane, Span
 from .lanes import Pending, arranged, folded, pending_calls
@@ -226,20 +224,6 @@ class Threads:
             label: " · ".join([*shortened(mine, str, TOLD_VISITS), now.get(label, "ended")])
             for label, mine in told.items()
         }
-
-
-@contextmanager
-def collector_paused() -> Iterator[None]:
-    """Hundreds of thousands of stretches are made, and all stay: the garbage collector would look through them, and
-    through all else that there is, again and again. (Three quarters of the time that it takes to make them.)
-    """
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collects:
-            gc.enable()
 
 
 def _numbered(label: str) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from echo_kit.views.shown import Timeline
 from echo_kit.watch.events import Connection, EventLog
-from echo_kit.watch.observe import Observation
+from echo_kit.watch.observation import Observation
 
 AIM = 2.0  # times as long as the bare scatter: 1.7 to 2.2 are usual, and 2.6 beside eight busy loops
 RECORDS = 2  # of a message

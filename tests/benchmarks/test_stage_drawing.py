@@ -13,7 +13,7 @@ from echo_kit.live.feed import Live
 from echo_kit.live.panel import script
 from echo_kit.views.timeline import Timeline
 from echo_kit.watch.events import Connection, EventLog
-from echo_kit.watch.observe import Observation
+from echo_kit.watch.observation import Observation
 
 AIM = 1 / 30  # of matplotlib's time
 DRAWS = 60

@@ -21,9 +21,10 @@ from echo_kit.views import backlog
 from echo_kit.views import code as codeview
 from echo_kit.views.states import ACCEPTED, BACKLOG, IN_RECV, IN_SEND, WORKS
 from echo_kit.views.timeline import Timeline
-from echo_kit.watch import observe, sockets
+from echo_kit.watch import calls, sockets
 from echo_kit.watch.events import Connection, EventLog
 from echo_kit.watch.frames import thread_frames
+from echo_kit.watch.observation import Observation
 
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells who waits in the backlog")
 
@@ -683,7 +684,7 @@ def test_a_stranger_that_comes_again_from_the_same_port(page_of):
 @ON_LINUX
 def test_a_stranger_that_is_being_accepted_has_not_left(single, page_of, monkeypatch):
     """The kernel has given it out, and the thread that took it waits for Python's lock."""
-    taken, goes_on, plain = threading.Event(), threading.Event(), observe._plain_accept
+    taken, goes_on, plain = threading.Event(), threading.Event(), calls.plain_accept
 
     def accept(listener):
         pair = plain(listener)
@@ -694,7 +695,7 @@ def test_a_stranger_that_is_being_accepted_has_not_left(single, page_of, monkeyp
     page = page_of(single)
     with echo_kit.Client(single, "alice") as alice, socket.create_connection(single.address):
         page.until(lambda: page.parts["backlog"]["rows"])
-        monkeypatch.setattr(observe, "_plain_accept", accept)
+        monkeypatch.setattr(calls, "plain_accept", accept)
         alice.close()
         assert taken.wait(10)
         for _ in range(5):
@@ -805,7 +806,7 @@ def test_which_thread_is_at_it_now(page_of):
 @pytest.fixture
 def by_hand():
     """A live view of events that a test makes up."""
-    observation = observe.Observation("made up")
+    observation = Observation("made up")
     live = Live(observation)
     yield live, observation.log
     observation.close_all()

@@ -20,7 +20,7 @@ from echo_kit import Client, NoReply, free_port, serve_single, serve_threaded, s
 from echo_kit.views import backlog
 from echo_kit.views.backlog import Backlog, look
 from echo_kit.views.lanes import TICK
-from echo_kit.watch import observe, sockets
+from echo_kit.watch import calls, sockets
 from echo_kit.watch.events import Connection
 
 from ..capture import Capture, not_here
@@ -841,7 +841,7 @@ def test_where_the_kernel_cannot_be_asked_only_ours_are_known(why, monkeypatch):
 def test_where_accept_says_that_a_client_has_broken_off_it_waits_no_longer(monkeypatch):
     """macOS (ECONNABORTED) and Windows (WSAECONNRESET) do; Linux returns the connection."""
     other_system(monkeypatch)
-    real = observe._plain_accept
+    real = calls.plain_accept
 
     def accept(sock):
         conn, address = real(sock)
@@ -850,7 +850,7 @@ def test_where_accept_says_that_a_client_has_broken_off_it_waits_no_longer(monke
             raise ConnectionAbortedError
         return conn, address
 
-    monkeypatch.setattr(observe, "_plain_accept", accept)
+    monkeypatch.setattr(calls, "plain_accept", accept)
 
     def serve(host, port):
         with socket.create_server((host, port)) as s:
@@ -1182,7 +1182,7 @@ def test_a_client_that_comes_again_from_the_same_port():
 
 @pytest.mark.parametrize(("waited", "seen"), [(None, False), (0.0, False), (0.004, False), (TICK, False), (0.3, True)])
 def test_who_did_not_wait_longer_than_a_tick_has_no_time_in_the_backlog(waited, seen, monkeypatch):
-    monkeypatch.setattr(observe, "waited", lambda _: waited)
+    monkeypatch.setattr(calls, "waited", lambda _: waited)
     with start(serve_threaded) as server, socket.create_connection(server.address) as stranger:
         stranger.sendall(b"hi")
         assert stranger.recv(10) == b"hi"

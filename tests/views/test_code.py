@@ -45,7 +45,7 @@ from echo_kit.views.code import (
     code_view,
     crowd,
 )
-from echo_kit.watch import observe
+from echo_kit.watch.observation import Task
 
 # Many of these servers leave their sockets to the reference count, as many a student's does.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -364,7 +364,7 @@ def test_a_stranger_at_the_threaded_server(program):
         assert where(server)[READS] == said
 
 
-# A function is also noted at the first recv of a connection: fails until that is merged (it is done in observe.py).
+# A function is also noted at the first recv of a connection: fails until that is merged (it is done in calls.py).
 def test_a_client_that_was_served_and_left_before_anybody_looked():
     with start(serve_single) as server:
         with clients(server, "alice") as (alice,):
@@ -542,7 +542,7 @@ def test_who_is_quiet_from_one_look_to_the_next_waits(told, said, ends, monkeypa
         assert begun.wait(LONG)
         server.settle()
         looks = iter([status(*each.split()) if each else b"" for each in told])
-        monkeypatch.setattr(observe.Task, "status", lambda task: next(looks))
+        monkeypatch.setattr(Task, "status", lambda task: next(looks))
         assert now(server)["ends.wait(LONG)"] == [f"◀ thread 1: {said}, serving alice"]
         monkeypatch.undo()
         ends.set()
@@ -569,10 +569,10 @@ def test_who_stands_somewhere_else_at_each_look_runs(monkeypatch):
         assert reached.acquire(timeout=LONG)
         return status("S", 1)
 
-    reached, gate, known = threading.Semaphore(0), threading.Semaphore(0), observe.Task.status
+    reached, gate, known = threading.Semaphore(0), threading.Semaphore(0), Task.status
     with started(walks) as server, clients(server, "alice"):
         assert reached.acquire(timeout=LONG)
-        monkeypatch.setattr(observe.Task, "status", look)
+        monkeypatch.setattr(Task, "status", look)
         said = [mark for each in now(server).values() for mark in each if mark.startswith("◀ thread 1")]
         assert said == ["◀ thread 1: runs, serving alice"]
         monkeypatch.undo()

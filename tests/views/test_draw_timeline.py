@@ -39,7 +39,7 @@ from echo_kit.views.draw_timeline import (
 from echo_kit.views.shown import Timeline, stacked
 from echo_kit.views.timeline import ACCEPTED, BACKLOG, CONNECTING, IN_ACCEPT, IN_RECV, IN_SEND, PAUSED, WORKS, Span
 from echo_kit.watch.events import Connection, EventLog
-from echo_kit.watch.observe import Observation
+from echo_kit.watch.observation import Observation
 
 LIMIT = 20  # seconds that anything may take before a test fails
 THREAD = "server thread"
@@ -496,7 +496,7 @@ def test_pyplot_is_never_loaded():
     program = """
 import sys
 from echo_kit.watch.events import EventLog
-from echo_kit.watch.observe import Observation
+from echo_kit.watch.observation import Observation
 from echo_kit.views.shown import Timeline, stacked
 observation = Observation("serve")
 observation.close_all()

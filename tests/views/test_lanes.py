@@ -12,7 +12,7 @@ from echo_kit.views.lanes import TRANSITIONS, Lanes, Pending
 from echo_kit.views.states import ACCEPTED, BACKLOG, CONNECTING, IN_ACCEPT, IN_RECV, IN_SEND, PAUSED, STATES, WORKS
 from echo_kit.views.timeline import Timeline
 from echo_kit.watch.events import KINDS, Connection, EventLog, SocketEvent
-from echo_kit.watch.observe import Observation, Task
+from echo_kit.watch.observation import Observation, Task
 
 THREAD = "server thread"
 

@@ -20,7 +20,7 @@ from echo_kit.views.shown import Timeline, stacked
 from echo_kit.views.states import ACCEPTED, BACKLOG, CONNECTING, IN_ACCEPT, IN_RECV, IN_SEND, WORKS
 from echo_kit.views.story import quote
 from echo_kit.watch.events import Connection, EventLog
-from echo_kit.watch.observe import Observation
+from echo_kit.watch.observation import Observation
 
 LONG = 20
 

@@ -14,7 +14,7 @@ import pytest
 
 from echo_kit import Client, ServerClosed, serve_single, serve_threaded, start
 from echo_kit import server as runner
-from echo_kit.watch import observe
+from echo_kit.watch import calls, observation, output, patches
 from echo_kit.watch.events import EventLog
 
 LONG = 20
@@ -103,19 +103,19 @@ def test_a_thread_that_prints_for_ever_takes_bounded_memory():
         for _ in range(2_000):
             print("no end of line " * 10, end="")
         print()
-        for number in range(observe.LOG_LINES + 100):
+        for number in range(observation.LOG_LINES + 100):
             print(number)
 
     lines, _ = logged(talk)
-    assert len(lines) == observe.LOG_LINES
-    assert lines[-1] == str(observe.LOG_LINES + 99)
+    assert len(lines) == observation.LOG_LINES
+    assert lines[-1] == str(observation.LOG_LINES + 99)
 
     def long_line(conn):
         print("x" * 100_000)
         print("y" * 100_000, end="")
 
     for line in logged(long_line)[0]:
-        assert len(line) == observe.LINE_LENGTH
+        assert len(line) == observation.LINE_LENGTH
         assert line.endswith("…")
 
 
@@ -150,7 +150,7 @@ def test_streams_that_are_redirected(capsys):
 
 def test_the_stand_in_is_like_the_stream():
     with start(serve_single):
-        assert isinstance(sys.stdout, observe._Routed)
+        assert isinstance(sys.stdout, output.Routed)
         assert sys.stdout.encoding == sys.__stdout__.encoding.lower() or sys.stdout.encoding
         assert sys.stdout.writable()
         sys.stdout.flush()
@@ -476,7 +476,7 @@ def test_a_broken_clock_or_owner_breaks_nothing(what, monkeypatch):
         if what == "clock":
             monkeypatch.setattr(server.observation.log, "clock", broken)
         else:
-            monkeypatch.setattr(observe, "_task_for", broken)
+            monkeypatch.setattr(calls, "task_for", broken)
         going_on.set()
         client.settimeout(LONG)
         client.sendall(b"hello")
@@ -489,14 +489,14 @@ def test_a_broken_clock_or_owner_breaks_nothing(what, monkeypatch):
 
 
 def test_patches_are_there_only_while_a_server_runs():
-    names = list(observe._TWINS)
+    names = list(calls.TWINS)
     plain = [getattr(socket.socket, name) for name in names]
     own = set(vars(socket.socket))
     with start(serve_single), start(serve_threaded):
-        assert all(getattr(socket.socket, name) is observe._TWINS[name] for name in names)
+        assert all(getattr(socket.socket, name) is calls.TWINS[name] for name in names)
     assert [getattr(socket.socket, name) for name in names] == plain
     assert set(vars(socket.socket)) == own
-    observe.end(observe.Observation.__new__(observe.Observation))  # ends nothing
+    patches.end(observation.Observation.__new__(observation.Observation))  # ends nothing
 
 
 def test_what_somebody_else_has_patched_since_is_left_alone():
@@ -518,7 +518,7 @@ def test_a_traceback_names_the_cell_and_not_its_file():
     exec(compile(source, "/tmp/ipykernel_123/456.py", "exec"), namespace)
     with pytest.raises(ValueError, match="no") as info:
         namespace["broken"]()
-    text = "".join(observe.student_traceback(info.value))
+    text = "".join(observation.student_traceback(info.value))
     assert 'File "your cell", line 2, in broken' in text
     assert not re.search(r"ipykernel_\d", text)
     assert runner.newest("nobody") is None
@@ -539,7 +539,7 @@ def test_streams_may_be_replaced_while_a_thread_of_the_server_prints():
     program = """
         import contextlib, io, socket, sys, threading
         import echo_kit
-        from echo_kit.watch import observe
+        from echo_kit.watch import output
 
         over = threading.Event()
 
@@ -556,7 +556,7 @@ def test_streams_may_be_replaced_while_a_thread_of_the_server_prints():
         server = echo_kit.start(serve)
         for _ in range(50_000):
             with contextlib.redirect_stdout(io.StringIO()):
-                observe.route_streams()
+                output.route_streams()
         over.set()
         server.stop()
         print("done")

@@ -1,0 +1,64 @@
+"""What of CPython's private names is used: read in CPython 3.11, 3.12 and 3.13. Where a name is gone, the package still
+works; each row says what is lost then, and a test looks for each name.
+"""
+
+from __future__ import annotations
+
+import atexit
+import concurrent.futures.thread as pool
+import ctypes
+import functools
+import selectors
+import threading
+from collections.abc import Callable, Mapping
+from types import CodeType
+from typing import Any
+
+__all__ = ["before_exit", "calling_thread", "idle_worker", "pool_workers", "raise_in", "waits"]
+
+_active: Mapping[int, threading.Thread] | None = getattr(threading, "_active", None)
+_get_ident = threading.get_ident
+
+# The workers of all thread pools. Without it, a pool that is older than the server serves unseen.
+pool_workers: Mapping[Any, Any] = getattr(pool, "_threads_queues", {})
+
+# What a worker without work runs. Without it, stop() waits for such a worker, in vain.
+idle_worker: CodeType | None = getattr(getattr(pool, "_worker", None), "__code__", None)
+
+# Where a thread waits in the standard library: for a lock (Event.wait, Queue.get and others call Condition.wait), for
+# another thread (the second name until 3.12), for sockets. Each is written to be left by Ctrl+C. Without one of them,
+# stop() cannot end a thread that waits there.
+waits: set[CodeType] = {
+    function.__code__
+    for function in (
+        threading.Condition.wait,
+        threading.Thread.join,
+        getattr(threading.Thread, "_wait_for_tstate_lock", threading.Thread.join),
+        *(each.select for each in vars(selectors).values() if isinstance(each, type) and hasattr(each, "select")),
+    )
+}
+
+_raise: Callable[..., int] | None = getattr(getattr(ctypes, "pythonapi", None), "PyThreadState_SetAsyncExc", None)
+
+
+def calling_thread() -> threading.Thread | None:
+    """The calling thread; None for one that `threading` does not know. For such a one current_thread() makes, and
+    keeps, a dummy: without the name, this does, too.
+    """
+    return threading.current_thread() if _active is None else _active.get(_get_ident())
+
+
+def raise_in(ident: int, exception: type[BaseException] | None) -> None:
+    """Raise `exception` in the thread at its next Python instruction; None: take back what has not been raised yet.
+    Without the name, stop() only asks.
+    """
+    if _raise is not None:
+        _raise(ctypes.c_ulong(ident), None if exception is None else ctypes.py_object(exception))
+
+
+@functools.cache
+def before_exit(call: Callable[[], None]) -> None:
+    """Have `call` made, once, before the interpreter waits for its threads, also for the pools' (whose hook was made
+    first, and runs later). Of several, the last one registered comes first. Without the name: only after it has waited.
+    """
+    getattr(threading, "_register_atexit", atexit.register)(call)

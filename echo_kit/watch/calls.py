@@ -1,0 +1,352 @@
+"""The methods of `socket.socket` as they are while a server runs: each calls the real one and records what it did.
+
+Patching the methods and not the name also reaches `from socket import socket`, sockets made earlier, and everything
+built on them: `makefile`, `socketserver`, pools. A socket that no server owns pays one dictionary look-up.
+
+A broken observer must not break the observed: the real call is always made and its result is always returned. What is
+done before and after it stands in `noting`; in `recv`, `send` and `sendall`, which must be fast, in a try of their own
+that does the same. The client waits for what these do before a send and after a recv, and not for what they do after a
+send; with many threads, each waits for whatever runs under the interpreter lock. So they take no lock, and call little.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import operator
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from .events import PREVIEW, Address
+from .observation import Observed, ServerStopped, Task, current_task, here, note_functions, noting, observed, task_for
+from .output import Routed, route_streams
+from .sockets import RESET_ON_CLOSE, waited
+
+# shutdown() wakes a thread that is blocked in recv on Linux and macOS. On Windows recv first waits for data or for the
+# server's wake-up socket.
+WAIT_BEFORE_RECV = sys.platform == "win32"
+NOT_WORTH_A_RECORD = (BlockingIOError, TimeoutError, InterruptedError)
+FAMILIES = (socket.AF_INET, socket.AF_INET6)
+PEEK = int(socket.MSG_PEEK)
+
+plain_accept = socket.socket.accept
+plain_close = socket.socket.close
+plain_listen = socket.socket.listen
+plain_recv = socket.socket.recv
+plain_recv_into = socket.socket.recv_into
+plain_send = socket.socket.send
+plain_shutdown = socket.socket.shutdown
+seen_at = observed.get
+
+
+# -- the two that must be fast ---------------------------------------------------------------------------------------
+
+
+@functools.wraps(plain_recv)
+def recv(self: socket.socket, size: int, /, *flags: Any) -> bytes:
+    __tracebackhide__ = True  # IPython leaves this frame out of a student's traceback
+    seen = seen_at(id(self))
+    if seen is None:
+        return plain_recv(self, size, *flags)
+    if flags or WAIT_BEFORE_RECV:
+        return read(plain_recv, self, seen, size, *flags)
+    observation = seen.observation
+    log = observation.log
+    try:
+        task = here.task
+        if task is None or task.observation is not observation:
+            task = task_for(observation)
+        began = log.clock()
+        task.entered = ("recv", seen, began)
+    except Exception as trouble:
+        observation.trouble = trouble
+        return plain_recv(self, size)
+    try:
+        if observation.stopping:
+            return b""
+        data = plain_recv(self, size)
+    except OSError as error:
+        if _failed(seen, task, began, error):
+            return b""
+        raise
+    finally:
+        task.entered = None
+    if observation.stopping:
+        _record(seen, task, "recv", began, error=ServerStopped())
+        return b""
+    try:
+        connection = task.connection = seen.connection
+        if not connection.messages:  # once a client: which functions it has come to
+            note_functions(observation)
+        size = len(data)
+        if size:
+            connection.received += size
+            connection.messages += 1
+        first = data if size <= PREVIEW else data[:PREVIEW]
+        log.append(("recv", began, log.clock(), connection, task.label, size, first, ""))
+        log.count()
+        if type(sys.stdout) is not Routed:
+            route_streams()
+    except Exception as trouble:
+        observation.trouble = trouble
+    return data
+
+
+def _sender(plain: Callable[..., int | None]) -> Callable[..., int | None]:
+    """send or sendall. The stamp "began" is from before the call: the peer may be faster than we are."""
+    name = plain.__name__
+
+    @functools.wraps(plain)
+    def send(self: socket.socket, data: Any, /, *flags: Any) -> int | None:
+        __tracebackhide__ = True
+        seen = seen_at(id(self))
+        if seen is None:
+            return plain(self, data, *flags)
+        observation = seen.observation
+        log = observation.log
+        try:
+            task = here.task
+            if task is None or task.observation is not observation:
+                task = task_for(observation)
+            if observation.most_sent is not None and plain is plain_send:
+                data = memoryview(data).cast("B")[: observation.most_sent]
+            began = log.clock()
+            task.entered = (name, seen, began)
+        except Exception as trouble:
+            observation.trouble = trouble
+            return plain(self, data, *flags)
+        try:
+            result = plain(self, data, *flags) if flags else plain(self, data)
+        except OSError as error:
+            _record(seen, task, "send", began, error=error)
+            raise
+        finally:
+            task.entered = None
+        try:
+            connection = task.connection = seen.connection
+            view = data if type(data) is bytes else memoryview(data).cast("B")
+            size = len(view) if result is None else result
+            connection.sent += size
+            first = view if size <= PREVIEW and view is data else bytes(view[: min(size, PREVIEW)])
+            log.append(("send", began, log.clock(), connection, task.label, size, first, ""))
+            log.count()
+        except Exception as trouble:
+            observation.trouble = trouble
+        return result
+
+    return send
+
+
+# -- the others ------------------------------------------------------------------------------------------------------
+
+
+@functools.wraps(plain_accept)
+def accept(self: socket.socket) -> tuple[socket.socket, Address]:
+    __tracebackhide__ = True
+    seen = seen_at(id(self))
+    if seen is None:
+        owner = current_task()
+        if owner is not None and self.family in FAMILIES:
+            with noting(owner.observation):
+                seen = owner.observation.watch_listener(self)  # it was listening before the server was started
+    if seen is None or not seen.listening:  # of a connection it fails at once: _wait would wait for its next bytes
+        return plain_accept(self)
+    observation = seen.observation
+    with _made("accept", seen) as (task, began):
+        with noting(observation):
+            note_functions(observation, accepts=True)
+        try:
+            # One thread at a time: between select and accept another could take the client, and this one would then
+            # sleep in accept, where a stop does not wake it. (With a timeout it would not sleep long.)
+            with seen.turn if self.gettimeout() is None else contextlib.nullcontext():
+                _wait(seen, self)
+                if observation.stopping:
+                    raise ServerStopped
+                conn, address = plain_accept(self)
+        except OSError as error:
+            if observation.stopping:
+                raise ServerStopped from None
+            _record(seen, task, "accept", began, error=error)
+            raise
+    with noting(observation):
+        accepted = observation.watch_connection(conn, address)
+        with noting(observation):
+            accepted.connection.waited = waited(conn)
+        _record(accepted, task, "accept", began)
+    if observation.stopping:  # and it came after all were told to hang up
+        with contextlib.suppress(OSError):
+            if observation.abort:
+                conn.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        conn.close()
+        raise ServerStopped
+    return conn, address
+
+
+@functools.wraps(plain_listen)
+def listen(self: socket.socket, /, *backlog: int) -> None:
+    plain_listen(self, *backlog)
+    task = current_task()
+    if task is not None and self.family in FAMILIES:
+        with noting(task.observation):
+            _record(task.observation.watch_listener(self, *backlog), task, "listen", None)
+
+
+@functools.wraps(plain_recv_into)
+def recv_into(self: socket.socket, /, *args: Any, **named: Any) -> int:
+    __tracebackhide__ = True
+    seen = seen_at(id(self))
+    if seen is None:
+        return plain_recv_into(self, *args, **named)
+    return read(plain_recv_into, self, seen, *args, **named)
+
+
+def read(plain: Callable[..., Any], sock: socket.socket, seen: Observed, *args: Any, **named: Any) -> Any:
+    """Read as `plain` does: recv with flags, or recv_into, which returns a size."""
+    __tracebackhide__ = True
+    into = plain is plain_recv_into
+    observation, nothing = seen.observation, 0 if into else b""
+    with _made(plain.__name__, seen) as (task, began):
+        try:
+            if WAIT_BEFORE_RECV:
+                _wait(seen, sock)
+            if observation.stopping:
+                return nothing
+            result = plain(sock, *args, **named)
+        except OSError as error:
+            if _failed(seen, task, began, error):
+                return nothing
+            raise
+    if observation.stopping:
+        _record(seen, task, "recv", began, error=ServerStopped())
+        return nothing
+    with noting(observation):
+        flags = args[1 + into] if len(args) > 1 + into else named.get("flags", 0)
+        if not operator.index(flags) & PEEK:
+            data = (args[0] if args else named["buffer"]) if into else result
+            _record(seen, task, "recv", began, result if into else len(result), data)
+    return result
+
+
+@functools.wraps(plain_shutdown)
+def shutdown(self: socket.socket, how: int, /) -> None:
+    seen = seen_at(id(self))
+    began = _now(seen)
+    plain_shutdown(self, how)
+    if seen is not None:
+        _record(seen, None, "shutdown", began)
+
+
+@functools.wraps(plain_close)
+def close(self: socket.socket) -> None:
+    seen = seen_at(id(self))
+    began = _now(seen)
+    plain_close(self)
+    if seen is None or self.fileno() != -1:  # a file of makefile() keeps it open
+        return
+    if observed.pop(id(self), None) is not None:
+        _record(seen, None, "close", began)
+        seen.connection.closed = True
+        with noting(seen.observation):
+            task = task_for(seen.observation)
+            if task.connection is seen.connection:
+                task.connection = None
+
+
+TWINS: dict[str, Callable[..., Any]] = {
+    "accept": accept,
+    "listen": listen,
+    "recv": recv,
+    "recv_into": recv_into,
+    "send": _sender(plain_send),
+    "sendall": _sender(socket.socket.sendall),
+    "shutdown": shutdown,
+    "close": close,
+}
+
+
+# -- what they are made of -------------------------------------------------------------------------------------------
+
+
+def _now(seen: Observed | None) -> float | None:
+    if seen is not None:
+        with noting(seen.observation):
+            return seen.observation.log.clock()
+    return None
+
+
+@contextlib.contextmanager
+def _made(name: str, seen: Observed) -> Iterator[tuple[Task | None, float | None]]:
+    """As long as the calling thread is in the call `name`, its task says so. Gives the task, and when the call began;
+    None where observing has failed.
+    """
+    task, began = None, _now(seen)
+    with noting(seen.observation):
+        task = task_for(seen.observation)
+        if seen.listening:
+            task.connection = None
+        if began is not None:
+            task.entered = (name, seen, began)
+    try:
+        yield task, began
+    finally:
+        if task is not None:
+            task.entered = None
+
+
+def _failed(seen: Observed, task: Task | None, began: float | None, error: OSError) -> bool:
+    """Record that a read failed. Whether the server is being stopped: to its code it looks as if the client hung up."""
+    stopping = seen.observation.stopping
+    _record(seen, task, "recv", began, error=ServerStopped() if stopping else error)
+    return stopping
+
+
+def _record(
+    seen: Observed,
+    task: Task | None,  # None: the calling thread's
+    kind: str,
+    began: float | None,  # None: now
+    size: int = 0,
+    data: Any = b"",  # whatever recv_into takes
+    error: BaseException | None = None,
+) -> None:
+    if isinstance(error, NOT_WORTH_A_RECORD):
+        return
+    observation, connection = seen.observation, seen.connection
+    with noting(observation):
+        if task is None:
+            task = task_for(observation)
+        if not seen.listening:
+            task.connection = connection
+        if kind == "recv" and not connection.messages:
+            with noting(observation):
+                note_functions(observation)
+        if size:
+            connection.received += size
+            connection.messages += 1
+        ended, name = observation.log.clock(), "" if error is None else type(error).__name__
+        first = bytes(memoryview(data).cast("B")[: min(size, PREVIEW)])
+        observation.log.add(
+            kind, ended if began is None else began, connection, task.label, size, first, name, ended=ended
+        )
+        if type(sys.stdout) is not Routed:
+            route_streams()  # something like redirect_stdout has replaced it, or put back what was there before
+
+
+def _wait(seen: Observed, sock: socket.socket) -> None:
+    """Wait as a blocking read of `sock` would, and also for the server's stop, or Ctrl+C. TimeoutError as `sock` has it
+    set.
+    """
+    observation, timeout = seen.observation, sock.gettimeout()
+    if timeout == 0 or sock.fileno() == -1 or observation.stopping:
+        return  # the real call says at once what it has to say
+    interrupted = False
+    try:
+        interrupted = observation.alarm.wait(sock, timeout, current_task(), lambda: observation.stopping)
+    except TimeoutError:
+        raise
+    except Exception as trouble:  # the real call says what is wrong, or waits
+        observation.trouble = trouble
+    if interrupted:
+        raise ServerStopped

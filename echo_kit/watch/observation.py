@@ -1,0 +1,345 @@
+"""What is known of a server that is watched: its threads, its sockets, its events, what it printed.
+
+Nothing here changes the interpreter; `patches.py` does. The patched functions find out by `current_task` and `observed`
+whose thread and whose socket they have, and write down here what they see. The threads of a server write their own
+`Task` and the `Connection` that they serve; lists that several threads change are changed under `lock`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import re
+import socket
+import sys
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from types import CodeType, FrameType
+from typing import NamedTuple
+
+from .borrowed import calling_thread, idle_worker, pool_workers
+from .events import Address, Connection, EventLog, Line, plain_address, reachable
+from .frames import forget_variables, is_student_code, student_traceback, thread_frames
+from .gate import Gate
+from .sockets import Alarm
+from .text import cut, visible
+
+LOG_LINES = 10_000  # printed lines that a server keeps
+LINE_LENGTH = 2_000  # characters of a printed line that are kept
+WAITS = ("accept", "recv", "recv_into")  # calls that wait for somebody else
+GIVEN_BY_PYTHON = re.compile(r"Thread-\d+( \(.*\))?|.*ThreadPoolExecutor-\d+_\d+")  # a thread's name
+
+
+class ServerStopped(KeyboardInterrupt):
+    """What `accept` raises in a server that is being stopped.
+
+    To the code it looks like Ctrl+C: `except OSError` and `except Exception` do not swallow it, and the clean-up that
+    was written for Ctrl+C runs.
+    """
+
+
+class Call(NamedTuple):
+    """A socket call that has not returned, or before which a thread is held: since `began` in the log's clock.
+
+    `name` is accept, recv or recv_into, send or sendall; of one that is still to come also close.
+    """
+
+    name: str
+    seen: Observed
+    began: float
+
+    @property
+    def kind(self) -> str:
+        return "recv" if self.name == "recv_into" else "send" if self.name == "sendall" else self.name
+
+
+@dataclass(eq=False)
+class Task:
+    """A thread that belongs to a server."""
+
+    observation: Observation
+    label: str  # "server thread", "thread 1", …: the same in every run
+    thread: threading.Thread | None  # None for one started by _thread.start_new_thread
+    ident: int | None = None
+    native_id: int | None = None  # of such a thread: what the system calls it
+    life: Callable[[], object | None] = lambda: None  # of such a thread: gives None when it has ended
+    connection: Connection | None = None  # the one it is serving
+    partial: Line | None = None  # printed, and the line is not finished yet
+    starting: bool = False  # Thread.start() has been called and has not returned
+    entered: tuple[str, Observed, float] | None = None  # the fields of `call`: one plain tuple, put down in one step
+
+    @property
+    def call(self) -> Call | None:
+        """The socket call that it is in: it has been made, and has not returned."""
+        entered = self.entered
+        return None if entered is None else Call(*entered)
+
+    @property
+    def waiting(self) -> Observed | None:
+        """The socket on which it is in accept or recv."""
+        entered = self.entered
+        return entered[1] if entered is not None and entered[0] in WAITS else None
+
+    @property
+    def paused(self) -> Call | None:
+        """The call before which it is held, step by step."""
+        return self.observation.gate.what(self)
+
+    def identity(self) -> int | None:
+        return self.thread.ident if self.thread else self.ident
+
+    def alive(self) -> bool:
+        return self.thread.is_alive() if self.thread else self.life() is not None
+
+    def status(self) -> bytes:
+        """What Linux says of the thread: one that wants to run is "R", or runs again and again to ask for Python's
+        lock, which its count of switches shows. Empty elsewhere.
+        """
+        native_id = self.thread.native_id if self.thread else self.native_id
+        try:
+            with open(f"/proc/self/task/{native_id}/status", "rb") as file:
+                return file.read()
+        except OSError:
+            return b""
+
+    def idle(self) -> bool:
+        """Whether it is an idle worker of a pool. The pool may be older than the server, so its workers stay."""
+        frame = thread_frames().get(self.identity() or 0)
+        return self.thread in pool_workers and frame is not None and frame.f_code is idle_worker
+
+
+@dataclass(eq=False, slots=True)
+class Observed:
+    """An observed socket: a listening one, or the server's end of a connection."""
+
+    observation: Observation
+    ref: weakref.ref[socket.socket]
+    connection: Connection
+    listening: bool = False
+    turn: threading.Lock = field(default_factory=threading.Lock)  # one thread at a time waits for a client
+
+
+class _Here(threading.local):
+    """What the calling thread knows of itself; it goes when the thread ends."""
+
+    task: Task | None = None  # the newest that `task_for` found, for the two calls that must be fast
+    raw: Task | None = None  # of a thread that `threading` does not know
+    life: object = None  # of such a thread: held as long as it lives
+
+
+class _Life:
+    """Something that a weak reference can point to."""
+
+
+here = _Here()
+lock = threading.RLock()
+running: list[Observation] = []  # the observations that have begun and not ended
+observed: dict[int, Observed] = {}  # by id(socket); an entry goes before its id can be used again
+
+
+class Observation:
+    """All that is seen of one server."""
+
+    def __init__(self, name: str, log: EventLog | None = None) -> None:
+        self.name = name
+        self.log = log if log is not None else EventLog()  # an empty one is false
+        self.lines: deque[Line] = deque(maxlen=LOG_LINES)
+        self.tasks: list[Task] = []
+        self.clients: list[Connection] = []  # our own clients' ends, in the order in which they connected
+        self.accepted: dict[Address, Connection] = {}  # client's address -> the newest connection from there
+        self.address: Address | None = None
+        self.backlog: int | None = None
+        self.listening = threading.Event()
+        self.stopping = False
+        self.gate = Gate()  # where its threads are held, step by step
+        self.most_threads: int | None = None  # that may be alive at once; and none is started once it is being stopped
+        self.most_sent: int | None = None  # bytes that one send() takes at most: fewer than asked for, as it may
+        self.abort = False  # end connections by a reset: the port must be free again at once
+        self.error: BaseException | None = None
+        self.error_thread = ""  # the label of the thread that died of it
+        self.functions: dict[CodeType, None] = {}  # of the student, in which a thread has made a call; as first seen
+        self.accepts: dict[CodeType, int] = {}  # those that have called accept, and on which line
+        self.sighted: dict[Address, float] = {}  # clients not ours, seen in the backlog: when they had connected
+        self.trouble: BaseException | None = None  # the observer's own last error
+        self.alarm = Alarm()
+        self.kept: list[socket.socket] = []  # while it is stopped, so that nobody's last reference closes one
+        self._numbers = itertools.count(1)
+
+    # -- threads ---------------------------------------------------------------------------------------------------
+
+    def adopt(self, thread: threading.Thread | None, label: str = "", parent: Task | None = None) -> Task:
+        """Make `thread` (None: the calling thread, unknown to `threading`) one of this server's."""
+        if not label:
+            given = visible(thread.name)[:40] if thread else ""
+            label = given if given and not GIVEN_BY_PYTHON.fullmatch(given) else f"thread {next(self._numbers)}"
+        task = Task(self, label, thread, connection=parent.connection if parent is not None else None)
+        if thread is None:
+            here.raw, here.life = task, _Life()
+            task.ident, task.native_id = threading.get_ident(), threading.get_native_id()
+            task.life = weakref.ref(here.life)
+        else:
+            thread._echo_kit_task = task  # type: ignore[attr-defined]
+        with lock:  # several threads may accept, and start a thread each
+            # The list holds live threads only: one server may start a thread for each of a million clients.
+            # (One that is being started has an ident before it is alive.)
+            ended = [each for each in self.tasks if not each.alive() and not each.starting]
+            self.drop([each for each in ended if not each.thread or each.thread.ident])
+            self.tasks.append(task)
+        return task
+
+    def drop(self, tasks: list[Task]) -> None:
+        """These have ended, or are a pool's workers of which the server is stopped."""
+        self.lines.extend(each.partial for each in tasks if each.partial)
+        self.tasks = [each for each in self.tasks if each not in tasks]
+        for each in tasks:
+            if getattr(each.thread, "_echo_kit_task", None) is each:
+                del each.thread._echo_kit_task
+
+    def alive(self) -> list[Task]:
+        """Its threads that have not ended, without the calling one."""
+        mine = threading.get_ident()
+        return [task for task in self.tasks if task.identity() != mine and task.alive()]
+
+    # -- sockets ---------------------------------------------------------------------------------------------------
+
+    def watch_listener(self, sock: socket.socket, backlog: int | None = None) -> Observed:
+        address = sock.getsockname()
+        seen = self._watch(sock, Connection(address, name="listener"), listening=True)
+        if self.address in (None, address):  # listen may be called again, with another number
+            self.address, self.backlog = address, backlog
+        # Without SO_REUSEADDR a port stays taken for a minute after the server closed a connection first.
+        if sys.platform != "win32" and not sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR):
+            self.abort = True
+        self.listening.set()
+        return seen
+
+    def watch_connection(self, sock: socket.socket, address: Address) -> Observed:
+        connection = Connection(plain_address(address))
+        self.accepted[connection.client] = connection
+        return self._watch(sock, connection)
+
+    def _watch(self, sock: socket.socket, connection: Connection, listening: bool = False) -> Observed:
+        key = id(sock)
+
+        def forget(_: object) -> None:  # the last reference went, and with it the socket
+            if observed.pop(key, None) is not None:
+                connection.closed = True
+                with noting(self):
+                    self.log.add("close", self.log.clock(), connection)
+
+        seen = observed[key] = Observed(self, weakref.ref(sock, forget), connection, listening)
+        return seen
+
+    def sockets(self, listening: bool) -> Iterator[tuple[socket.socket, Observed]]:
+        for seen in list(observed.values()):
+            sock = seen.ref()
+            if seen.observation is self and seen.listening is listening and sock is not None:
+                yield sock, seen
+
+    def close_sockets(self) -> None:
+        """Close what the server's own code left open."""
+        for listening in (False, True):
+            for sock, _ in self.sockets(listening):
+                with contextlib.suppress(OSError):
+                    sock.close()
+
+    def close_all(self) -> None:
+        """Close its sockets, and our own two."""
+        self.close_sockets()
+        self.kept.clear()
+        self.alarm.close()
+
+    # -- what it printed -------------------------------------------------------------------------------------------
+
+    def write(self, task: Task, text: str) -> None:
+        if task.connection is None:  # pool workers serve many, one at a time
+            seen = socket_in_the_frames()
+            task.connection = seen.connection if seen is not None and seen.observation is self else None
+        *whole, rest = ((task.partial.text if task.partial else "") + text).split("\n")
+        self.lines.extend(Line(task.label, task.connection, cut(line, LINE_LENGTH)) for line in whole)
+        task.partial = Line(task.label, task.connection, cut(rest, LINE_LENGTH)) if rest else None
+
+    def printed(self) -> list[Line]:
+        """All that was printed, as far as it is kept; last what has no end of line yet."""
+        return [*self.lines.copy(), *(task.partial for task in self.tasks if task.partial)]
+
+    def report(self, task: Task, error: BaseException) -> None:
+        """A thread died of `error`: remember the first one, and log its traceback without our own frames."""
+        if not isinstance(error, (SystemExit, ServerStopped)) and not self.stopping:
+            if self.error is None:
+                self.error, self.error_thread = error, task.label
+            self.write(task, "".join(student_traceback(error)))
+        forget_variables(error)
+
+
+@contextlib.contextmanager
+def noting(observation: Observation) -> Iterator[None]:
+    """The guard around all that observing does before or after a real call: whatever fails in it is kept in
+    `observation.trouble`, and the watched program goes on.
+    """
+    try:
+        yield
+    except Exception as trouble:
+        observation.trouble = trouble
+
+
+def observation_at(address: Address) -> Observation | None:
+    """What observes the server that listens at `address`, if it runs in this process."""
+    for each in list(running):
+        if each.address is not None and each.address[1] == address[1]:
+            everywhere = reachable(each.address) != each.address
+            if address[0] in (each.address[0], "localhost") or (everywhere and address[0] in ("127.0.0.1", "::1")):
+                return each
+    return None
+
+
+# -- whose thread is this? -------------------------------------------------------------------------------------------
+
+
+def current_task() -> Task | None:
+    """The task of the calling thread, or None where it belongs to no server."""
+    thread = calling_thread()
+    return here.raw if thread is None else getattr(thread, "_echo_kit_task", None)
+
+
+def task_for(observation: Observation) -> Task:
+    """The task of a thread that makes a call on one of `observation`'s sockets."""
+    task, thread = current_task(), calling_thread()
+    if task is None or task.observation is not observation:
+        if thread is not None and task is None and thread not in pool_workers:
+            return Task(observation, thread.name, thread)  # a cell that uses the server's socket: seen, not owned
+        # Started behind the back of `threading`, or a worker of a pool that is older than this server.
+        task = observation.adopt(thread)
+    if thread not in pool_workers:  # such a worker may outlive the server, and would keep its log
+        here.task = task
+    return task
+
+
+def socket_in_the_frames() -> Observed | None:
+    """The connection that the calling code holds in a local variable."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        if is_student_code(frame):
+            for value in frame.f_locals.values():
+                seen = observed.get(id(value))
+                if seen is not None and not seen.listening:
+                    return seen
+        frame = frame.f_back
+    return None
+
+
+def note_functions(observation: Observation, accepts: bool = False) -> None:
+    """Remember the student's functions that the calling thread is in, the outermost first."""
+    chain: list[CodeType] = []
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if is_student_code(frame):
+            chain.append(frame.f_code)
+            if accepts and len(chain) == 1:
+                observation.accepts[frame.f_code] = frame.f_lineno
+        frame = frame.f_back
+    for code in reversed(chain):
+        observation.functions.setdefault(code)

@@ -1,0 +1,107 @@
+"""What a server's threads print, warn and die of goes into the server's log, and not into a cell.
+
+`sys.stdout` and `sys.stderr` get a stand-in, `threading.excepthook` and `sys.unraisablehook` (for threads of the
+`_thread` module) another function. (ipykernel 7 would show what they say below whichever cell ran last.)
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import threading
+import time
+from collections import deque
+from typing import Any, TypeVar
+
+from .borrowed import pool_workers
+from .observation import Task, current_task, here, lock, running, socket_in_the_frames, task_for
+
+LONG = 5.0  # seconds: no print takes as long
+MANY = 64  # streams that are kept in any case
+STREAMS = ("stdout", "stderr")
+
+Stream = TypeVar("Stream")
+found: dict[str, Any] = {}  # the hooks that stood there before ours, by name
+_kept: deque[tuple[float, object]] = deque()
+
+
+class Routed:
+    """Stands in for sys.stdout or sys.stderr: an owned thread's text goes to its server's log, all else through."""
+
+    def __init__(self, plain: Any) -> None:
+        self._plain = plain
+
+    def write(self, text: str) -> int:
+        task = _printing_task()
+        if task is None:
+            return self._plain.write(text)
+        task.observation.write(task, text)
+        return len(text)
+
+    def writelines(self, lines: Any) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        if current_task() is None:
+            self._plain.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._plain, name)
+
+
+def route_streams() -> None:
+    """Put the stand-ins for sys.stdout and sys.stderr in place, also again after something replaced them."""
+    with lock:
+        for name in STREAMS:
+            stream = getattr(sys, name)
+            if running and stream is not None and not isinstance(stream, Routed):
+                setattr(sys, name, _keep(Routed(stream)))
+
+
+def restore_streams() -> None:
+    """Take the stand-ins away."""
+    for name in STREAMS:
+        stream = getattr(sys, name)
+        if isinstance(stream, Routed):
+            setattr(sys, name, _keep(stream)._plain)
+
+
+def _keep(stream: Stream) -> Stream:
+    """`stream`, which will live on for a while, even if nobody else holds it.
+
+    print() takes sys.stdout without holding on to it. If another thread replaces it meanwhile, and nobody else has it,
+    the process crashes (CPython issue 130163; fixed in 3.12.10 and 3.13.3, and not in 3.11).
+    """
+    now = time.monotonic()
+    _kept.append((now, stream))
+    while len(_kept) > MANY and _kept[0][0] < now - LONG:
+        _kept.popleft()
+    return stream
+
+
+def _printing_task() -> Task | None:
+    """The task of a thread that prints; a worker of a pool older than the server is known by the socket it holds."""
+    task = current_task()
+    if task is None and threading.current_thread() in pool_workers:
+        seen = socket_in_the_frames()
+        return task_for(seen.observation) if seen is not None else None
+    return task
+
+
+@functools.wraps(threading.__excepthook__)
+def excepthook(args: threading.ExceptHookArgs, /) -> None:
+    task = getattr(args.thread, "_echo_kit_task", None)
+    if task is None or args.exc_value is None:
+        found["excepthook"](args)
+    else:
+        task.observation.report(task, args.exc_value)
+
+
+@functools.wraps(sys.__unraisablehook__)
+def unraisablehook(unraisable: Any, /) -> None:
+    task, error = here.raw, unraisable.exc_value
+    if task is None or error is None or not str(unraisable.err_msg).startswith("Exception ignored in thread"):
+        found["unraisablehook"](unraisable)
+    else:
+        task.observation.report(task, error)

@@ -1,0 +1,61 @@
+"""Is a server at rest? Each of its threads then waits for somebody else, and a view shows one certain moment."""
+
+from __future__ import annotations
+
+import selectors
+
+from .events import Connection
+from .frames import thread_frames
+from .observation import Observation
+from .sockets import ready
+
+__all__ = ["state"]
+
+
+def state(observation: Observation) -> tuple[bool, object]:
+    """Whether each of its threads waits in a socket call that nothing will end by itself, or is held before one; and
+    where they all stand.
+
+    The second value is None while something is certain to move: bytes to be read, a client to be accepted.
+    """
+    frames = thread_frames()
+    at_rest, accepting = True, False
+    stands: list[object] = []
+    reading: set[Connection] = set()
+    if any(task.starting for task in observation.tasks):
+        return False, None
+    tasks = observation.alive()
+    held = [task.paused for task in tasks]
+    waits = [task.waiting for task in tasks]
+    for task, seen, call in zip(tasks, waits, held, strict=True):
+        if call is not None:
+            continue
+        if seen is None:
+            status = task.status()
+            if b"State:\tR" in status:
+                return False, None
+            frame = frames.get(task.identity() or 0)
+            at_rest = False
+            switches = status[status.find(b"voluntary_ctxt_switches") :]
+            stands.append((task.identity(), id(frame), frame.f_lasti if frame is not None else 0, switches))
+            continue
+        sock = seen.ref()
+        if sock is None or ready(sock, selectors.EVENT_READ):
+            return False, None
+        if seen.listening:
+            accepting = True
+        else:
+            reading.add(seen.connection)
+    for client in observation.clients:
+        server_side = observation.accepted.get(client.client)
+        if server_side is None:
+            if accepting and not client.closed:
+                return False, None
+            at_rest = at_rest and not accepting  # it has left, and will be accepted unless the system dropped it
+        elif server_side in reading and (client.closed or client.sent > server_side.received):
+            return False, None
+    if observation.alive() != tasks or [task.waiting for task in tasks] != waits:  # one moved while we looked
+        return False, None
+    if observation.gate.leaving(tasks) or [task.paused for task in tasks] != held:
+        return False, None
+    return at_rest, stands

@@ -1,0 +1,142 @@
+"""How a server is stopped: all who wait are woken, then its threads get an exception, and in the end its sockets close.
+
+To the server it looks as if all clients hung up and somebody pressed Ctrl+C. An exception is thrown into a thread only
+where it does no harm: `may_be_interrupted` says where that is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+
+from . import calls
+from .borrowed import raise_in, waits
+from .events import reachable
+from .frames import is_student_code, thread_frames
+from .observation import Observation, ServerStopped, Task
+from .patches import take_turns
+from .sockets import RESET_ON_CLOSE, ready
+from .stepping import step_by_step
+
+__all__ = ["ask_to_stop", "give_up", "insist", "join", "may_be_interrupted", "stop", "throw_into"]
+
+GRACE = 0.25  # seconds that a thread has until stronger means are used, or used again
+LOOK = 0.005  # seconds from one look to the next, whether a thread may be interrupted
+
+# Where a thread waits, or lets others run, at the student's request.
+_WAITS = {*waits, *(twin.__code__ for twin in calls.TWINS.values()), calls.read.__code__, take_turns.__code__}
+
+
+def stop(observation: Observation, deadline: float) -> list[Task]:
+    """End the server's threads, as far as they can be ended until `deadline`; those that are left."""
+    ask_to_stop(observation)
+    left = join(observation, min(deadline, time.monotonic() + GRACE))
+    while left and time.monotonic() < deadline:
+        insist(observation)
+        until = min(deadline, time.monotonic() + GRACE)
+        to_interrupt = left
+        while left and time.monotonic() < until:
+            to_interrupt = [task for task in to_interrupt if task in left and not throw_into(task)]
+            left = join(observation, min(until, time.monotonic() + LOOK) if to_interrupt else until)
+    return left
+
+
+def ask_to_stop(observation: Observation) -> None:
+    """Wake every thread that is blocked in a socket call: to the server it looks as if all clients hung up."""
+    # First, before any thread wakes: some hang up by themselves, some end and leave their sockets to close_all.
+    for _, seen in observation.sockets(listening=False):
+        seen.connection.cut_off = True
+    observation.kept = [sock for listening in (True, False) for sock, _ in observation.sockets(listening)]
+    observation.stopping = True
+    observation.alarm.ring()  # never read: it goes on waking every thread that waits in accept
+    for sock, _ in observation.sockets(listening=True):
+        _quietly(calls.plain_shutdown, sock, socket.SHUT_RDWR)  # on Linux this wakes select() on it, too
+    for sock, _ in observation.sockets(listening=False):
+        if observation.abort:  # no end of file before the reset: a client that closed on it would keep the port busy
+            _quietly(sock.setsockopt, socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        _quietly(calls.plain_shutdown, sock, socket.SHUT_RD if observation.abort else socket.SHUT_RDWR)
+    step_by_step(observation, False)  # last, so that a thread that is held comes to sockets that are shut down
+
+
+def insist(observation: Observation) -> None:
+    """Wake also threads that wait in sendall for a client that does not read, or in a select() that nothing wakes."""
+    for sock, _ in observation.sockets(listening=False):
+        if not (observation.abort and ready(sock, selectors.EVENT_WRITE)):  # no end of file: see ask_to_stop
+            _quietly(calls.plain_shutdown, sock, socket.SHUT_RDWR)
+    for sock, _ in observation.sockets(listening=True):
+        _quietly(lambda sock=sock: socket.create_connection(reachable(sock.getsockname())[:2], timeout=0.1).close())
+
+
+def join(observation: Observation, deadline: float) -> list[Task]:
+    """Wait for the server's threads to end, also for those that one of them has just started; those that are left."""
+    while True:
+        left = [task for task in observation.alive() if not task.idle()]
+        if not left or time.monotonic() > deadline:
+            return left
+        if left[0].thread is not None:
+            left[0].thread.join(LOOK)
+        else:
+            time.sleep(0.001)  # nothing tells when a thread of the _thread module ends
+
+
+def may_be_interrupted(frame: FrameType | None) -> bool:
+    """Whether a thread whose innermost frame this is can take an exception: where it runs the student's code, or waits
+    in a function that is written to be left so. Elsewhere a library may be at work for the interpreter: an exception
+    in the clean-up of a WeakSet leaves it broken.
+    """
+    return frame is not None and (frame.f_code in _WAITS or is_student_code(frame))
+
+
+def throw_into(task: Task, exception: type[BaseException] = ServerStopped, timeout: float = 0.0) -> bool:
+    """Raise it in the thread at its next Python instruction, as soon as it may be interrupted, within `timeout`
+    seconds. Whether it was thrown.
+    """
+    ident, deadline = task.identity(), time.monotonic() + timeout
+    while ident is not None and task.alive():
+        if may_be_interrupted(thread_frames().get(ident)):
+            raise_in(ident, exception)
+            if may_be_interrupted(thread_frames().get(ident)):
+                return True
+            raise_in(ident, None)  # it has gone on meanwhile
+        if time.monotonic() >= deadline:
+            break
+        time.sleep(0.001)
+    return False
+
+
+def give_up(left: list[Task]) -> None:
+    """These did not end. Should one ever go on, it gets the one exception that ends a thread silently."""
+    for task in left:
+        throw_into(task, SystemExit)
+    if left and sys.version_info < (3, 12):
+        _take_one()
+
+
+def _take_one() -> None:
+    """Take an exception that was thrown so, in a thread of our own.
+
+    As long as none has been taken, CPython 3.11 looks for one at each instruction, in all threads; and a thread with a
+    trace function, like those of some checks, never gets on. The thread that it is for gets it all the same.
+    """
+
+    def take() -> None:
+        with contextlib.suppress(ServerStopped):
+            raise_in(threading.get_ident(), ServerStopped)
+            for _ in range(1000):
+                time.sleep(0)
+
+    with contextlib.suppress(RuntimeError):  # there may be too many threads already
+        thread = threading.Thread(target=take, daemon=True)
+        thread.start()
+        thread.join(1.0)
+
+
+def _quietly(call: Callable[..., object], *args: object) -> None:
+    with contextlib.suppress(OSError):  # closed already, or the peer is gone: nothing is left to be done
+        call(*args)
