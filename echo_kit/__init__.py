@@ -29,7 +29,6 @@ if TYPE_CHECKING:  # what a type checker, and an editor, sees; a test compares i
     from .live.stage import ServerPanel as ServerPanel
     from .server import Server as Server
     from .server import ServerStuck as ServerStuck
-    from .server import free_port as free_port
     from .server import start as start
     from .servers import serve_single as serve_single
     from .servers import serve_threaded as serve_threaded
@@ -37,6 +36,7 @@ if TYPE_CHECKING:  # what a type checker, and an editor, sees; a test compares i
     from .views.shown import Timeline as Timeline
     from .views.shown import side_by_side as side_by_side
     from .views.shown import stacked as stacked
+    from .watch.sockets import free_port as free_port
 
 _HOME = {
     "Client": "client",
@@ -53,7 +53,7 @@ _HOME = {
     "Snapshot": "views.shown",
     "Timeline": "views.shown",
     "check": "course.exercises",
-    "free_port": "server",
+    "free_port": "watch.sockets",
     "panels": "live.clients",
     "predict": "live.prediction",
     "serve_single": "servers",

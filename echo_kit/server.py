@@ -8,31 +8,26 @@ from __future__ import annotations
 import contextlib
 import errno
 import inspect
-import secrets
-import socket
 import socketserver
 import threading
 import time
 import warnings
 from collections.abc import Callable
-from itertools import groupby
 from typing import Any
 
 from .views import code as codeview
 from .views.backlog import Backlog, look
-from .views.lanes import lanes_of
+from .views.printed import Log, client_names
 from .views.shown import Snapshot, Timeline
 from .watch import patches, rest, stopping
 from .watch.borrowed import before_exit
 from .watch.events import CAPACITY, Address, Connection, EventLog, reachable
 from .watch.observation import Observation, ServerStopped, current_task
 from .watch.output import route_streams
+from .watch.sockets import free_port
 from .watch.stepping import step_by_step
-from .watch.text import visible
+from .watch.text import counted
 
-__all__ = ["Log", "Server", "ServerStuck", "start"]
-
-PORTS = range(20_000, 32_768)  # from which servers get theirs
 MAIN = "server thread"  # the label of the one that runs serve
 SETTLE = 1.0  # seconds at most that a view waits for the server to come to rest
 
@@ -44,42 +39,12 @@ class ServerStuck(TimeoutError):
     """A thread of the server did not end, or did not come to listen; the message says on which line it stands."""
 
 
-class Log:
-    """What the server's threads printed: grouped by connection, because the order between connections is no fact."""
-
-    def __init__(self, server: Server) -> None:
-        self._server = server
-
-    def lines(self, client: str | None = None) -> list[str]:
-        """The printed lines, oldest first; with `client`, those about that client's connections."""
-        lines = self._server.observation.printed()
-        if client is None:
-            return [line.text for line in lines]
-        names = self._server.client_names()
-        return [line.text for line in lines if line.connection and names.get(line.connection) == client]
-
-    def __str__(self) -> str:
-        self._server.settle()
-        names = self._server.client_names()
-        order = {connection: number for number, connection in enumerate(names, 1)}
-        lines = sorted(
-            self._server.observation.printed(), key=lambda each: order.get(each.connection, 0) if each.connection else 0
-        )
-        text = []
-        for (connection, thread), group in groupby(lines, key=lambda each: (each.connection, each.thread)):
-            who = f"{names[connection]} ({thread})" if connection in names else thread
-            text += [who, *(f"    {visible(line.text)}" for line in group)]
-        return "\n".join(text) or "(nothing printed)"
-
-    __repr__ = __str__
-
-
 class Server:
     """A server that `start` runs. `address` is where clients connect, `error` what it died of, if it did."""
 
     def __init__(self, name: str, most_events: int = CAPACITY) -> None:
         self.name = name
-        self.log = Log(self)
+        self.log = Log(lambda: self.observation, self.settle)
         self.observation = Observation(name, EventLog(most_events))
         self._ending = threading.Lock()
         self.stopped = False
@@ -179,24 +144,13 @@ class Server:
         is on its way to its accept has come there. On a stopped server it does nothing.
         """
         self.settle()
-        observation = self.observation
-        first = [task for task in observation.alive() if task.label == MAIN]
-        if self.stopped or not first:
-            return
-        waits = first[0].waiting
-        if waits is None or not waits.listening:
-            stopping.throw_into(first[0], timeout=SETTLE)
-            return
-        observation.alarm.interrupt(first[0])
-        deadline = time.monotonic() + SETTLE
-        while observation.alarm.meant and time.monotonic() < deadline:
-            time.sleep(0.001)
-        if observation.alarm.take(first[0]):  # it has left that accept for something else
-            stopping.throw_into(first[0], timeout=SETTLE)
+        first = [task for task in self.observation.alive() if task.label == MAIN]
+        if first and not self.stopped:
+            stopping.interrupt(first[0], timeout=SETTLE)
 
     def client_names(self) -> dict[Connection, str]:
         """The server's connections in the order in which they were accepted, each with its client's name."""
-        return {lane.server: lane.name for lane in lanes_of(self.observation) if lane.server is not None}
+        return client_names(self.observation)
 
     def stop(self, timeout: float = 2.0) -> None:
         """End all its threads and close all its sockets. Calling it again does nothing.
@@ -258,24 +212,7 @@ class Server:
     def settle(self, timeout: float = SETTLE) -> bool:
         """Wait until every thread of the server waits for somebody else. False: it was still busy after `timeout` s."""
         route_streams()
-        deadline = time.monotonic() + timeout
-        quiet_since, looks = 0.0, 0
-        before: object = None
-        while not self.stopped:
-            at_rest, now = rest.state(self.observation)
-            if at_rest:
-                return True
-            # Threads that wait in ways we cannot see into (join, a queue, sleep) count as resting when none moves. On a
-            # busy machine they get a chance to move when this thread gets one to look: so count the looks, too.
-            if now != before or now is None:
-                before, quiet_since, looks = now, time.monotonic(), 0
-            elif looks > 40 and time.monotonic() - quiet_since > 0.05:
-                return True
-            looks += 1
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.001)
-        return True
+        return rest.settle(self.observation, time.monotonic() + timeout, over=lambda: self.stopped)
 
     def __enter__(self) -> Server:
         return self
@@ -325,24 +262,17 @@ def start(
         except ServerStuck as stuck:
             warnings.warn(f"the earlier server was left behind: {stuck}", RuntimeWarning, stacklevel=2)
     before_exit(_stop_all)
+    options: dict[str, Any] = {"host": host, "timeout": timeout}
+    options |= {"most_threads": most_threads, "most_events": most_events}
     for attempt in range(3):
-        chosen = port if port is not None else free_port(host)
         try:
-            server = _start_once(serve, name, host, chosen, timeout, most_threads, most_events)
+            server = _start_once(serve, name, port=free_port(host) if port is None else port, **options)
             if not isinstance(owner, socketserver.BaseServer):
-                server._again = lambda port: start(
-                    serve,
-                    name=name,
-                    host=host,
-                    port=port,
-                    timeout=timeout,
-                    most_threads=most_threads,
-                    most_events=most_events,
-                )
+                server._again = lambda port: start(serve, name=name, port=port, **options)
             return server
         except OSError as error:
-            # Somebody may have taken the free port in the meantime.
-            if error.errno != errno.EADDRINUSE or port is not None or not _wants_port(serve) or attempt == 2:
+            # Another program may have taken the free port in the meantime.
+            if error.errno != errno.EADDRINUSE or port is not None or not _arguments(serve, "", 0) or attempt == 2:
                 raise
     raise AssertionError("not reached")
 
@@ -352,30 +282,13 @@ def newest(name: str) -> Server | None:
     return _servers.get(name)
 
 
-def free_port(host: str = "127.0.0.1") -> int:
-    """A port that nobody uses, and that the system gives to nobody who asks for any port (with port 0).
-
-    Linux gives those from 32768 on, others from 49152 on (RFC 6335). Whoever had one of them before us may have left
-    programs behind that go on connecting to it: JupyterLab does, to a kernel that has ended (ZeroMQ tries several times
-    a second, without end). A server that waits for its first client would get such a stranger.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    for _ in range(100):
-        port = PORTS.start + secrets.randbelow(len(PORTS))  # not `random`: a student may have called random.seed
-        with socket.socket(family) as probe, contextlib.suppress(OSError):  # taken, or kept by the system
-            probe.bind((host, port))
-            return port
-    with socket.socket(family) as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
-
-
 # -- starting --------------------------------------------------------------------------------------------------------
 
 
 def _start_once(
     serve: Callable[..., object],
     name: str,
+    *,
     host: str,
     port: int,
     timeout: float,
@@ -450,12 +363,8 @@ def _arguments(serve: Callable[..., object], host: str, port: int) -> tuple[Any,
         return ()
     raise TypeError(
         f"start() can call serve(host, port), serve(port) or main(), but {getattr(serve, '__name__', serve)} "
-        f"needs {required} argument{'' if required == 1 else 's'}: {', '.join(names[:required])}"
+        f"needs {counted(required, 'argument')}: {', '.join(names[:required])}"
     )
-
-
-def _wants_port(serve: Callable[..., object]) -> bool:
-    return bool(_arguments(serve, "", 0))
 
 
 def _stop_all() -> None:

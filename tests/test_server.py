@@ -22,7 +22,7 @@ import pytest
 
 from echo_kit import Client, ServerStuck, free_port, serve_single, serve_threaded, start
 from echo_kit import server as runner
-from echo_kit.watch import calls, frames, stopping
+from echo_kit.watch import calls, frames, sockets, stopping
 from echo_kit.watch import observation as watched
 
 LONG = 20  # seconds after which a test gives up; nothing comes near it
@@ -497,7 +497,7 @@ def test_the_port_is_none_that_systems_give_away_by_themselves():
 
 def test_where_all_those_ports_are_taken_the_system_chooses(monkeypatch):
     with socket.create_server(("127.0.0.1", free_port())) as taken:
-        monkeypatch.setattr(runner, "PORTS", range(taken.getsockname()[1], taken.getsockname()[1] + 1))
+        monkeypatch.setattr(sockets, "PORTS", range(taken.getsockname()[1], taken.getsockname()[1] + 1))
         with start(plain) as server:
             assert server.address[1] != taken.getsockname()[1]
 

@@ -18,7 +18,7 @@ import traitlets
 from IPython import get_ipython
 from IPython.display import display
 
-from ..server import before_exit
+from ..watch.borrowed import before_exit
 
 __all__ = ["Panel"]
 

@@ -119,8 +119,8 @@ class Lanes:
         self._missed = missed
         if missed:
             self._last.clear()
-            for lane in self.lanes.values():
-                lane.seen = None
+            for each in self.lanes.values():
+                each.seen = None
         rules = SELECTING if self.selects else TRANSITIONS
         for event in events:
             if self._start is None:

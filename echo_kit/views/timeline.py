@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 from ..watch.events import Connection, SocketEvent
 from ..watch.observation import Observation, current_task
@@ -45,7 +45,7 @@ class Timeline:
     thread_spans: dict[str, list[Span]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, observation: Observation) -> Timeline:
+    def of(cls, observation: Observation) -> Self:
         pending = pending_calls(observation)
         here = current_task()
         if here is not None and here.observation is observation:  # one of its threads asks

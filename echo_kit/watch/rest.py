@@ -3,13 +3,36 @@
 from __future__ import annotations
 
 import selectors
+import time
+from collections.abc import Callable
 
 from .events import Connection
 from .frames import thread_frames
 from .observation import Observation
 from .sockets import ready
 
-__all__ = ["state"]
+
+def settle(observation: Observation, deadline: float, over: Callable[[], bool]) -> bool:
+    """Wait until every thread of the server waits for somebody else, or it is `over`. False: it was still busy at
+    `deadline`.
+    """
+    quiet_since, looks = 0.0, 0
+    before: object = None
+    while not over():
+        at_rest, now = state(observation)
+        if at_rest:
+            return True
+        # Threads that wait in ways we cannot see into (join, a queue, sleep) count as resting when none moves. On a
+        # busy machine they get a chance to move when this thread gets one to look: so count the looks, too.
+        if now != before or now is None:
+            before, quiet_since, looks = now, time.monotonic(), 0
+        elif looks > 40 and time.monotonic() - quiet_since > 0.05:
+            return True
+        looks += 1
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.001)
+    return True
 
 
 def state(observation: Observation) -> tuple[bool, object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import selectors
 import socket
 import struct
@@ -11,12 +12,30 @@ import threading
 import time
 from collections.abc import Callable
 
-__all__ = ["RESET_ON_CLOSE", "Alarm", "Selector", "ready", "waited"]
+PORTS = range(20_000, 32_768)  # from which servers get theirs
 
 # select.select cannot take descriptors from 1024 up; poll can, and needs no descriptor of its own as epoll does.
 Selector: type[selectors.BaseSelector] = getattr(selectors, "PollSelector", selectors.SelectSelector)
 RESET_ON_CLOSE = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)  # SO_LINGER: close sends a reset
 _MILLISECONDS = struct.Struct("=I")
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port that nobody uses, and that the system gives to nobody who asks for any port (with port 0).
+
+    Linux gives those from 32768 on, others from 49152 on (RFC 6335). Whoever had one of them before us may have left
+    programs behind that go on connecting to it: JupyterLab does, to a kernel that has ended (ZeroMQ tries several times
+    a second, without end). A server that waits for its first client would get such a stranger.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for _ in range(100):
+        port = PORTS.start + secrets.randbelow(len(PORTS))  # not `random`: a student may have called random.seed
+        with socket.socket(family) as probe, contextlib.suppress(OSError):  # taken, or kept by the system
+            probe.bind((host, port))
+            return port
+    with socket.socket(family) as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
 
 
 def ready(sock: socket.socket, event: int) -> bool:

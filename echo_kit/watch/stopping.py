@@ -24,8 +24,6 @@ from .patches import take_turns
 from .sockets import RESET_ON_CLOSE, ready
 from .stepping import step_by_step
 
-__all__ = ["ask_to_stop", "give_up", "insist", "join", "may_be_interrupted", "stop", "throw_into"]
-
 GRACE = 0.25  # seconds that a thread has until stronger means are used, or used again
 LOOK = 0.005  # seconds from one look to the next, whether a thread may be interrupted
 
@@ -108,6 +106,19 @@ def throw_into(task: Task, exception: type[BaseException] = ServerStopped, timeo
             break
         time.sleep(0.001)
     return False
+
+
+def interrupt(task: Task, timeout: float) -> None:
+    """KeyboardInterrupt in that thread: at once in its `accept`, elsewhere when the call that it is in has returned."""
+    alarm, waits_on = task.observation.alarm, task.waiting
+    if waits_on is not None and waits_on.listening:
+        alarm.interrupt(task)
+        deadline = time.monotonic() + timeout
+        while alarm.meant and time.monotonic() < deadline:
+            time.sleep(0.001)
+        if not alarm.take(task):
+            return  # else it has left that accept for something else
+    throw_into(task, timeout=timeout)
 
 
 def give_up(left: list[Task]) -> None:
