@@ -977,7 +977,10 @@ def test_sys_exit_in_a_handler_is_no_error(threaded):
 # -- settle ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("serve", [serve_single, threads, selectors_loop, pool], ids=lambda serve: serve.__name__)
+HUNTED = [pytest.param(each, marks=pytest.mark.soak) for each in (serve_single, threads)]  # 200 rounds each
+
+
+@pytest.mark.parametrize("serve", [*HUNTED, selectors_loop, pool], ids=lambda serve: serve.__name__)
 def test_a_view_taken_at_once_tells_the_finished_story(serve, busy):
     rounds = 200 if serve in (serve_single, threads) else 5  # the others have to be watched for 50 ms each time
     with busy(), start(serve) as server:

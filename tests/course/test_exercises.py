@@ -104,6 +104,7 @@ def solutions():
                     exec(compile(source, f"{path.stem}, cell {number}", "exec"), names)
 
 
+@pytest.mark.soak
 def test_the_solutions_of_the_notebooks_pass(capsys):
     found = list(solutions())
     if not found:
@@ -126,6 +127,7 @@ SAME += [
 ]
 
 
+@pytest.mark.soak
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize(("number", "function"), [each[:2] for each in SAME], ids=named(SAME))
 def test_the_same_words_each_time(number, function, busy):

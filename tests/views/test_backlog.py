@@ -1068,6 +1068,7 @@ def test_the_picture_shows_the_same_as_the_text():
     assert "accept" not in html
 
 
+@pytest.mark.soak
 @ON_LINUX
 def test_the_words_are_the_same_in_20_runs_on_a_busy_machine(busy):
     with busy():

@@ -1574,6 +1574,7 @@ def test_a_view_stays_as_it_was():
 # -- the same words in every run ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.soak
 def test_the_words_are_the_same_in_20_runs_on_a_busy_machine(busy):
     with busy():
         for _ in range(20):
@@ -1589,6 +1590,7 @@ def test_the_words_are_the_same_in_20_runs_on_a_busy_machine(busy):
                 assert where(server) == expected | {READS: both[1:]}
 
 
+@pytest.mark.soak
 def test_a_sleeper_and_a_waiter_are_told_the_same_20_times_on_a_busy_machine(busy, ends):
     def handle_waits(conn):
         with conn:

@@ -593,6 +593,7 @@ def test_a_picture_says_that_the_log_was_full():
     assert figure.axes[0].get_title(loc="left") == "serve (the oldest 2 events are missing)"
 
 
+@pytest.mark.soak
 def test_a_picture_of_very_many_lanes_takes_bounded_memory():
     image = timeline_figure([made(3000)]).axes[0].images[0].get_array()
     assert image.shape[0] <= 2000

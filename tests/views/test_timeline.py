@@ -127,6 +127,7 @@ def test_bob_and_carol_come_while_alice_is_served(tell):
     tell()
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("tell", [three_at_the_single_server, three_at_the_threaded_server])
 def test_the_words_are_the_same_in_20_runs_on_a_busy_machine(tell, busy):
     with busy():
