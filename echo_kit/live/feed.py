@@ -12,11 +12,11 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..views import backlog
+from ..views import backlog, states
 from ..views import code as codeview
 from ..views.code import SIGNS
 from ..views.lanes import BROKEN_OFF, NAME, STOPPED, TICK
-from ..views.timeline import ACCEPTED, IN_RECV, IN_SEND, PAUSED, WORKS, quote, selects
+from ..views.timeline import quote, selects
 from ..watch.events import Address, Connection, Line, SocketEvent
 from ..watch.observe import Observation, Task
 from ..watch.text import visible
@@ -33,6 +33,8 @@ STRETCHES, MARKS = 200, 100  # that are kept of a lane
 LINES, LETTERS = 200, 300  # printed lines that are kept, and letters of each
 
 NEVER = "was never accepted"
+ACCEPTED, IN_RECV, IN_SEND = states.ACCEPTED.name, states.IN_RECV.name, states.IN_SEND.name  # the page has the table
+PAUSED, WORKS = states.PAUSED.name, states.WORKS.name
 TO_SERVER, TO_CLIENT = 0, 1
 
 
