@@ -30,7 +30,7 @@ Bundle = tuple[dict[str, Any], dict[str, Any]]  # data and metadata, by mime typ
 
 def script(name: str) -> str:
     """The page's side of a panel: what all have in common, and its own."""
-    return "".join((STATIC / f"{each}.js").read_text("utf-8") for each in ("panel", name))
+    return "".join((STATIC / f"{each}.js").read_text("utf-8") for each in ("borrowed", "panel", name))
 
 
 class Slot:

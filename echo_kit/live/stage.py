@@ -11,11 +11,13 @@ import contextlib
 import queue
 import threading
 import time
+from dataclasses import asdict
 from typing import Any
 
 import traitlets
 
 from ..server import Server, ServerStuck, newest
+from ..views.states import STATES, USUAL
 from ..watch.text import visible
 from .feed import Live
 from .panel import STATIC, Bundle, Panel, answer_nobody, script
@@ -29,6 +31,7 @@ BEAT = 1.0  # seconds after which the page hears from us even if nothing has cha
 COMMANDS = ("stop", "start", "pause", "step", "run")
 NAME = 40  # letters of the server's name
 LETTERS = 500  # of what went wrong
+TABLE = [asdict(state) | {"usual": state in USUAL} for state in STATES]  # what the page draws stretches by
 
 
 class ServerPanel(Panel):
@@ -42,6 +45,7 @@ class ServerPanel(Panel):
     _esm = script("server_panel")
     _css = STATIC / "server_panel.css"
     name = traitlets.Unicode().tag(sync=True)
+    states = traitlets.List(traitlets.Dict(), TABLE).tag(sync=True)
     _watches = True
     _stage: _Stage | None = None
 

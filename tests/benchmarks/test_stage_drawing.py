@@ -11,6 +11,7 @@ import pytest
 
 from echo_kit.live.feed import Live
 from echo_kit.live.panel import script
+from echo_kit.live.stage import TABLE
 from echo_kit.views.timeline import Timeline
 from echo_kit.watch.events import Connection, EventLog
 from echo_kit.watch.observation import Observation
@@ -19,15 +20,15 @@ AIM = 1 / 30  # of matplotlib's time
 DRAWS = 60
 SPAN = 30  # seconds that the page shows
 WORK = 0.05  # seconds that the server works for a message
-DRAW = """async ([source, picture, span, times]) => {
+DRAW = """async ([source, picture, states, span, times]) => {
     const url = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
-    const { Timeline, emptyPicture, takeIn } = await import(url);
+    const { States, Timeline, emptyPicture, takeIn } = await import(url);
     URL.revokeObjectURL(url);
     document.body.replaceChildren();
     document.body.style = "font: 13px sans-serif; width: 1200px";
     const shown = emptyPicture();
     takeIn(shown, picture);
-    const timeline = new Timeline(document.body);
+    const timeline = new Timeline(document.body, new States(states));
     const took = [];
     for (let number = 0; number < times; number++) {
         const began = performance.now();
@@ -89,8 +90,8 @@ def test_the_page_draws_in_a_fraction_of_the_time(browser, connections, waiting,
         live.close()
     page = browser.new_page()
     try:
-        source = script("server_panel") + "\nexport { Timeline, emptyPicture, takeIn };"
-        took, rows = page.evaluate(DRAW, [source, picture, SPAN, DRAWS])
+        source = script("server_panel") + "\nexport { States, Timeline, emptyPicture, takeIn };"
+        took, rows = page.evaluate(DRAW, [source, picture, TABLE, SPAN, DRAWS])
     finally:
         page.close()
     assert rows == connections

@@ -1,5 +1,7 @@
 """The stage in JupyterLab, beside the panels of its clients: what it shows, its buttons, its looks."""
 
+from echo_kit.views.states import PAUSED, USUAL
+
 SINGLE = """import socket, echo_kit
 
 def handle_client(conn):
@@ -195,6 +197,42 @@ def test_step_by_step_by_mouse_and_by_keyboard(notebook):
     keys.press("Enter")
     stage.shows(state="running", marks=[*waits, *threaded()])
     assert focused(stage) == "Step by step"
+
+
+LEGEND = """(root) => [...root.querySelectorAll(".echo-stage-entry:has(i)")].map((entry) => {
+    const { backgroundColor } = getComputedStyle(entry.firstChild);
+    const hex = backgroundColor.match(/\\d+/g).map((each) => Number(each).toString(16).padStart(2, "0")).join("");
+    return [entry.textContent, `#${hex.toUpperCase()}`, entry.firstChild.dataset.hatch];
+})"""
+DANCES = """stage.send({
+    "head": {"state": "running", "running": True},
+    "picture": {
+        "now": 1.0, "lanes": [{"id": 99, "name": "dave", "words": "", "accepted": 0.0, "since": ["dances", 0.0]}]
+    },
+})"""
+
+
+def test_the_page_draws_by_the_table_of_states_and_what_is_not_in_it_too(notebook):
+    book, stage, alice, _ = opened(notebook, SINGLE + PANELS)
+    alice.is_("being served")
+    stage.click("Step by step")
+    alice.type("hello")
+    stage.until("(root) => root.querySelector('.echo-stage-paused')")
+    expected = [[state.legend, state.colour, state.hatch] for state in (*USUAL, PAUSED)]
+    stage.until(f"(root, expected) => JSON.stringify(({LEGEND})(root)) === JSON.stringify(expected)", expected)
+    book.execute(DANCES)
+    unknown = ["dances", "#F0E442", ""]
+    stage.until(f"(root, last) => JSON.stringify(({LEGEND})(root).at(-1)) === JSON.stringify(last)", unknown)
+    stage.until(
+        """(root) => {
+            const canvas = root.querySelector("canvas");
+            const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+            for (let i = 0; i < data.length; i += 4) {
+                if (data[i] === 0xf0 && data[i + 1] === 0xe4 && data[i + 2] === 0x42) return true;
+            }
+            return false;
+        }"""
+    )
 
 
 def test_stop_start_and_restart(notebook):

@@ -1,25 +1,14 @@
 // The stage's page side: draws what the kernel has seen of a server. All that came from there goes in as text, never as
-// HTML. The kernel sends {head, picture}: of the picture all ("whole") or what has changed; see echo_kit/live.py.
+// HTML. The kernel sends {head, picture}: of the picture all ("whole") or what has changed; see echo_kit/live/feed.py.
 
 const WINDOWS = [10, 30, 120]; // seconds that the timeline can show
 const KEPT_STRETCHES = 200; // of a lane, as the kernel keeps them
 const KEPT_MARKS = 100;
 const KEPT_LINES = 200;
+const EDGE = "#1A1A1A"; // around and on hatched bars
 const SILENT = 4; // seconds without news, after which the page says so
 const MOVING = 100; // milliseconds after which the time moves on, if there are no news
 const LOOKING = 2000; // milliseconds after which the kernel is told again that somebody looks
-
-// As in echo_kit/plots.py: what each stretch looks like, and its words for the legend.
-const STATES = {
-  connecting: { colour: "#BBBBBB", words: "connecting" },
-  "waits in the backlog": { colour: "#EE7733", words: "waits in the backlog", stripes: 1 },
-  "server waits in recv": { colour: "#99CCEE", words: "server waits for the client (recv)" },
-  "server works": { colour: "#0066AA", words: "server works for the client" },
-  "server waits in sendall": { colour: "#AA3377", words: "sendall waits: the client does not read", stripes: 2 },
-  "accepted, no thread is seen at it": { colour: "#E4E4E4", words: "accepted, no thread is seen at it" },
-  "thread is paused, step by step": { colour: "#FFFFFF", words: "paused, step by step", dots: true },
-};
-const ALWAYS = ["waits in the backlog", "server waits in recv", "server works"];
 
 function button(parent, text, title, press) {
   const node = make("button", "echo-stage-button", parent, text);
@@ -141,6 +130,28 @@ function drawWaits(root, now) {
   }
 }
 
+// -- what a stretch of a lane looks like -------------------------------------------------------------------------------
+
+// The kernel's table of states (echo_kit/views/states.py): by name, in the legend's order.
+class States {
+  constructor(table) {
+    this.table = new Map(table.map((state) => [state.name, state]));
+  }
+
+  // A state that is not in the table is drawn all the same, under its name.
+  get(name) {
+    return this.table.get(name) ?? { name, words: name, legend: name, colour: "#F0E442", hatch: "" };
+  }
+
+  // What a legend shows: the usual states and those of these names.
+  legend(names) {
+    const usual = [...this.table.values()].filter((state) => state.usual).map((state) => state.name);
+    const present = new Set([...usual, ...names]);
+    const order = new Set([...this.table.keys(), ...present]);
+    return [...order].filter((name) => present.has(name)).map((name) => this.get(name));
+  }
+}
+
 // -- what happened, when -----------------------------------------------------------------------------------------------
 
 function shownLanes(picture, begin, end) {
@@ -154,38 +165,34 @@ function stretchesOf(lane, now) {
   const over = lane.ended ?? now;
   const list = [];
   if (lane.connecting != null && lane.connected != null) list.push(["connecting", lane.connecting, lane.connected]);
-  if (lane.connected != null) list.push(["waits in the backlog", lane.connected, lane.accepted ?? over]);
-  if (lane.accepted != null) list.push(["server waits in recv", lane.accepted, over]);
+  if (lane.connected != null) list.push(["backlog", lane.connected, lane.accepted ?? over]);
+  if (lane.accepted != null) list.push(["in recv", lane.accepted, over]);
   list.push(...lane.stretches);
   if (lane.since && lane.ended == null) list.push([lane.since[0], lane.since[1], now]);
   return list;
 }
 
-function hatch(context, state, ink) {
-  if (!state.stripes && !state.dots) return null;
+// The hatch of a state ("/", "x" or ".") as what a canvas fills with.
+function hatching(context, hatch) {
   const tile = document.createElement("canvas");
   tile.width = tile.height = 8;
   const pen = tile.getContext("2d");
-  pen.strokeStyle = pen.fillStyle = ink;
-  if (state.dots) {
-    pen.fillRect(3, 3, 2, 2);
-  } else {
-    pen.beginPath();
-    for (const shift of [-8, 0, 8]) {
-      pen.moveTo(shift, 8);
-      pen.lineTo(shift + 8, 0);
-      if (state.stripes === 2) {
-        pen.moveTo(shift, 0);
-        pen.lineTo(shift + 8, 8);
-      }
-    }
-    pen.stroke();
+  pen.strokeStyle = pen.fillStyle = EDGE;
+  if (hatch === ".") pen.fillRect(3, 3, 2, 2);
+  for (const shift of hatch === "." ? [] : [-8, 0, 8]) {
+    pen.moveTo(shift, 8);
+    pen.lineTo(shift + 8, 0);
+    if (hatch !== "x") continue;
+    pen.moveTo(shift, 0);
+    pen.lineTo(shift + 8, 8);
   }
+  pen.stroke();
   return context.createPattern(tile, "repeat");
 }
 
 class Timeline {
-  constructor(parent) {
+  constructor(parent, states) {
+    this.states = states;
     this.root = make("div", "echo-stage-timeline", parent);
     this.canvas = make("canvas", "echo-stage-canvas", this.root);
     this.canvas.setAttribute("role", "img");
@@ -257,10 +264,9 @@ class Timeline {
     }
   }
 
-  pattern(name, ink) {
-    const key = `${name} ${ink}`;
-    if (!this.patterns.has(key)) this.patterns.set(key, hatch(this.context, STATES[name], ink));
-    return this.patterns.get(key);
+  pattern(hatch) {
+    if (!this.patterns.has(hatch)) this.patterns.set(hatch, hatching(this.context, hatch));
+    return this.patterns.get(hatch);
   }
 
   drawLane(lane, top, pitch, letter, ink, now, stopped) {
@@ -272,19 +278,17 @@ class Timeline {
     let colour = "";
     const middle = top + pitch / 2;
     for (const [name, from, until] of stretchesOf(lane, now)) {
-      const state = STATES[name];
+      const state = this.states.get(name);
       const x = Math.max(left, at(from)); // cut here: to clip each lane takes longer than to draw it
       const wide = Math.min(right, at(until)) - x;
-      if (!state || wide < 0) continue;
-      const thin = name === "connecting";
+      if (wide < 0) continue;
       if (colour !== state.colour) context.fillStyle = colour = state.colour; // to set it takes as long as to draw
-      context.fillRect(x, thin ? middle - 1 : y, Math.max(1, wide), thin ? 2 : bar);
-      const pattern = bar > 4 && this.pattern(name, "#1A1A1A");
-      if (pattern) {
-        context.fillStyle = pattern;
+      context.fillRect(x, state.thin ? middle - 1 : y, Math.max(1, wide), state.thin ? 2 : bar);
+      if (state.hatch && bar > 4) {
+        context.fillStyle = this.pattern(state.hatch);
         colour = "";
         context.fillRect(x, y, wide, bar);
-        context.strokeStyle = "#1A1A1A";
+        context.strokeStyle = EDGE;
         context.strokeRect(x, y, wide, bar);
       }
     }
@@ -300,7 +304,8 @@ class Timeline {
     if (pitch >= letter * 1.05) {
       context.textAlign = "right";
       context.fillText(this.fit(lane.name, left - letter * 0.7, letter), left - letter * 0.5, middle);
-      const words = lane.since && !stopped && lane.ended == null ? lane.since[0] : lane.words;
+      const lasts = lane.since && !stopped && lane.ended == null;
+      const words = lasts ? this.states.get(lane.since[0]).words : lane.words;
       context.textAlign = "left";
       if (right < this.root.clientWidth - letter * 5) {
         const room = this.root.clientWidth - right - letter * 0.7;
@@ -376,7 +381,7 @@ class Timeline {
     const near = row.lane.marks.filter((mark) => Math.abs(at(mark[0]) - event.offsetX) < 12);
     const messages = near.map(([, direction, words]) => `${direction === 0 ? "sends" : "gets"} ${words}`);
     const inside = stretchesOf(row.lane, Infinity).filter(([, from, until]) => from <= time && time <= until);
-    const state = inside.length ? STATES[inside.at(-1)[0]]?.words : "";
+    const state = inside.length ? this.states.get(inside.at(-1)[0]).legend : "";
     say(this.tip, [row.lane.name, row.lane.words, state, ...messages].filter(Boolean).join(" · "));
     this.tip.style.left = `${Math.min(event.offsetX + 12, this.root.clientWidth * 0.6)}px`;
     this.tip.style.top = `${event.offsetY + 18}px`;
@@ -384,23 +389,20 @@ class Timeline {
   }
 }
 
-function drawLegend(root, picture) {
-  const present = new Set(ALWAYS);
-  for (const lane of picture.lanes.values()) {
-    for (const [state] of lane.stretches) present.add(state);
-    if (lane.since) present.add(lane.since[0]);
-  }
-  const key = [...present].sort().join();
+function drawLegend(root, picture, states) {
+  const lanes = [...picture.lanes.values()];
+  const names = lanes.flatMap((lane) => [...lane.stretches, ...(lane.since ? [lane.since] : [])].map(([name]) => name));
+  const shown = states.legend(names);
+  const key = shown.map((state) => state.name).join();
   if (root.dataset.key === key) return;
   root.dataset.key = key;
   root.replaceChildren();
-  for (const [name, state] of Object.entries(STATES)) {
-    if (!present.has(name)) continue;
+  for (const state of shown) {
     const entry = make("span", "echo-stage-entry", root);
     const swatch = make("i", "echo-stage-swatch", entry);
     swatch.style.backgroundColor = state.colour;
-    swatch.dataset.look = state.dots ? "dots" : state.stripes ? `stripes${state.stripes}` : "plain";
-    entry.append(state.words);
+    swatch.dataset.hatch = state.hatch;
+    entry.append(state.legend);
   }
   make("span", "echo-stage-entry", root, "▼ client sends");
   make("span", "echo-stage-entry", root, "△ server answers");
@@ -467,7 +469,8 @@ function render({ model, el }) {
   log.tabIndex = 0;
 
   const legend = make("div", "echo-stage-legend", root);
-  const timeline = new Timeline(root);
+  const states = new States(model.get("states"));
+  const timeline = new Timeline(root, states);
   const foot = make("footer", "echo-stage-foot", root);
   const thinned = make("span", "echo-stage-rest", foot);
   const label = make("label", "echo-stage-rest", foot, "the last ");
@@ -534,7 +537,7 @@ function render({ model, el }) {
     if (change.backlog) drawBacklog(backlog, change.backlog);
     if (change.log || change.whole) drawLog();
     if (change.lanes || change.gone || change.whole) {
-      drawLegend(legend, picture);
+      drawLegend(legend, picture, states);
       if (details.open) drawTable(rows, picture);
     }
     say(thinned, picture.thinned ? "There were more messages than a picture can show: not each has a mark." : "");
