@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from ..views.snapshot import Snapshot
 from ..watch.frames import student_traceback
 from ..watch.text import cut, visible
 from . import part1, part2, surprises
-from .report import LONGEST, QUOTED, NotYet, Report, died_of
+from .report import LONGEST, NotYet, Report, died_of
 from .serving import Serve, a_thread_each, as_it_is, no_default_timeout, not_at_all, one_at_a_time
 from .trial import PATIENCE, Trial
 
@@ -35,21 +36,14 @@ SERVER, HANDLER, CLIENT = ("host", "port"), ("conn", "addr"), ("sock", "data")  
 
 @dataclass(frozen=True)
 class Exercise:
-    """One exercise.
-
-    number, title  as in the notebook
-    takes     the parameters of the student's function
-    serve     makes a server serve(host, port) of it
-    requires  what is tried, and what must happen
-    shows     which view of the server a report shows
-    """
+    """One exercise, and what it asks of the student's function."""
 
     number: str
-    title: str
-    takes: tuple[str, ...]
-    serve: Callable[[Callable[..., Any], Trial], Serve]
-    requires: Callable[[Trial], None]
-    shows: Callable[[Server], Snapshot | CodeView] = Server.snapshot
+    title: str  # as in the notebook
+    takes: tuple[str, ...]  # the names of its parameters
+    serve: Callable[[Callable[..., Any], Trial], Serve]  # makes a server, serve(host, port), of it
+    requires: Callable[[Trial], None]  # what is tried, and what must happen
+    shows: Callable[[Server], Snapshot | CodeView] = Server.snapshot  # of the server, when it does not
 
 
 EXERCISES = {
@@ -71,9 +65,7 @@ EXERCISES = {
         Exercise("2.6", "A pool", SERVER, as_it_is, part2.pool),
         Exercise("2.7", "A clean end", SERVER, as_it_is, part2.clean_end),
         Exercise("3.1", "A clean goodbye", HANDLER, one_at_a_time, surprises.say_goodbye),
-        Exercise(
-            "3.2", "Much at once", CLIENT, surprises.echo_with_small_buffers, surprises.much_at_once, Server.where
-        ),
+        Exercise("3.2", "Much at once", CLIENT, surprises.small_buffers, surprises.much_at_once, Server.where),
     )
 }
 
@@ -91,8 +83,7 @@ def check(number: str, function: Callable[..., Any]) -> Report:
         quotes = "" if isinstance(number, str) else ". Put the number in quotes"
         raise ValueError(f"there is no exercise {number!r}; there are: {', '.join(EXERCISES)}{quotes}")
     exercise = EXERCISES[number]
-    name = f"{number} {exercise.title}"
-    problem = _unlike(exercise, function)
+    name, problem = f"{number} {exercise.title}", _unlike(exercise, function)
     if problem is not None:
         return Report(name, (), "your function is called", problem)
     trial, view = Trial(function), None
@@ -123,13 +114,10 @@ def _unlike(exercise: Exercise, function: Any) -> NotYet | None:
     """How the function differs from what the exercise asks for, as far as that can be seen before it is called."""
     wanted = f"({', '.join(exercise.takes)})"
     if not callable(function):
-        try:
-            given = repr(function)
-        except Exception:  # the student's own __repr__
-            given = f"an object of {type(function).__name__}"
+        given = f"check() was given {visible(reprlib.repr(function))}"  # reprlib: a student's own __repr__ may fail
         call = f'check("{exercise.number}", …)'
         look = f"the last line of the cell: {call} takes the name of your function, without brackets"
-        return NotYet(f"a function {wanted}", f"check() was given {visible(given)[:QUOTED]}", look)
+        return NotYet(f"a function {wanted}", given, look)
     name = getattr(function, "__name__", "your function")
     try:
         signature = inspect.signature(function)

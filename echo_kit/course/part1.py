@@ -79,8 +79,8 @@ def count_bytes(trial: Trial) -> None:
     begins = "each client begins with 0: set it inside the function"
     old = {b"%d" % number: begins for number in range(10, 100)}  # counted on since an earlier check
     alice = trial.tries('alice sends "hello", which is 5 bytes').guest("alice").says("hello")
-    bytes_not = {b"1\n": "count bytes, not messages", **old}
-    alice.hears("5\n", "the answer is the number as text, with \\n at its end", bytes_not)
+    instead = {b"1\n": "count bytes, not messages", **old}
+    alice.hears("5\n", "the answer is the number as text, with \\n at its end", instead)
     look = "a variable that lives as long as the connection: it is set before the loop, and grows in it"
     instead = {b"3\n": "add to what has come before: 5 + 3", b"2\n": "count bytes, not messages"}
     alice.tries('alice sends "abc", which makes 8 bytes in all').says("abc").hears("8\n", look, instead)
@@ -123,7 +123,7 @@ def lines(trial: Trial) -> None:
 
 def make_them_wait(trial: Trial) -> None:
     trial.tries("your experiment is carried out")
-    result = trial.result_of(trial.server, look="who is not served gets no answer: do not wait for it")
+    result = trial.result_of(trial.server, look="a client that is not served gets no answer: do not wait for it")
     clients = list(result) if isinstance(result, list | tuple) else [] if result is None else [result]
     trial.guests += [Guest(trial, each) for each in clients if isinstance(each, Client)]
     expected = "your function returns the list of its clients"
@@ -142,7 +142,7 @@ def make_them_wait(trial: Trial) -> None:
     trial.expects(expected, alice.accepted is not None, f"alice is not served; {happened}", "alice connects first")
     trial.expects(expected, alice.left is None, f"alice has left; {happened}", "alice stays: no close, no with")
     look = "bob and carol connect while alice is there, and stay: no close, no with"
-    look = "who comes first: bob, then carol" if names == ["carol", "bob"] else look
+    look = "their order: bob, then carol" if names == ["carol", "bob"] else look
     stay = names == ["bob", "carol"] and not any(each.left for each in backlog)
     trial.expects(expected, stay, happened, look)
     five = all(each.unread == 5 for each in backlog)
@@ -154,7 +154,7 @@ def make_them_wait(trial: Trial) -> None:
     trial.expects("your function returns all three clients", both, f"it returned {', '.join(guests)}", "the last line")
     guests["alice"].leaves()
     served = trial.until(lambda: guests["bob"].there)
-    trial.expects("bob is served then", served, "he is not", "who waits longest is served first")
+    trial.expects("bob is served then", served, "he is not", "the client that has waited longest is served first")
 
 
 def patience(trial: Trial) -> None:

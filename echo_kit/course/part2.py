@@ -64,9 +64,8 @@ def count_together(trial: Trial) -> None:
     alice = trial.tries('alice sends "x", three times').guest("alice")
     first = _number(alice)
     for step in (1, 2):
-        told = _number(alice, "one answer for each message; and who takes a lock gives it back: with lock: does that")
-        happened = f"after {first} came {told}"
-        look = "count messages: one more each time"
+        told = _number(alice, "one answer for each message; and each lock is given back: with lock: does that")
+        happened, look = f"after {first} came {told}", "count messages: one more each time"
         trial.expects("each message counts one more", told == first + step, happened, look)
     bob = trial.tries('bob comes, and sends "x" once').guest("bob")
     told = _number(bob, "with lock: is around the counting, not around recv, or all others wait")
@@ -80,9 +79,7 @@ def count_together(trial: Trial) -> None:
         numbers = set(itertools.chain.from_iterable(counted))
     all_of_them = set(range(first + 4, first + 4 + COUNTING * ROUNDS))
     expected = f"all of the {COUNTING * ROUNDS} numbers are different, and none is left out"
-    look = (
-        "with lock: around all that reads or writes the number; and one lock for all threads, made outside the function"
-    )
+    look = "with lock: around all that reads or writes the number; one lock for all threads, made outside the function"
     trial.expects(expected, numbers == all_of_them, "some messages were counted as one", look)
 
 
@@ -99,9 +96,7 @@ def who_is_there(trial: Trial) -> None:
     alice.says("alice").hears("hello alice\n", hello)
     who = "the names of those who are there, sorted, with a comma and a space between them, and \\n at the end"
     again = "inside with lock: nothing may ask for the same lock again"
-    old = (
-        "names of an earlier check are still there: first run the line again that makes the collection, then the check"
-    )
+    old = "names of an earlier check are still there: run the line that makes the collection again, then the check"
     alice.tries('alice sends "/who"').says("/who").hears("alice\n", f"{who}; and {again}", {b"alice, ": old})
     alice.tries("alice sends something else").echoes("nice place", "all but /who is sent back as before")
     trial.tries("carol and bob come, and alice asks again")
@@ -209,7 +204,7 @@ def clean_end(trial: Trial) -> None:
     for guest in (alice, bob):
         guest.is_hung_up(hang_up)
     expected, returned = "your server comes back", trial.until(lambda: trial.returned)
-    look = "Ctrl+C ends the loop around accept, too; and shutdown(socket.SHUT_RDWR) wakes who waits in recv"
+    look = "Ctrl+C ends the loop around accept, too; and shutdown(socket.SHUT_RDWR) wakes a thread that waits in recv"
     trial.expects(expected, returned, "it did not", look)
     look = "zoe has left by herself: of her connection, shutdown raises an OSError. Catch it, and go on"
     trial.expects(expected, trial.server.error is None, "it ended with an error", look)

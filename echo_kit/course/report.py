@@ -26,20 +26,13 @@ class NotYet(Exception):
 
 @dataclass(frozen=True)
 class Report:
-    """Whether the solution `passed`, and why.
+    """Whether the solution `passed`, and why."""
 
-    exercise  its number and title
-    done      what was tried and was as expected, in order
-    tried     what was tried next
-    problem   how that differed from what was expected; None when the solution passed
-    view      the server at that moment
-    """
-
-    exercise: str
-    done: tuple[str, ...]
-    tried: str = ""
-    problem: NotYet | None = None
-    view: Snapshot | CodeView | None = None
+    exercise: str  # its number and title
+    done: tuple[str, ...]  # what was tried and was as expected, in order
+    tried: str = ""  # what was tried next
+    problem: NotYet | None = None  # how that was not as expected
+    view: Snapshot | CodeView | None = None  # the server at that moment
 
     @property
     def passed(self) -> bool:

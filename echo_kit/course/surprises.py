@@ -14,7 +14,7 @@ MANY = 2_000_000  # bytes: more than the buffers between the client and this ser
 BUFFER = 65_536  # bytes that are asked for each of them
 
 
-def echo_with_small_buffers(function: Callable[..., Any], trial: Trial) -> Serve:
+def small_buffers(function: Callable[..., Any], trial: Trial) -> Serve:
     """It is a client's function: the server is an echo server with small buffers, so that it is soon stuck."""
 
     def serve(host: str, port: int) -> None:
@@ -50,8 +50,7 @@ def say_goodbye(trial: Trial) -> None:
 
 def _ends_well(trial: Trial, guest: Guest, look: str) -> None:
     """After its two bytes the client gets an end of file, and no reset, also not later."""
-    guest.hears_no_more("no more than two bytes come back", TWO)
-    guest.is_hung_up(look)
+    guest.hears_nothing(TWO, "no more than two bytes come back", may_end=True).is_hung_up(look)
     trial.settle()
     there, sent = trial.server.observation.accepted[guest.client.connection.client], guest.client.connection.sent
     reset = isinstance(guest.client.ended, ConnectionResetError)

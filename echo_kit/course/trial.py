@@ -49,8 +49,6 @@ class Trial:
     restless: bool = False  # the server has failed to come to rest: it never waits for long
     at_the_end: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)  # closed when the trial is over
 
-    # -- what an exercise calls ----------------------------------------------------------------------------------------
-
     def tries(self, words: str) -> Trial:
         """What was tried until now was as expected. Next come `words`."""
         self.done.append(self.trying)
@@ -145,8 +143,6 @@ class Trial:
             return outcome.result()
         raise self.not_yet("your function comes back", happened, look)
 
-    # -- inside --------------------------------------------------------------------------------------------------------
-
     def _reads_nothing(self) -> bool:
         """Whether the server goes on calling recv on a connection that has ended."""
         events = self.server.observation.log
@@ -166,9 +162,8 @@ class Guest:
 
     def __init__(self, trial: Trial, client: Client) -> None:
         self.trial, self.client, self.name = trial, client, client.name
+        self.leaves, self.vanishes = client.close, client.vanish  # in good order; with a reset
         self._came = b""  # received, and no method has returned or compared it yet
-
-    # -- the conversation ----------------------------------------------------------------------------------------------
 
     def tries(self, words: str) -> Guest:
         """As `Trial.tries`, for what this client does next."""
@@ -177,7 +172,7 @@ class Guest:
 
     def says(self, data: bytes | str) -> Guest:
         """Send it. If the server has hung up, nothing is raised here: the method that waits for the answer does."""
-        data = _bytes(data)
+        data = data.encode() if isinstance(data, str) else data
         try:
             self.client.send(data, timeout=PATIENCE)
         except EchoError:
@@ -185,19 +180,17 @@ class Guest:
             self.trial.expects(expected, self.has_ended(), "the server did not take it all", RECV_LOOP)
         return self
 
-    def hears(self, data: bytes | str, look: str = "", instead: Mapping[bytes, str] | None = None) -> Guest:
+    def hears(self, data: bytes | str, look: str = "", instead: Mapping[bytes, str] = {}) -> Guest:
         """Wait for exactly these bytes; more of them are for the next call.
 
         look     the hint when something else comes
         instead  hints for known wrong answers, by how these begin; the longest one counts
         """
-        data = _bytes(data)
+        data = data.encode() if isinstance(data, str) else data
         self._wait_for(lambda: len(self._came) >= len(data))
-        if not self._came.startswith(data):
-            known = [began for began in instead or {} if self._came.startswith(began)]
-            raise self._wrong(
-                f"{self.name} gets {quoted(data)}", (instead or {})[max(known, key=len)] if known else look
-            )
+        for began in sorted(filter(self._came.startswith, instead)):
+            look = instead[began]
+        self._expects(f"{self.name} gets {quoted(data)}", self._came.startswith(data), look)
         self._came = self._came[len(data) :]
         return self
 
@@ -207,29 +200,23 @@ class Guest:
 
     def hears_line(self, look: str = "") -> str:
         """Wait for a line, and return it without its end."""
-        if not self._wait_for(lambda: b"\n" in self._came):
-            raise self._wrong(f"{self.name} gets a line, with \\n at its end", look)
+        came = self._wait_for(lambda: b"\n" in self._came)
+        self._expects(f"{self.name} gets a line, with \\n at its end", came, look)
         line, _, self._came = self._came.partition(b"\n")
         return line.decode("utf-8", "backslashreplace")
 
-    def hears_nothing(self, look: str = "") -> Guest:
-        """No more bytes come, and no end, until the server has come to rest."""
-        self.hears_no_more(f"{self.name} gets nothing more", look)
-        if self.has_ended():
-            raise self._wrong("the connection stays open", RECV_LOOP)
-        return self
-
-    def hears_no_more(self, expected: str, look: str) -> None:
-        """No more bytes come until the server has come to rest; it may hang up."""
+    def hears_nothing(self, look: str = "", expected: str = "", may_end: bool = False) -> Guest:
+        """No more bytes come until the server has come to rest, and no end unless it `may_end`."""
         self.trial.settle()
         self.trial.until(lambda: self.has_ended() or self._came or not self._is_on_its_way())
-        if self._came:
-            raise self._wrong(expected, look)
+        self._expects(expected or f"{self.name} gets nothing more", not self._came, look)
+        self._expects("the connection stays open", may_end or not self.has_ended(), RECV_LOOP)
+        return self
 
     def is_hung_up(self, look: str, seconds: float = PATIENCE) -> Guest:
         """The server hangs up within `seconds`, without another byte."""
-        if not self.trial.until(self.has_ended, seconds) or self._came:
-            raise self._wrong(f"the server hangs up on {self.name} within {seconds:g} s", look)
+        ended = self.trial.until(self.has_ended, seconds)
+        self._expects(f"the server hangs up on {self.name} within {seconds:g} s", ended and not self._came, look)
         return self
 
     def fills_up(self) -> None:
@@ -241,16 +228,6 @@ class Guest:
                     self.trial.settle()
                     if not self.client.offer(bytes(65536)):
                         return
-
-    def leaves(self) -> None:
-        """Hang up in good order."""
-        self.client.close()
-
-    def vanishes(self) -> None:
-        """Break the connection off: the server gets a reset."""
-        self.client.vanish()
-
-    # -- what the server has done --------------------------------------------------------------------------------------
 
     def has_ended(self) -> bool:
         """Whether the server has hung up. What came before is read."""
@@ -279,18 +256,11 @@ class Guest:
         self.has_ended()
         return enough()
 
-    def _wrong(self, expected: str, look: str) -> NotYet:
-        if self._came:
-            happened = f"{self.name} got {quoted(self._came)}"
-        elif self.has_ended():
-            happened = f"the server hung up on {self.name}"
-        else:
-            happened = f"nothing came to {self.name}"
-        return self.trial.not_yet(expected, happened, look)
-
-
-def _bytes(data: bytes | str) -> bytes:
-    return data.encode() if isinstance(data, str) else data
+    def _expects(self, expected: str, condition: object, look: str) -> None:
+        """As `Trial.expects`, with what came to this client instead."""
+        nothing = "the server hung up on" if self.client.ended else "nothing came to"
+        happened = f"{self.name} got {quoted(self._came)}" if self._came else f"{nothing} {self.name}"
+        self.trial.expects(expected, condition, happened, look)
 
 
 def _marks(view: CodeView) -> list[tuple[str, Mark]]:

@@ -327,7 +327,7 @@ class Shy:
         ("shout", "check() was given 'shout'"),
         (42, "check() was given 42"),
         (Shouter(), "check() was given <"),
-        (Shy(), "check() was given an object of Shy"),
+        (Shy(), "check() was given <Shy instance at "),
         ("\x1b" * 1000, "check() was given '\\x1b"),
         (Shouter, "Shouter takes something else"),
         (lambda conn: None, "<lambda> takes something else"),

@@ -901,7 +901,7 @@ held = threading.Lock()
 counted = 0
 
 
-@wrong("2.3", "alice gets a line", "nothing came to alice", "gives it back")
+@wrong("2.3", "alice gets a line", "nothing came to alice", "is given back")
 def forgets_to_give_the_lock_back(conn, addr):
     global counted
     while conn.recv(1024):
