@@ -95,7 +95,7 @@ def check(number: str, function: Callable[..., Any]) -> Report:
         except NotYet as found:
             problem = found
             view = exercise.shows(trial.server) if trial.server is not None else None
-        except Exception as error:  # of the check itself: its clients, too, use what a student's code may have replaced
+        except Exception as error:  # the check itself uses what a student's code may have replaced
             happened = f"the check ended with {type(error).__name__}: {cut(visible(str(error)), LONGEST)}"
             problem = NotYet("your server can be tried", happened, "does your code change what all code uses?")
         finally:
@@ -156,7 +156,7 @@ def _begin(exercise: Exercise, trial: Trial) -> None:
 
 
 def _end(trial: Trial) -> ServerStuck | None:
-    for guest in reversed(trial.guests):  # in the other order those who wait would be served while the server ends
+    for guest in reversed(trial.guests):  # or those that wait would be served while the server ends
         guest.leaves()
     with contextlib.suppress(OSError):
         trial.at_the_end.close()

@@ -93,9 +93,9 @@ def count_bytes(trial: Trial) -> None:
 
 def lines(trial: Trial) -> None:
     whole = "an answer for each whole line: what comes after the last \\n is not a line yet"
-    keep = "keep what is no whole line, and put the next bytes behind it"
+    keep = "keep the rest that is not a line yet, and put the next bytes behind it"
     instead = {
-        b"\ncba": "the \\n is no part of the line: take it off, reverse, put it back",
+        b"\ncba": "the \\n does not belong to the line: take it off, reverse, put it back",
         b"abc\n": "what sendall is given: line[::-1] is the line in reverse order",
     }
     alice = trial.tries('alice sends the line "abc\\n"').guest("alice").says("abc\n")
@@ -107,7 +107,7 @@ def lines(trial: Trial) -> None:
     alice.tries('alice sends one line and a half, "first\\nsec", and then "ond\\n"')
     alice.says("first\nsec").hears("tsrif\n", whole).hears_nothing(whole).says("ond\n").hears("dnoces\n", keep)
     long = b"".join(b"%04d" % number for number in range(750))
-    strip = "only \\n is no part of the line: strip() takes spaces away, too"
+    strip = "only \\n does not belong to the line: strip() takes spaces away, too"
     swap = "the bytes in reverse order, not the letters: no decode is needed"
     for what, line, look in (
         ("an empty line", b"", "an empty line is a line, too"),

@@ -22,7 +22,7 @@ def threads_of(trial: Trial, *guests: Guest) -> list[str]:
 
 
 def come_and_go(trial: Trial, look: str) -> list[Guest]:
-    """Six clients, one after the other, who get their echo."""
+    """Six clients, one after the other: each gets its echo, and leaves."""
     guests = []
     for number in range(6):
         guests.append(trial.guest(f"guest {number}").echoes("hi", look))
@@ -116,7 +116,7 @@ def who_is_there(trial: Trial) -> None:
     trial.tries("many clients come and go, while alice asks again and again")
     locked = "with lock: around all that reads or changes the collection"
     over = threading.Event()
-    numbers = itertools.count(1)  # no name comes twice: the server may not know yet that its first owner has left
+    numbers = itertools.count(1)  # no name comes twice: the server may not know yet that its first client has left
 
     def many() -> None:
         with contextlib.suppress(EchoError, OSError):
@@ -179,7 +179,7 @@ def pool(trial: Trial) -> None:
     trial.expects("dave is accepted", trial.until(lambda: dave.there), "dave is not", look)
     dave.hears_nothing("one pool with max_workers=3, made before the loop: the fourth client waits for a free worker")
     bob.tries("bob leaves").leaves()
-    dave.hears("hi", "handle_client comes back when its client leaves: then its worker takes the next one")
+    dave.hears("hi", "handle_client returns when its client leaves: then its worker takes the next one")
     trial.tries("six more come and go, one after the other, when all others have left")
     for guest in (alice, carol, dave):
         guest.leaves()
@@ -203,13 +203,13 @@ def clean_end(trial: Trial) -> None:
     )
     for guest in (alice, bob):
         guest.is_hung_up(hang_up)
-    expected, returned = "your server comes back", trial.until(lambda: trial.returned)
+    expected, returned = "your server returns", trial.until(lambda: trial.returned)
     look = "Ctrl+C ends the loop around accept, too; and shutdown(socket.SHUT_RDWR) wakes a thread that waits in recv"
     trial.expects(expected, returned, "it did not", look)
     look = "zoe has left by herself: of her connection, shutdown raises an OSError. Catch it, and go on"
     trial.expects(expected, trial.server.error is None, "it ended with an error", look)
     trial.tries("your server has come back, and no thread of it is left")
-    if trial.left:  # no `not_yet`: where they stand now says nothing, they go on and end
+    if trial.left:  # without `not_yet`: these threads have moved on, where they stand now explains nothing
         happened = f"{', '.join(trial.left)} {'was' if len(trial.left) == 1 else 'were'} still at work"
         look = "first shutdown on every connection, then join for every thread"
-        raise NotYet("no thread is left when it comes back", happened, look)
+        raise NotYet("no thread is left when it returns", happened, look)

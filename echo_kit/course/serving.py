@@ -1,4 +1,4 @@
-"""How a student's function becomes a server that `echo_kit.start` can run, and what is changed meanwhile."""
+"""How a student's function becomes a server, serve(host, port); and what a check changes in the interpreter."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Serve = Callable[[str, int], object]
 
 
 def as_it_is(serve: Callable[..., Any], trial: Trial) -> Serve:
-    """It is a server. The trial notes what it was called with, and which threads were left when it returned."""
+    """The function is a server. The trial notes what it was called with, and which threads were left when it returned."""
 
     def run(host: str, port: int) -> None:
         trial.called_with = (host, port)
@@ -37,7 +37,7 @@ def as_it_is(serve: Callable[..., Any], trial: Trial) -> Serve:
 
 
 def one_at_a_time(handle: Callable[..., Any], trial: Trial) -> Serve:
-    """It handles a client: the server of Part 1 around it."""
+    """The function handles a client; the server around it is that of Part 1."""
 
     def run(conn: socket.socket, addr: Any) -> None:
         with conn:
@@ -47,7 +47,7 @@ def one_at_a_time(handle: Callable[..., Any], trial: Trial) -> Serve:
 
 
 def a_thread_each(handle: Callable[..., Any], trial: Trial) -> Serve:
-    """It handles a client: the server of Part 2 around it.
+    """The function handles a client; the server around it is that of Part 2.
 
     Nobody would guess the names of its threads, but they are the same in each check, and so are the reports. The
     threads take turns after every instruction of the student's code: a race between two instructions is then lost.
@@ -74,7 +74,7 @@ def _accepting(each: Callable[[socket.socket, Any], None]) -> Serve:
 
 
 def not_at_all(function: Callable[..., Any], trial: Trial) -> Serve:
-    """It is an experiment: the server is the finished one of Part 1."""
+    """The function is an experiment with a server: the finished one of Part 1."""
     return serve_single
 
 
@@ -83,6 +83,7 @@ def not_at_all(function: Callable[..., Any], trial: Trial) -> Serve:
 
 @contextlib.contextmanager
 def _for_now(change: Callable[[Any], object], now: Any, then: Any) -> Iterator[None]:
+    """Change something of the interpreter, and in the end change it back."""
     change(now)
     try:
         yield

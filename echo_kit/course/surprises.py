@@ -15,7 +15,7 @@ BUFFER = 65_536  # bytes that are asked for each of them
 
 
 def small_buffers(function: Callable[..., Any], trial: Trial) -> Serve:
-    """It is a client's function: the server is an echo server with small buffers, so that it is soon stuck."""
+    """The function is a client; the server is an echo server with small buffers, so that it is soon stuck."""
 
     def serve(host: str, port: int) -> None:
         with socket.create_server((host, port)) as s:
@@ -61,7 +61,7 @@ def _ends_well(trial: Trial, guest: Guest, look: str) -> None:
     guest.leaves()
     trial.settle()
     closed = trial.until(lambda: there.closed)
-    trial.expects(f"the server is done when {guest.name} has left", closed, "it is not", "your function comes back")
+    trial.expects(f"the server is done when {guest.name} has left", closed, "it is not", "your function must return")
 
 
 def much_at_once(trial: Trial) -> None:

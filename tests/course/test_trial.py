@@ -13,7 +13,7 @@ import pytest
 
 import echo_kit
 from echo_kit import server as runner
-from echo_kit.course import trial as checks
+from echo_kit.course.trial import RESTLESS, Guest, Trial
 
 from .right_answers import from_memory, shout
 
@@ -397,7 +397,7 @@ def test_a_server_of_the_same_name_goes_on(capsys):
 
 
 def test_a_server_that_never_rests_is_waited_for_at_length_only_once(monkeypatch):
-    settle, settle_trial = runner.Server.settle, checks.Trial.settle
+    settle, settle_trial = runner.Server.settle, Trial.settle
     limits, waits = [], []
 
     def watched(server, timeout=5.0):
@@ -420,12 +420,12 @@ def test_a_server_that_never_rests_is_waited_for_at_length_only_once(monkeypatch
                 conn.sendall(data.upper())
 
     monkeypatch.setattr(runner.Server, "settle", watched)
-    monkeypatch.setattr(checks.Trial, "settle", watched_trial)
+    monkeypatch.setattr(Trial, "settle", watched_trial)
     assert echo_kit.check("1.2", asks_again_and_again).passed
     assert waits[0] == (False, 1.0)
     after_a_failure = [limit for failed_before, limit in waits if failed_before]
     assert after_a_failure
-    assert max(after_a_failure) <= checks.RESTLESS
+    assert max(after_a_failure) <= RESTLESS
 
 
 def test_ctrl_c_during_a_check_stops_the_server(monkeypatch):
@@ -436,7 +436,7 @@ def test_ctrl_c_during_a_check_stops_the_server(monkeypatch):
     def interrupted(guest, *_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checks.Guest, "hears", interrupted)
+    monkeypatch.setattr(Guest, "hears", interrupted)
     with pytest.raises(KeyboardInterrupt):
         echo_kit.check("1.1", from_memory)
     monkeypatch.undo()

@@ -347,7 +347,7 @@ def takes_each_recv_for_lines(conn, addr):
             conn.sendall(line[::-1] + b"\n")
 
 
-@wrong("1.5", 'alice gets "cba\\n"', 'alice got "\\ncba"', "the \\n is no part of the line")
+@wrong("1.5", 'alice gets "cba\\n"', 'alice got "\\ncba"', "the \\n does not belong to the line")
 def reverses_the_end_too(conn, addr):
     rest = b""
     while data := conn.recv(1024):
@@ -380,7 +380,7 @@ def takes_one_line_a_recv(conn, addr):
             conn.sendall(line[::-1] + b"\n")
 
 
-@wrong("1.5", 'alice gets "dnoces\\n"', 'alice got "dno\\n"', "keep what is no whole line")
+@wrong("1.5", 'alice gets "dnoces\\n"', 'alice got "dno\\n"', "keep the rest that is not a line yet")
 def forgets_the_rest(conn, addr):
     line = b""
     while data := conn.recv(1024):
@@ -1343,7 +1343,7 @@ def catches_exception(host, port):
                 thread.join()
 
 
-@wrong("2.7", "comes back", "it did not", "Ctrl+C ends the loop around accept")
+@wrong("2.7", "your server returns", "it did not", "Ctrl+C ends the loop around accept")
 @slow
 def goes_on_after_ctrl_c(host, port):
     clients = []
@@ -1361,7 +1361,7 @@ def goes_on_after_ctrl_c(host, port):
                     thread.join()
 
 
-@wrong("2.7", "comes back", "OSError", "zoe has left by herself")
+@wrong("2.7", "your server returns", "OSError", "zoe has left by herself")
 def stops_at_who_has_left(host, port):
     clients = []
     with socket.create_server((host, port)) as s:
