@@ -25,18 +25,6 @@ from .observation import Observation, current_task, lock, running
 from .output import Routed, restore_streams, route_streams
 from .stepping import HELD, step_by_step
 
-__all__ = [
-    "TABLE",
-    "begin",
-    "collector_paused",
-    "end",
-    "no_program_arguments",
-    "silent_ends",
-    "state",
-    "take_turns",
-    "turns_after_each_instruction",
-]
-
 plain_start = threading.Thread.start
 
 
@@ -82,8 +70,10 @@ TABLE = (
     Patch(sys, "argv", "no_program_arguments(): while a server starts"),
     Patch(threading, "excepthook", "silent_ends(): while a check closes the socket at which threads wait"),
     Patch(sys, "gettrace", "turns_after_each_instruction(): in the threads of some checks"),
+    Patch(socket, "getdefaulttimeout", "no_default_timeout(): while a check runs"),
     Patch(gc, "isenabled", "collector_paused(): while a timeline is made"),
 )
+TOLD_BY = ("gettrace", "isenabled", "getdefaulttimeout")  # functions that say what is set
 _found: dict[Patch, Any] = {}  # what stood there before; None: it was inherited
 
 
@@ -94,7 +84,7 @@ def state() -> dict[str, object]:
         value = vars(owner).get(name)
         if name in output.STREAMS:
             value = isinstance(value, Routed)  # others replace it, too
-        now[f"{owner.__name__}.{name}"] = value() if name in ("gettrace", "isenabled") else value
+        now[f"{owner.__name__}.{name}"] = value() if name in TOLD_BY else value
     return now
 
 
@@ -143,6 +133,17 @@ def no_program_arguments() -> Iterator[None]:
         yield
     finally:
         sys.argv = kept
+
+
+@contextlib.contextmanager
+def no_default_timeout() -> Iterator[None]:
+    """A student's code may set a timeout for all sockets that are made later: also for those of the next check."""
+    kept = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(None)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(kept)
 
 
 @contextlib.contextmanager

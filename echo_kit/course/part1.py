@@ -1,0 +1,235 @@
+"""What the exercises of Part 1 require."""
+
+from __future__ import annotations
+
+import time
+
+from ..client import Client
+from .trial import ACCEPT_LOOP, PATIENCE, Guest, Trial
+
+LIMIT = 0.5  # seconds that exercise 1.7 gives a silent client
+ANEW = f"the time limit is {LIMIT:g} s, and begins anew after each message: it is one for each recv"
+MANY_TIMES = "the loop around recv: one client may send many times"
+
+
+def from_memory(trial: Trial) -> None:
+    address = trial.server.observation.address or trial.called_with
+    for what, given, bound in zip(("host", "port"), trial.called_with, address, strict=False):
+        expected = f"your server listens on the {what} that it is given, here {given}"
+        trial.expects(expected, bound == given, f"it listens on {bound}", "the line with bind")
+    alice = trial.tries('alice connects, and sends "hello"').guest("alice")
+    alice.echoes("hello", "recv, then sendall with the same bytes")
+    alice.tries('alice sends "how are you?" on the same connection')
+    alice.echoes("how are you?", "a loop around recv: one client may send many times")
+    alice.tries("alice sends 3,000 bytes at once")
+    alice.echoes(b"x" * 3000, "the loop around recv, and sendall, not send: send may take a part only")
+    bob = trial.tries("bob comes while alice is there, then alice leaves").guest("bob").says("hi")
+    alice.leaves()
+    bob.hears("hi", "a loop around accept, too: when alice has left, the next client comes")
+    bob.tries("bob leaves, and carol comes").leaves()
+    carol = trial.guest("carol").echoes("hello", ACCEPT_LOOP)
+    carol.tries("carol leaves, too").leaves()
+    trial.settle()
+    expected = "your server hangs up, too: none of its connections is open"
+    has_open(trial, 0, expected, "conn.close(), when recv returns no bytes")
+
+
+def has_open(trial: Trial, number: int, expected: str, look: str) -> None:
+    """So many connections are open on the server's side."""
+    still = sum(1 for _ in trial.server.observation.sockets(listening=False))
+    trial.expects(expected, still == number, f"{still} {'is' if still == 1 else 'are'} still open", look)
+
+
+def shout(trial: Trial) -> None:
+    given = "what sendall is given"
+    instead = {
+        b"hello": f"{given}: these are the bytes that came, unchanged",
+        b"Hello": "upper() makes every letter a capital, title() and capitalize() only the first",
+    }
+    alice = trial.tries('alice sends "hello"').guest("alice").says("hello").hears("HELLO", given, instead)
+    instead = {b"oNCE AGAIN": "upper(): what is a capital already stays one"}
+    alice.tries('alice sends "Once again", on the same connection')
+    alice.says("Once again").hears("ONCE AGAIN", MANY_TIMES, instead)
+    look = "upper() of bytes changes a to z only; upper() of text changes é, too. Do you need decode at all?"
+    alice.tries('alice sends "café 24": é is no letter from a to z, and stays as it is')
+    alice.says("café 24").hears("CAFé 24", look)
+    for byte in (b"\xc3", b"\xe3"):  # the second is a small letter for code that takes bytes for Latin-1
+        alice.tries(f"alice sends half a character, the byte {byte.hex()}")
+        alice.echoes(byte, "bytes have an upper() of their own: no decode is needed")
+    alice.leaves()
+    look = "what happens when recv returns no bytes"
+    bob = trial.tries('bob comes when the others have left, and sends "bye"').guest("bob", look)
+    bob.says("bye").hears("BYE", look)
+
+
+def greeting(trial: Trial) -> None:
+    look = "the greeting comes before the first recv, and ends with \\n"
+    instead = {b"Welcome!": "the greeting: Welcome!\\n, with \\n at its end"}
+    alice = trial.tries("alice connects, and says nothing yet").guest("alice")
+    alice.hears("Welcome!\n", look, instead).hears_nothing("the greeting comes once")
+    before, echo = "the greeting stands before the loop, not in it", "after the greeting: an echo as before"
+    for text, look in (("hello", echo), ("again", "the loop around recv")):
+        alice.tries(f'alice sends "{text}"').says(text).hears(text, look, {b"Welcome!": before})
+    alice.hears_nothing(before).leaves()
+    bob = trial.tries("alice leaves, and bob comes").guest("bob")
+    bob.hears("Welcome!\n", "every client is greeted").echoes("hi", echo)
+
+
+def count_bytes(trial: Trial) -> None:
+    begins = "each client begins with 0: set it inside the function"
+    old = {b"%d" % number: begins for number in range(10, 100)}  # counted on since an earlier check
+    alice = trial.tries('alice sends "hello", which is 5 bytes').guest("alice").says("hello")
+    instead = {b"1\n": "count bytes, not messages", **old}
+    alice.hears("5\n", "the answer is the number as text, with \\n at its end", instead)
+    look = "a variable that lives as long as the connection: it is set before the loop, and grows in it"
+    instead = {b"3\n": "add to what has come before: 5 + 3", b"2\n": "count bytes, not messages"}
+    alice.tries('alice sends "abc", which makes 8 bytes in all').says("abc").hears("8\n", look, instead)
+    instead = {b"9\n": "len of the bytes, not of the text"}
+    alice.tries('alice sends "é", which is one letter and 2 bytes: 10 in all')
+    alice.says("é").hears("10\n", "count bytes, not letters", instead).leaves()
+    bob = trial.tries('alice leaves, and bob comes and sends "hi", which is 2 bytes').guest("bob")
+    bob.says("hi").hears("2\n", "each client begins with 0", {b"12\n": begins})
+
+
+def lines(trial: Trial) -> None:
+    whole = "an answer for each whole line: what comes after the last \\n is not a line yet"
+    keep = "keep the rest that is not a line yet, and put the next bytes behind it"
+    instead = {
+        b"\ncba": "the \\n does not belong to the line: take it off, reverse, put it back",
+        b"abc\n": "what sendall is given: line[::-1] is the line in reverse order",
+    }
+    alice = trial.tries('alice sends the line "abc\\n"').guest("alice").says("abc\n")
+    alice.hears("cba\n", "reverse the line without its \\n, then put the \\n at the end", instead)
+    alice.tries('alice sends "hel", which is no whole line').says("hel").hears_nothing(whole)
+    alice.tries('alice sends the rest, "lo\\n"').says("lo\n").hears("olleh\n", keep)
+    alice.tries('alice sends two lines at once, "one\\ntwo\\n"').says("one\ntwo\n")
+    alice.hears("eno\nowt\n", "a loop: as long as there is a \\n in what has come")
+    alice.tries('alice sends one line and a half, "first\\nsec", and then "ond\\n"')
+    alice.says("first\nsec").hears("tsrif\n", whole).hears_nothing(whole).says("ond\n").hears("dnoces\n", keep)
+    long = b"".join(b"%04d" % number for number in range(750))
+    strip = "only \\n does not belong to the line: strip() takes spaces away, too"
+    swap = "the bytes in reverse order, not the letters: no decode is needed"
+    for what, line, look in (
+        ("an empty line", b"", "an empty line is a line, too"),
+        ('the line " a b \\n", with spaces at its ends', b" a b ", strip),
+        ('the line "é\\n": é is two bytes, which change places', "é".encode(), swap),
+        ("a line of 3,000 bytes", long, "a line may be longer than one recv"),
+    ):
+        alice.tries(f"alice sends {what}").says(line + b"\n").hears(line[::-1] + b"\n", look)
+    alice.tries("alice leaves in the middle of a line, and bob comes").says("half a li").leaves()
+    look = "what alice has left is none of bob's business: the rest is a variable of the function"
+    trial.guest("bob").says("new\n").hears("wen\n", look)
+
+
+def make_them_wait(trial: Trial) -> None:
+    trial.tries("your experiment is carried out")
+    result = trial.result_of(trial.server, look="a client that is not served gets no answer: do not wait for it")
+    clients = list(result) if isinstance(result, list | tuple) else [] if result is None else [result]
+    trial.guests += [Guest(trial, each) for each in clients if isinstance(each, Client)]
+    expected = "your function returns the list of its clients"
+    happened = f"it returned {clients or 'nothing'}"
+    trial.expects(expected, trial.guests, happened, "the last line: return [alice, bob, carol]")
+
+    expected = "alice is served; bob and carol stand in the backlog, each with 5 bytes unread"
+    backlog = trial.server.backlog().waiting
+    waiting = [f"{each.name} ({each.unread} unread{', has left' if each.left else ''})" for each in backlog]
+    happened = f"in the backlog: {', '.join(waiting) or 'nobody'}"
+    lanes = {lane.name: lane for lane in trial.server.timeline().lanes}
+    there = f"connected: {', '.join(lanes) or 'nobody'}"
+    all_three = {"alice", "bob", "carol"} <= lanes.keys()
+    trial.expects(expected, all_three, there, 'three clients, each with its name, like name="alice"')
+    alice, names = lanes["alice"], [each.name for each in backlog]
+    trial.expects(expected, alice.accepted is not None, f"alice is not served; {happened}", "alice connects first")
+    trial.expects(expected, alice.left is None, f"alice has left; {happened}", "alice stays: no close, no with")
+    look = "bob and carol connect while alice is there, and stay: no close, no with"
+    look = "their order: bob, then carol" if names == ["carol", "bob"] else look
+    stay = names == ["bob", "carol"] and not any(each.left for each in backlog)
+    trial.expects(expected, stay, happened, look)
+    five = all(each.unread == 5 for each in backlog)
+    trial.expects(expected, five, happened, 'bob and carol each send 5 bytes, like "hello"')
+
+    trial.tries("alice hangs up")
+    guests = {each.name: each for each in trial.guests}
+    both = {"alice", "bob"} <= guests.keys()
+    trial.expects("your function returns all three clients", both, f"it returned {', '.join(guests)}", "the last line")
+    guests["alice"].leaves()
+    served = trial.until(lambda: guests["bob"].there)
+    trial.expects("bob is served then", served, "he is not", "the client that has waited longest is served first")
+
+
+def patience(trial: Trial) -> None:
+    soon = 0.1  # seconds to come to rest, of the time in which a client must speak
+    hang_up = (
+        "conn.settimeout(0.5) before the first recv; when it raises TimeoutError, leave the loop and send nothing more"
+    )
+    trial.tries('alice sends "hello", and then nothing more')
+    alice = trial.guest("alice", settle=soon).echoes("hello", "an echo, as before")
+    bob = trial.guest("bob", settle=soon).says("hi")
+    trial.settle(soon)
+    for sock, seen in trial.server.observation.sockets(listening=False):
+        if seen.connection is alice.there:
+            limit = sock.gettimeout() or 0
+            expected = f"the server waits {LIMIT:g} s for alice"
+            trial.expects(expected, limit <= LIMIT + 0.3, f"its time limit is {limit:g} s", hang_up)
+    _is_hung_up_in_time(alice, hang_up)
+    look = "catch the TimeoutError in your function: then the server goes on with the next client"
+    bob.tries("bob has waited for that, and sent something long ago").hears("hi", look)
+    trial.tries("bob sends something every 0.2 s, for 0.8 s in all")
+    for _ in range(5):
+        if _has_talked(bob):
+            break
+        _is_hung_up_in_time(bob, hang_up)
+        bob = trial.guest("bob", settle=soon)
+    trial.tries("carol connects and says nothing at all")
+    bob.leaves()
+    trial.guest("carol", settle=soon).is_hung_up(hang_up, seconds=LIMIT + PATIENCE)
+
+
+def _has_talked(guest: Guest) -> bool:
+    """Four messages, 0.2 s after each other. False: this machine was too busy, and the server may hang up."""
+    spoke = time.monotonic()
+    for _ in range(4):
+        time.sleep(0.2)  # a client that is not silent, and not fast
+        if time.monotonic() - spoke > LIMIT - 0.1:
+            return False
+        spoke = time.monotonic()
+        guest.echoes("go on", ANEW)
+    return True
+
+
+def _is_hung_up_in_time(guest: Guest, look: str) -> None:
+    """The server hangs up, and its last recv has waited for the whole limit."""
+    guest.is_hung_up(look, seconds=LIMIT + PATIENCE)
+    trial, there = guest.trial, guest.there
+    trial.until(lambda: there is None or there.closed)  # the client knows it before the log does
+    events = [each for each in trial.server.observation.log if each.connection is there]
+    heard = max(
+        (each.ended for each in events if each.kind == "accept" or (each.kind == "recv" and each.size)), default=0.0
+    )
+    hung_up = max((each.ended for each in events if each.kind in ("close", "shutdown")), default=heard)
+    late = hung_up - heard > LIMIT
+    in_time = LIMIT - 0.05 < hung_up - heard < LIMIT + PATIENCE / 2
+    expected = f"the server waits {LIMIT:g} s for {guest.name}, anew after each message"
+    trial.expects(expected, in_time, f"it hung up too {'late' if late else 'early'}", look if late else ANEW)
+
+
+def hard_to_break(trial: Trial) -> None:
+    alice = trial.tries('alice sends "hello"').guest("alice").echoes("hello", "an echo, as before")
+    alice.tries("alice sends half a character, the byte c3")
+    alice.echoes(b"\xc3", "decode raises an error for bytes that are no text: see errors=")
+    look = "a reset is an error that recv raises: catch it inside the loop around accept, where it ends one client only"
+    alice.tries("alice breaks off, and bob comes").vanishes()
+    bob = trial.guest("bob", look).echoes("hi", look)
+    look = "sendall can raise an error, too: it stands inside the try as well"
+    bob.tries("bob sends without reading, then breaks off while the server sends").fills_up()
+    bob.vanishes()
+    carol = trial.guest("carol", look).echoes("hi", look)
+    carol.tries("carol leaves, and her connection is closed on the server's side").leaves()
+    dave = trial.guest("dave").echoes("hi", "the loop around accept")
+    look = "conn is closed however the conversation ends: with conn: does that"
+    has_open(trial, 1, "one connection is open, that of dave", look)
+    trial.tries("Ctrl+C is pressed while dave is served, then dave leaves")
+    trial.server.interrupt()
+    dave.leaves()
+    look = "except: and except BaseException: catch Ctrl+C, too. Name the errors: except ConnectionError:"
+    trial.expects("the server ends", trial.until(lambda: trial.returned), "it goes on", look)
