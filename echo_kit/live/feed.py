@@ -14,7 +14,7 @@ from typing import Any
 
 from ..views import backlog, code
 from ..views.lane import Lane
-from ..views.lanes import Lanes, pending_calls, selects
+from ..views.lanes import Lanes, beginnings, pending_calls, selects
 from ..views.states import ACCEPTED, IN_RECV, WORKS, State
 from ..views.story import quote
 from ..watch.events import Line, SocketEvent
@@ -54,7 +54,7 @@ class Live:
         self.observation = observation
         self.zero: float | None = None
         self._reader = observation.log.reader()
-        self._lanes = Lanes(observation.clients, observation.accepted)
+        self._lanes = Lanes()
         self._sent: dict[Lane, _Sent] = {}
         self._threads = code.Watch(observation)
         self._backlog = backlog.Watch(observation)
@@ -214,7 +214,7 @@ class Live:
             self.zero = events[0].began
         if not self._begun and self.observation.log.dropped:
             self._thinned = True
-            self._lanes.make_up(events)
+            self._lanes.fold(beginnings(self.observation, events), missed=True)
         self._thinned = self._thinned or self._reader.missed
         self._lanes.selects = selects(self.observation)
         self._lanes.fold(events, self._reader.missed)
@@ -281,7 +281,8 @@ class Live:
             return
         there = {each.client for each in queue.waiting}
         for each in queue.waiting:
-            self._lanes.sight(each.client, self._backlog.asked - (each.seconds or 0.0))
+            arrived = self._backlog.asked - (each.seconds or 0.0)
+            self._lanes.sight(each.client, arrived, self.observation.accepted.get(each.client))
         for lane in self._lanes.waiting():
             sent = self._of(lane)
             if lane.client is not None or lane.address in there:

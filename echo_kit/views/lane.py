@@ -28,46 +28,31 @@ class Span(NamedTuple):
 
 @dataclass(eq=False)
 class Lane:
-    """One connection. Times are seconds of the log's clock; None: it has not happened, or nobody could see it.
-
-    client, server  our own client's end; the end that the server accepted
-    accepter        the label of the thread that accepted it
-    threads         labels of those that read from it or wrote to it, or are about to
-    thread          the label of the one that is at it now, or was last
-    left            when the client closed
-    seen_off        when the server read the end of file
-    closed          when the server closed, or shut down its side
-    reset           the client broke off, as the server noticed
-    rejected        the server broke off, as our client noticed: it closed with bytes unread
-    last_used       when the server's last recv or send on it returned
-    seen            until when it is known what happened to it after the accept; None: some of that is lost
-    answers         what the server sent, whether or not it was read
-    client_then, server_then  copies of the two ends from the moment of `freeze`: the ends themselves go on
-    """
+    """One connection. Times are seconds of the log's clock; None: it has not happened, or nobody could see it."""
 
     number: int
     name: str
-    address: Address
-    client: Connection | None = None
-    server: Connection | None = None
+    address: Address  # the client's
+    client: Connection | None = None  # our own client's end
+    server: Connection | None = None  # the end that the server accepted
     connecting: float | None = None
     connected: float | None = None
     accepted: float | None = None
-    accepter: str = ""
-    threads: list[str] = field(default_factory=list)
-    thread: str = ""
-    left: float | None = None
-    seen_off: float | None = None
-    closed: float | None = None
-    reset: bool = False
-    rejected: bool = False
-    last_used: float = 0.0
-    seen: float | None = None
-    spans: list[Span] = field(default_factory=list)
+    accepter: str = ""  # the label of the thread that accepted it
+    threads: list[str] = field(default_factory=list)  # that read from it or wrote to it, or are about to
+    thread: str = ""  # that is at it now, or was last
+    left: float | None = None  # the client closed
+    seen_off: float | None = None  # the server read the end of file
+    closed: float | None = None  # the server closed, or shut down its side
+    reset: bool = False  # the client broke off, as the server noticed
+    rejected: bool = False  # the server broke off, as our client noticed: it closed with bytes unread
+    last_used: float = 0.0  # when the server's last recv or send on it returned
+    seen: float | None = None  # until when its stretches are known; None: events are missing before the next one
+    spans: list[Span] = field(default_factory=list)  # after the accept
     to_server: list[SocketEvent] = field(default_factory=list)
     to_client: list[SocketEvent] = field(default_factory=list)
-    answers: list[SocketEvent] = field(default_factory=list)
-    client_then: Connection | None = None
+    answers: list[SocketEvent] = field(default_factory=list)  # what the server sent, whether or not it was read
+    client_then: Connection | None = None  # copies of the two ends, made by `freeze`: the ends themselves go on
     server_then: Connection | None = None
 
     @property

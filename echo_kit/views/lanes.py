@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from ..watch.events import Address, Connection, SocketEvent
@@ -71,31 +71,23 @@ class Pending(NamedTuple):
 class Lanes:
     """The lanes of one server. For one thread.
 
-    clients, accepted  what the observation knows of the ends of connections, also where the log has dropped how they
-                       came: our own clients' ends, and the server's by the client's address
-    selects            between its calls the server may wait in select, poll or kqueue, which leaves no record
-    touched            lanes that `fold` or `lasting` has changed; whoever reads it empties it
-    threads            the stretches of each of the server's threads, by its label
+    selects  between its calls the server may wait in select, poll or kqueue, which leaves no record
+    touched  lanes that `fold` or `lasting` has changed; whoever reads it empties it
+    threads  the stretches of each of the server's threads, by its label
     """
 
-    def __init__(
-        self, clients: Sequence[Connection] = (), accepted: Mapping[Address, Connection] | None = None
-    ) -> None:
+    def __init__(self) -> None:
         self.selects = False
-        self.lanes: dict[int, Lane] = {}
+        self.lanes: dict[int, Lane] = {}  # by number
         self.touched: set[Lane] = set()
         self.threads: defaultdict[str, list[Span]] = defaultdict(list)
-        self._start: float | None = None  # when the first event began
-        self._missed = False
-        self._clients = clients
-        self._accepted: Mapping[Address, Connection] = {} if accepted is None else accepted
         self._by_end: dict[Connection, Lane] = {}
-        self._by_address: dict[Address, Connection] = {}
         self._waiting: dict[Address, list[Lane]] = {}  # not accepted, by the client's address
         self._strangers: dict[Address, Lane] = {}  # accepted, and not known to be ours
         self._names = Names()
         self._numbers = itertools.count(1)
         self._last: dict[str, tuple[Transition, float, Connection]] = {}  # by thread: its last call, and when it ended
+        self._missed = False
 
     def of(self, end: Connection | None) -> Lane | None:
         """The lane of a connection, given one of its ends."""
@@ -123,32 +115,17 @@ class Lanes:
                 each.seen = None
         rules = SELECTING if self.selects else TRANSITIONS
         for event in events:
-            if self._start is None:
-                self._start = event.began
-            lane = self._by_end.get(event.connection) or self._first_of(event)
+            lane = self._by_end.get(event.connection)
+            if lane is None and event.kind == "connect":
+                lane = self._connected(event)
+            elif lane is None and event.kind == "accept" and not event.error:
+                lane = self._was_accepted(event)
             rule = rules.get(event.kind)
             if rule is not None:
                 self._server_called(event, rule, lane)
             if lane is not None:
                 self.touched.add(lane)
                 lane.note(event)
-
-    def _first_of(self, event: SocketEvent) -> Lane | None:
-        """The lane of a connection of which no event has come so far; None: it is a listening socket's."""
-        kind, end = event.kind, event.connection
-        if kind == "connect":
-            return self._connected(event)
-        if kind == "accept":
-            return None if event.error else self._was_accepted(event)
-        if kind.startswith("client "):  # the log has dropped how it came
-            return self._assume(end, None)
-        return self._assume(self._ours().get(end.client), end) if end.client in self._accepted else None
-
-    def _ours(self) -> dict[Address, Connection]:
-        """Our own clients' ends by their addresses."""
-        if len(self._by_address) != len(self._clients):  # of two from the same port the newer one counts
-            self._by_address = {end.client: end for end in list(self._clients)}
-        return self._by_address
 
     def _new(self, name: str, address: Address) -> Lane:
         number = next(self._numbers)
@@ -257,45 +234,10 @@ class Lanes:
                 spans.append(Span(state, began, now, thread, lane))
         return spans
 
-    def make_up(self, events: Sequence[SocketEvent]) -> None:
-        """Before the first `fold`: lanes of open connections of which the log has dropped how they came, so that these
-        `events` do not tell it.
-        """
-        told = {event.connection for event in events if event.kind in ("connect", "accept")}
-        self._start = min(event.began for event in events)
-        ours, accepted = self._ours(), dict(self._accepted)
-        for address in dict.fromkeys([*accepted, *ours]):
-            client, server = ours.get(address), accepted.get(address)
-            if server is None or not server.closed:
-                ends = [None if end in told else end for end in (client, server)]
-                if any(ends):
-                    self._assume(*ends)
-
-    def _assume(self, client: Connection | None, server: Connection | None) -> Lane:
-        """The lane of a connection of which the log has dropped how it came: that was before all that is known."""
-        lane = self.of(client) or self.of(server)
-        if lane is None:
-            end = client or server
-            assert end is not None
-            lane = self._new(visible(client.name)[:NAME] if client is not None else "", end.client)
-            lane.connected = self._start if client is not None else None
-        if client is not None and lane.client is None:
-            self._by_end[client] = lane
-            lane.client, lane.left = client, self._start if client.closed else None
-            lane.to_server, lane.to_client = [], []  # from now on as the client tells it
-        if server is not None and lane.server is None:
-            self._by_end[server] = lane
-            self.no_longer_waits(lane)
-            lane.server, lane.accepted = server, self._start
-        elif lane.server is None and lane not in self._waiting.get(lane.address, ()):
-            self._waiting.setdefault(lane.address, []).append(lane)
-        return lane
-
-    def sight(self, address: Address, arrived: float) -> None:
+    def sight(self, address: Address, arrived: float, before: Connection | None) -> None:
         """The kernel has a client in the backlog that is not ours, since `arrived`: it gets a lane, unless it has one
-        or was accepted since. (A client may come again from the same port.)
+        or was accepted since. `before` is the newest connection that was accepted from that address.
         """
-        before = self._accepted.get(address)
         served = self.of(before)
         again = before is None or (before.closed if served is None else (served.accepted or 0.0) < arrived)
         if again and address not in self._waiting:
@@ -349,20 +291,37 @@ def _pending(task: Task, call: Call | None) -> Pending:
     return Pending(task.label, "", None, 0.0)
 
 
+def beginnings(observation: Observation, events: Sequence[SocketEvent]) -> list[SocketEvent]:
+    """Events in place of those that the log has dropped: how its connections came, at the time at which it begins."""
+    start, told = min(event.began for event in events), {event.connection for event in events}
+    came = {event.connection for event in events if event.kind in ("connect", "accept")}
+    ours, accepted = {end.client: end for end in observation.clients.copy()}, observation.accepted.copy()
+    made = []
+    for address in dict.fromkeys([*accepted, *ours]):
+        client, server = ours.get(address), accepted.get(address)
+        lasts = server is None or not server.closed
+        for kind, end in (("connect", client), ("accept", server)):
+            if end is not None and end not in came and (lasts or end in told):
+                made.append(SocketEvent(kind, start, start, end))
+        if client is not None and client.closed and lasts and client not in told:
+            made.append(SocketEvent("client close", start, start, client))
+    return made
+
+
 def folded(observation: Observation, events: Iterable[SocketEvent] | None = None) -> Lanes:
     """All that is known of a server's connections, from the log and from what else the observation knows."""
     events = list(observation.log) if events is None else list(events)
-    lanes = Lanes(observation.clients, observation.accepted)
+    lanes = Lanes()
     lanes.selects = selects(observation)
     if observation.log.dropped:
-        lanes.make_up(events)
+        lanes.fold(beginnings(observation, events), missed=True)
     lanes.fold(events)
     for task in observation.alive():  # one that has not read anything yet left no event
         lane = lanes.of(task.connection)
         if lane is not None and task.label not in lane.threads and lane.closed is None:
             lane.threads.append(task.label)
     for address, arrived in list(observation.sighted.items()):
-        lanes.sight(address, arrived)
+        lanes.sight(address, arrived, observation.accepted.get(address))
     return lanes
 
 

@@ -8,7 +8,7 @@ import pytest
 
 import echo_kit
 from echo_kit.live.feed import Live
-from echo_kit.views.lanes import TRANSITIONS, Lanes, Pending
+from echo_kit.views.lanes import TRANSITIONS, Lanes, Pending, folded
 from echo_kit.views.states import ACCEPTED, BACKLOG, CONNECTING, IN_ACCEPT, IN_RECV, IN_SEND, PAUSED, STATES, WORKS
 from echo_kit.views.timeline import Timeline
 from echo_kit.watch.events import KINDS, Connection, EventLog, SocketEvent
@@ -184,14 +184,20 @@ def test_where_events_are_missing_nothing_is_said_of_the_time_between():
 
 
 def test_what_the_log_has_dropped_is_made_up_for():
-    alice, bob, carol = Run(), Run("bob", 2), Run("carol", 3)
-    accepted = {alice.server.client: alice.server, bob.server.client: bob.server}
-    lanes = Lanes([alice.client, bob.client, carol.client], accepted)
-    events = alice.add("recv", 5, 6, 1).events + bob.add("accept", 7, 8).events
-    lanes.make_up(events)
-    lanes.fold(events)
-    told = {lane.name: (lane.connected, lane.accepted) for lane in lanes.lanes.values()}
-    assert told == {"alice": (5, 5), "bob": (5, 8), "carol": (5, None)}
+    alice, bob, carol, gone = Run(), Run("bob", 2), Run("carol", 3), Run("gone", 4)
+    observation = Observation("by hand", EventLog(capacity=2))
+    observation.close_all()
+    observation.clients += [alice.client, bob.client, carol.client, gone.client]
+    observation.accepted |= {each.server.client: each.server for each in (alice, bob, gone)}
+    carol.client.closed = gone.client.closed = gone.server.closed = True
+    for event in gone.add("accept", 0, 1).events + alice.add("recv", 5, 6, 1).events + bob.add("accept", 7, 8).events:
+        observation.log.append(tuple(event))
+        observation.log.count()
+    told = {lane.name: (lane.connected, lane.accepted, lane.left) for lane in folded(observation).lanes.values()}
+    assert told == {"alice": (5, 5, None), "bob": (5, 8, None), "carol": (5, None, 5)}
+    assert [span.state for span in folded(observation).lanes[1].spans] == [IN_RECV], (
+        "nothing is said of the time before"
+    )
 
 
 def test_a_lane_that_is_forgotten_leaves_nothing():
