@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from .code import DIED, INSIDE, NOBODY, PAUSED, STANDS, CodeView, crowd
-from .draw_timeline import COLOURS, DARK, INCHES_A_LANE, LABEL_LANES, LIGHT, draw_timelines, drawable
+from .draw_timeline import DARK, INCHES_A_LANE, LABEL_LANES, LIGHT, draw_timelines, drawable
 from .snapshot import Snapshot
-from .timeline import BACKLOG, WORKS
+from .states import BACKLOG, WORKS
 
 ROW = 0.36  # inches of a line of code, or of a mark
 COLUMN, EDGE = 7.6, 0.1  # inches of one snapshot, and left free on either side
@@ -26,10 +26,10 @@ BOXES = 3  # of them
 NAME = 11  # letters of a name in a box
 
 BADGES: dict[str, tuple[str, str, str, str | None]] = {  # face, edge, line, ink
-    STANDS: (COLOURS[WORKS], COLOURS[WORKS], "-", "#FFFFFF"),
-    PAUSED: ("none", COLOURS[WORKS], ":", None),
-    INSIDE: ("none", COLOURS[WORKS], "-", None),
-    NOBODY: ("none", COLOURS[BACKLOG], "--", None),
+    STANDS: (WORKS.colour, WORKS.colour, "-", "#FFFFFF"),
+    PAUSED: ("none", WORKS.colour, ":", None),
+    INSIDE: ("none", WORKS.colour, "-", None),
+    NOBODY: ("none", BACKLOG.colour, "--", None),
     DIED: ("#1A1A1A", "#1A1A1A", "-", "#FFFFFF"),
 }
 
@@ -108,7 +108,7 @@ def _draw_backlog(axis: Any, snapshot: Snapshot, top: float, colours: dict[str, 
     for number, (name, said) in enumerate(boxes):
         at = INDENT + number * (BOX + 0.35)
         axis.add_patch(
-            Rectangle((at, top + 0.75), BOX, 1.9, facecolor=COLOURS[BACKLOG], edgecolor=ink, hatch=None, lw=1.5)
+            Rectangle((at, top + 0.75), BOX, 1.9, facecolor=BACKLOG.colour, edgecolor=ink, hatch=None, lw=1.5)
         )
         _say(
             axis,

@@ -2,84 +2,50 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from operator import attrgetter
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-import numpy as np
 from matplotlib.collections import PolyCollection
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.path import Path
 
 from ..watch.events import SocketEvent
-from ..watch.text import visible
-from .lanes import Lane
-from .timeline import (
-    ACCEPTED,
-    BACKLOG,
-    CONNECTING,
-    IN_ACCEPT,
-    IN_RECV,
-    IN_SEND,
-    PAUSED,
-    WORKS,
-    Span,
-    Timeline,
-    collector_paused,
-    quote,
-)
+from ..watch.patches import collector_paused
+from ..watch.text import counted, cut, listed, visible
+from .lane import Lane, Span
+from .states import BACKLOG, IN_ACCEPT, IN_RECV, IN_SEND, PAUSED, STATES, USUAL, WORKS, State
+from .story import quote
+from .timeline import Timeline
 
-# Far apart under every simulated colour blindness; waiting is striped and outlined as well, connecting is thin.
-COLOURS = {
-    CONNECTING: "#BBBBBB",
-    BACKLOG: "#EE7733",
-    ACCEPTED: "#E4E4E4",
-    IN_ACCEPT: "#E4E4E4",
-    IN_RECV: "#99CCEE",
-    WORKS: "#0066AA",
-    IN_SEND: "#AA3377",
-    PAUSED: "#9A9A9A",
-}
-STRIPES = {BACKLOG: "///", IN_SEND: "xxx", PAUSED: ".."}
-WORDS = {  # of the legend
-    CONNECTING: "connecting",
-    BACKLOG: "waits in the backlog",
-    ACCEPTED: "accepted, no thread is seen at it",
-    IN_ACCEPT: "waits in accept for a client",
-    IN_RECV: "server waits for the client (recv)",
-    WORKS: "server works for the client",
-    IN_SEND: "sendall waits: the client does not read",
-    PAUSED: "paused, step by step",
-}
 LIGHT = {"paper": "#FFFFFF", "ink": "#1A1A1A", "faint": "#D5D5D5"}
 DARK = {"paper": "#1E1E1E", "ink": "#F2F2F2", "faint": "#4A4A4A"}
 ON_LIGHT, ON_DARK = "#1A1A1A", "#FFFFFF"  # words on bars
-DARK_BARS = (WORKS, IN_SEND)
+HATCHES = {"": None, "/": "///", "x": "xxx", ".": ".."}  # more of the same sign: matplotlib draws them closer
 LABEL_LANES = 24  # up to so many lanes have room for words
 INCHES_A_LANE = 0.85
-WIDTH, SUMMARY, MARGIN = 7.2, 2.9, 0.6  # inches of a timeline, of what its lanes come to, of what stands around
-BESIDE = 5.2  # inches of one of several timelines: a page is only so wide
-LETTERS = 60  # of a quoted message that fit side by side into an axis of `WIDTH`
-BOLD = 0.95  # as many fit that are bold
+WIDTH, BESIDE = 7.2, 5.2  # inches of a timeline, and of one of several: a page is only so wide
+SUMMARY, MARGIN = 2.9, 0.6  # inches of what its lanes come to, and of what stands around
+LETTERS, BOLD = 60, 57  # of a message, and of words on bars, that fit side by side into an axis of `WIDTH`
 LETTER = 0.14  # inches of a letter of a lane's name, which widens the picture
 ENTRY, SYMBOL = 0.102, 0.62  # inches of a letter in the legend, and of what stands before the words
 HALF, ABOVE = 0.2, 0.35  # of a lane: half a bar, and how far above or below its middle the marks are
 TITLE = 40  # characters of a server's name
 LARGEST = 11.0  # inches, for any number of lanes
-LINES = 2000  # lanes that are drawn; of more, so many that lie evenly among them
-PIXELS = 1000  # across a timeline: what is nearer to its neighbour is drawn as one
+LINES = 1500  # lanes that are drawn: a picture has no more lines of pixels for them
+PIXELS = 1000  # across a timeline
 CHOSEN = 12  # lanes that are named where there is no room for all the names
 SEEN = 0.004  # of the width: a stretch as wide as that needs a word in the legend
-FINE = 300  # stretches of a lane that are drawn one by one; of more, each pixel gets the mean colour of what is in it
+FINE = 300  # stretches of a lane that are drawn as they are; more of them are merged into pixels
 AIRY = 14  # up to so many lanes have room for two lines of text
 MARKS = 60  # messages of a lane that are marked one by one
+RECTANGLE = [Path.MOVETO, Path.LINETO, Path.LINETO, Path.LINETO, Path.CLOSEPOLY]
 
 
 class _Words(NamedTuple):
@@ -103,71 +69,85 @@ class _Row:
     heading: bool = False
 
 
+@dataclass
+class _Panel:
+    """One axis of the picture: its lanes, and from when on it shows how many seconds."""
+
+    title: str
+    start: float
+    seconds: float
+    rows: list[_Row]
+
+
 @collector_paused()
 def timeline_figure(timelines: Sequence[Timeline], dark: bool = False) -> Figure:
-    """The timelines side by side: one lane a client, each run from its own zero, all with the same scale.
+    """The timelines side by side: one lane for each client, each run from its own zero, all with the same scale.
 
-    Bars say what the client or its server waits for; marks say sent and answered. Up to `LABEL_LANES` lanes also carry
-    words; above that a strip tells how many waited, and how many were served, at each moment.
+    Bars say what the client or its server waits for; marks say sent and answered. More than `LABEL_LANES` lanes are
+    thinner and have neither marks nor words; some of them are named.
     """
-    if not timelines:
-        raise ValueError("there is no timeline to draw: give at least one")
-    rows = [_client_rows(timeline, summaries=len(timelines) == 1) for timeline in timelines]
-    return _figure(timelines, rows, dark)
+    return _figure([_panel(each, _client_rows(each, summaries=len(timelines) == 1)) for each in timelines], dark)
 
 
 @collector_paused()
 def threads_figure(timeline: Timeline, dark: bool = False) -> Figure:
-    """One lane a thread: where it waited, and for whom it worked."""
-    rows = []
-    for label, spans in timeline.thread_spans.items():
-        words: list[_Words] = []
-        for span in spans:  # who it is with, over all neighbouring stretches of the same client
+    """One lane for each thread: where it waited, and for whom it worked."""
+    rows = [_Row(label, spans) for label, spans in timeline.thread_spans.items()]
+    for row in rows if len(rows) <= LABEL_LANES else ():
+        for span in row.spans:  # who it is with, over all neighbouring stretches of the same client
             said = "waits in accept" if span.state == IN_ACCEPT else f"with {span.client}" if span.client else ""
             if span.state == PAUSED and not span.client:
                 said = "paused before accept"
-            if words and words[-1].text == said:
-                words[-1] = words[-1]._replace(end=span.end)
+            if row.words and row.words[-1].text == said:
+                row.words[-1] = row.words[-1]._replace(end=span.end)
             else:
-                words.append(_Words(span.begin, span.end, said, span.client or "accept"))
-        rows.append(_Row(label, spans, words))
-    return _figure([timeline], [rows], dark)
+                row.words.append(_Words(span.begin, span.end, said, span.client or "accept"))
+    return _figure([_panel(timeline, rows)], dark)
 
 
 @collector_paused()
 def stacked_figure(timelines: Sequence[Timeline], dark: bool = False) -> Figure:
     """Several servers on one axis, below one another: what happened at one moment stands at one place."""
-    if not timelines:
-        raise ValueError("there is no timeline to draw: give at least one")
     rows: list[_Row] = []
     for timeline in timelines:
         rows += [_Row(timeline.server[:TITLE], [], heading=True), *_client_rows(timeline)]
-    first, last = min(each.start for each in timelines), max(each.now for each in timelines)
-    whole = Timeline("", (), first, last, False, 0, window=timelines[0].window)
-    return _figure([whole], [rows], dark)
+    start = min((each.start for each in timelines), default=0.0)
+    panel = _Panel("", start, max((each.now - start for each in timelines), default=0.0), rows)
+    return _figure([panel] if timelines else [], dark)
+
+
+def draw_timelines(figure: Any, timelines: Sequence[Timeline], dark: bool) -> None:
+    """Draw them side by side into a figure or a part of one, without titles and without what each lane comes to."""
+    panels = [_panel(each, _client_rows(each, summaries=False)) for each in timelines]
+    _draw(figure, [replace(panel, title="") for panel in panels], dark)
 
 
 # -- what there is to draw -------------------------------------------------------------------------------------------
 
 
+def _panel(timeline: Timeline, rows: list[_Row]) -> _Panel:
+    title = drawable(timeline.server[:TITLE])
+    if timeline.dropped and title:
+        title += f" (the oldest {timeline.dropped:,} events are missing)"
+    return _Panel(title, timeline.start, timeline.now - timeline.start if rows else 1.0, rows)
+
+
 def _client_rows(timeline: Timeline, summaries: bool = True) -> list[_Row]:
-    table = timeline.table() if len(timeline.lanes) <= LABEL_LANES else []
     rows = [_Row(lane.name, timeline.spans[lane.name], lane=lane) for lane in timeline.lanes]
-    for row, lane, facts in zip(rows, timeline.lanes, table, strict=False):
-        row.words = [
-            _Words(each.begin, each.end, BACKLOG.words, "waits") for each in row.spans[:2] if each.state == BACKLOG
-        ]
+    if len(rows) > LABEL_LANES:
+        return rows
+    for row, lane, facts in zip(rows, timeline.lanes, timeline.table(), strict=True):
+        waits = [each for each in row.spans[:2] if each.state == BACKLOG]
+        row.words = [_Words(each.begin, each.end, BACKLOG.words, "waits") for each in waits]
+        said = [f"waited {_duration(facts['seconds waited'])}"] if facts["seconds waited"] is not None else []
         if lane.accepted is not None:
-            by = " and ".join(lane.threads).replace("server thread", "the server thread") or "nobody yet"
+            by = listed(lane.threads).replace("server thread", "the server thread") or "nobody yet"
             begin = max(lane.connected or lane.accepted, lane.accepted)
             end = timeline.now if lane.ended is None else lane.ended
             row.words.append(_Words(begin, end, f"served by {by}", "served"))
-        said = [f"waited {_duration(facts['seconds waited'])}"] if facts["seconds waited"] is not None else []
-        if lane.accepted is not None:
             said.append(f"served {_duration(facts['seconds served'])}")
-        many = facts["messages"]
-        moved = f"{many:,} message{'' if many == 1 else 's'}, {facts['bytes sent']:,} B"
-        row.summary = f"{', '.join(said)}\n{moved}" if summaries else ""
+        if summaries:
+            row.summary = f"{', '.join(said)}\n{counted(facts['messages'], 'message')}, {facts['bytes sent']:,} B"
     return rows
 
 
@@ -178,99 +158,77 @@ def _duration(seconds: float) -> str:
     return f"{seconds * 1e6:.0f} µs" if seconds > 0 else "0 s"
 
 
-# -- drawing ---------------------------------------------------------------------------------------------------------
+# -- the picture -----------------------------------------------------------------------------------------------------
 
 
-def _figure(timelines: Sequence[Timeline], rows: list[list[_Row]], dark: bool) -> Figure:
-    most = max(map(len, rows))
-    height = min(LARGEST, 1.9 + INCHES_A_LANE * max(1, most))
-    names = max((len(row.name) for each in rows for row in each if not row.heading), default=0)
-    summaries = any(row.summary for each in rows for row in each)
-    axis = WIDTH if len(timelines) == 1 else BESIDE
-    width = (axis + LETTER * names + (SUMMARY if summaries else 0)) * len(timelines) + MARGIN
+def _figure(panels: list[_Panel], dark: bool) -> Figure:
+    if not panels:
+        raise ValueError("there is no timeline to draw: give at least one")
+    rows = [row for panel in panels for row in panel.rows]
+    height = min(LARGEST, 1.9 + INCHES_A_LANE * max(1, *(len(panel.rows) for panel in panels)))
+    names = max((len(row.name) for row in rows if not row.heading), default=0)
+    axis = WIDTH if len(panels) == 1 else BESIDE
+    width = (axis + LETTER * names + (SUMMARY if any(row.summary for row in rows) else 0)) * len(panels) + MARGIN
     figure = Figure(figsize=(width, height), layout="constrained", facecolor=(DARK if dark else LIGHT)["paper"])
-    _draw(figure, timelines, rows, dark, letters=LETTERS * axis / WIDTH)
+    _draw(figure, panels, dark, LETTERS * axis / WIDTH)
     return figure
 
 
-def draw_timelines(figure: Any, timelines: Sequence[Timeline], dark: bool) -> None:
-    """Draw them side by side into a figure or a part of one, without what each client's lane comes to."""
-    rows = [_client_rows(timeline, summaries=False) for timeline in timelines]
-    _draw(figure, timelines, rows, dark, titles=False)
-
-
-def _draw(
-    figure: Any,
-    timelines: Sequence[Timeline],
-    rows: list[list[_Row]],
-    dark: bool,
-    titles: bool = True,
-    letters: float = LETTERS,
-) -> None:
+def _draw(figure: Any, panels: list[_Panel], dark: bool, letters: float = LETTERS) -> None:
     colours = DARK if dark else LIGHT
-    most = max(map(len, rows))
-    words = most <= LABEL_LANES
-    ratios = (1,) if words else (5, 1)
-    grid = figure.subplots(len(ratios), len(timelines), squeeze=False, sharex=True, height_ratios=ratios)
-    windows = [
-        each.window or (0.0, max(each.now - each.start, 1e-6) if mine else 1.0)
-        for each, mine in zip(timelines, rows, strict=True)
-    ]
-    begin = min(window[0] for window in windows)
-    longest = max(window[1] for window in windows) - begin
+    ink, most = colours["ink"], max(len(panel.rows) for panel in panels)
+    axes = figure.subplots(1, len(panels), squeeze=False, sharex=True)[0]
+    longest = max(1e-6, *(panel.seconds for panel in panels))
     scale, unit = (1000.0, "milliseconds") if longest < 2 else (1.0, "seconds")
-    for column, (timeline, mine) in enumerate(zip(timelines, rows, strict=True)):
-        axis = grid[0][column]
-        view = _View(timeline.start, scale, begin, begin + longest * 1.02, letters)
-        axis.set_xlim(view.begin * scale, view.end * scale)
-        if words:
-            _draw_lanes(axis, mine, view, colours, most)
-        else:
-            _draw_raster(axis, mine, view, colours)
-            _draw_counts(grid[1][column], mine, view, colours)
-        if not mine:
-            nobody = axis.text(0.5, 0.5, "no client came", transform=axis.transAxes, fontsize=17, color=colours["ink"])
-            nobody.set(ha="center", va="center")
-        if titles and timeline.server:
-            title = drawable(timeline.server[:TITLE])
-            if timeline.dropped:
-                title += f" (the oldest {timeline.dropped:,} events are missing)"
-            axis.set_title(title, fontsize=17, fontweight="bold", color=colours["ink"], loc="left", parse_math=False)
-        for each in grid[:, column]:
-            _furnish(each, colours)
-        grid[-1][column].set_xlabel(f"{unit} since the first client came", fontsize=13, color=colours["ink"])
-    handles = _legend(rows, longest, colours, words)
-    legend = figure.legend(
-        handles=handles,
-        loc="outside upper center",
-        ncols=_columns([each.get_label() for each in handles], figure.bbox.width / figure.dpi),
-        fontsize=13,
-        frameon=False,
-        handlelength=1.6,
-        handletextpad=0.5,
-        columnspacing=1.4,
-    )
-    for text in legend.get_texts():
-        text.set_color(colours["ink"])
+    wide: set[State] = set()
+    for axis, panel in zip(axes, panels, strict=True):
+        view = _View(panel.start, longest * 1.02, scale, letters, ink, colours["paper"], most)
+        axis.set_xlim(0, view.seconds * scale)
+        wide |= _draw_lanes(axis, panel.rows, view)
+        if not panel.rows:
+            place = {"transform": axis.transAxes, "ha": "center", "va": "center"}
+            axis.text(0.5, 0.5, "no client came", fontsize=17, color=ink, **place)
+        axis.set_title(panel.title, fontsize=17, fontweight="bold", color=ink, loc="left", parse_math=False)
+        axis.set_xlabel(f"{unit} since the first client came", fontsize=13, color=ink)
+        axis.set_facecolor(colours["paper"])
+        axis.tick_params(axis="x", colors=ink, labelsize=13)
+        axis.tick_params(axis="y", colors=ink, length=0)
+        axis.grid(axis="x", color=colours["faint"], linewidth=0.8, zorder=0)
+        for side, spine in axis.spines.items():
+            spine.set_visible(side == "bottom")
+            spine.set_color(ink)
+    rows = [row for panel in panels for row in panel.rows]
+    handles = _legend(rows, wide, ink, most <= LABEL_LANES)
+    columns = _columns([each.get_label() for each in handles], figure.bbox.width / figure.dpi)
+    style = {"fontsize": 13, "frameon": False, "handlelength": 1.6, "handletextpad": 0.5, "columnspacing": 1.4}
+    for text in figure.legend(handles=handles, loc="outside upper center", ncols=columns, **style).get_texts():
+        text.set_color(ink)
 
 
-@dataclass(frozen=True)
-class _View:
-    """The axis: where a time stands on it. `begin` and `end` are what it shows, in seconds since `start`."""
+def _legend(rows: list[_Row], wide: set[State], ink: str, words: bool) -> list[Any]:
+    clients = not rows or any(row.lane is not None for row in rows)
+    there = wide | {*(USUAL if clients else (IN_ACCEPT, IN_RECV, WORKS))}
+    handles: list[Any] = []
+    for each in (each for each in STATES if each in there):
+        hatch = HATCHES[each.hatch]
+        handles.append(Patch(facecolor=each.colour, edgecolor=ink, linewidth=0.5, hatch=hatch, label=each.legend))
+    if words and any(row.lane and len(row.lane.to_server) <= MARKS for row in rows):
+        handles += [
+            Line2D([], [], marker="v", markersize=10, linestyle="", color=ink, label="client sends"),
+            Line2D([], [], marker="^", markersize=10, ls="", mfc="none", mew=2, color=ink, label="server answers"),
+        ]
+    return handles
 
-    start: float
-    scale: float
-    begin: float
-    end: float
-    letters: float = LETTERS  # that fit side by side
 
-    def at(self, time: float) -> float:
-        return (time - self.start) * self.scale
-
-    def cut(self, begin: float, end: float) -> tuple[float, float] | None:
-        """The part of a stretch that is shown, in seconds since `start`."""
-        begin, end = max(begin - self.start, self.begin), min(end - self.start, self.end)
-        return (begin, end) if end >= begin else None
+def _columns(labels: list[str], width: float) -> int:
+    """In how many columns the legend fits into so many inches."""
+    for columns in range(len(labels), 1, -1):
+        size, more = divmod(len(labels), columns)  # as matplotlib does: the first columns have one more
+        starts = [size * each + min(each, more) for each in range(columns + 1)]
+        widest = [max(map(len, labels[begin:end])) for begin, end in itertools.pairwise(starts)]
+        if sum(ENTRY * letters + SYMBOL for letters in widest) <= width:
+            return columns
+    return 1
 
 
 def drawable(text: str) -> str:
@@ -279,259 +237,165 @@ def drawable(text: str) -> str:
     return "".join(char if all(font.get_char_index(ord(char)) for font in fonts) else "□" for char in visible(text))
 
 
-def _columns(labels: list[str], width: float) -> int:
-    """In how many columns the legend fits into so many inches."""
-    for columns in range(len(labels), 1, -1):
-        widest = [max(map(len, each)) for each in np.array_split(labels, columns)]  # as matplotlib does
-        if sum(ENTRY * letters + SYMBOL for letters in widest) <= width:
-            return columns
-    return 1
+# -- lanes -----------------------------------------------------------------------------------------------------------
 
 
-def _legend(rows: list[list[_Row]], longest: float, colours: dict[str, str], words: bool) -> list[Any]:
-    ink, every = colours["ink"], [row for each in rows for row in each]
-    clients = any(row.lane is not None for row in every)
-    usual = {BACKLOG, IN_RECV, WORKS} if clients or not every else {IN_ACCEPT, IN_RECV, WORKS}
-    wide = SEEN * longest
-    there = {state for row in every for state, begin, end, _, _ in row.spans if end - begin > wide}
-    handles: list[Any] = [
-        Patch(facecolor=COLOURS[state], edgecolor=ink, linewidth=0.5, hatch=STRIPES.get(state), label=words)
-        for state, words in WORDS.items()
-        if state in usual | there
-    ]
-    if words and any(row.lane and len(row.lane.to_server) <= MARKS for row in every):
-        handles += [
-            Line2D([], [], marker="v", markersize=10, linestyle="", color=ink, label="client sends"),
-            Line2D([], [], marker="^", markersize=10, ls="", mfc="none", mew=2, color=ink, label="server answers"),
-        ]
-    return handles
+@dataclass(frozen=True)
+class _View:
+    """How an axis shows its lanes: from `start` on `seconds`, which stand on it in units of 1 / `scale` seconds."""
+
+    start: float
+    seconds: float
+    scale: float
+    letters: float  # that fit side by side
+    ink: str
+    paper: str
+    most: int  # lanes of an axis of this picture
+
+    def at(self, time: float) -> float:
+        return (time - self.start) * self.scale
 
 
-def _draw_lanes(axis: Any, rows: list[_Row], view: _View, colours: dict[str, str], most: int) -> None:
-    ink = colours["ink"]
-    shapes: dict[str, list[Any]] = {state: [] for state in COLOURS}
-    sent, back = [], []
-    first, last = view.start + view.begin, view.start + view.end
+def _draw_lanes(axis: Any, rows: list[_Row], view: _View) -> set[State]:
+    """The states that are wide enough to be looked up in the legend."""
+    words = view.most <= LABEL_LANES
+    lanes = f"{LINES:,} of " * (len(rows) > LINES) + f"{counted(len(rows), 'lane')}"
+    rows = _evenly(rows, LINES)
+    wide = _draw_bars(axis, rows, view, HALF if words else 0.4 if len(rows) <= 100 else 0.5)
+    if words:
+        _draw_marks(axis, rows, view)
+        for number, row in enumerate(rows):
+            _write_on_bars(axis, row, number, view)
+            if row.summary:
+                said = row.summary if view.most <= AIRY else row.summary.partition("\n")[0]
+                place = {"transform": axis.get_yaxis_transform(), "va": "center"}
+                axis.text(1.01, number, said, fontsize=13, color=view.ink, **place)
+        axis.set_ylim(max(view.most, 1) - 0.3, -0.75)
+        named = range(len(rows))
+    else:
+        axis.set_ylim(max(len(rows), 1) - 0.5, -0.5)
+        axis.set_ylabel(f"{lanes}, the first on top", fontsize=14, color=view.ink)
+        named = _evenly(range(len(rows)), CHOSEN)
+    names, size = [drawable(rows[each].name) for each in named], 16 if words else 14
+    ticks = axis.set_yticks(named, names, fontsize=size, color=view.ink, parse_math=False)
+    for tick, each in zip(ticks, named, strict=True):
+        tick.label1.set_fontweight("bold" if rows[each].heading else "normal")
+    return wide
+
+
+def _evenly(items: Sequence[Any], most: int) -> Any:
+    """The first, the last, and of those between so many that there are `most`."""
+    if len(items) <= most:
+        return items
+    return [items[round(each * (len(items) - 1) / (most - 1))] for each in range(most)]
+
+
+def _draw_bars(axis: Any, rows: list[_Row], view: _View, half: float) -> set[State]:
+    """One collection for each state, in it one path for each lane: many small objects would take long to draw."""
+    shapes: defaultdict[State, list[Any]] = defaultdict(list)
+    words, wide = view.most <= LABEL_LANES, set()
     for number, row in enumerate(rows):
-        shown = row.spans
-        if shown and (shown[0].begin < first or shown[-1].end > last):
-            shown = [span for span in shown if span.end >= first and span.begin <= last]
-        if len(shown) > FINE:
-            edges = (view.begin * view.scale, view.end * view.scale, number + HALF, number - HALF)
-            axis.imshow(_mixed([row], view), extent=edges, aspect="auto", interpolation="nearest", zorder=2)
-        else:
-            for span in shown:
-                state, x0, x1 = _bar(span, view)
-                half = HALF / 2 if state == CONNECTING else HALF
-                corners = (x0, number - half), (x1, number - half), (x1, number + half), (x0, number + half)
-                shapes[state].append(corners)
-        if row.lane is not None:
-            asked = [event for event in row.lane.to_server if first <= event.began <= last]
-            answered = [event for event in row.lane.answers if first <= event.began <= last]
-            if len(asked) > MARKS and most <= AIRY:
-                said = f"{len(asked):,} messages, too many to mark each"
-                axis.text(view.begin * view.scale, number - ABOVE, said, va="center", fontsize=13, color=ink)
-            elif len(asked) <= MARKS:
-                sent += [(view.at(event.began), number) for event in asked]
-                back += [(view.at(event.began), number) for event in answered]
-                _quotes(axis, asked, number, view, ink)
-        _write_on_bars(axis, row, number, shown, view)
-        if row.summary:
-            said = row.summary if most <= AIRY else row.summary.partition("\n")[0]
-            axis.text(1.01, number, said, transform=axis.get_yaxis_transform(), va="center", fontsize=13, color=ink)
-    for state, each in shapes.items():  # one collection a state: a patch for each bar is slow at hundreds of bars
-        edge, width = (ink, 1.0) if state in STRIPES else (COLOURS[state], 0.8)  # stripes have the colour of the edge
-        bars = PolyCollection(
-            each, facecolors=COLOURS[state], edgecolors=edge, linewidths=width, hatch=STRIPES.get(state), zorder=2
-        )
-        axis.add_collection(bars)
-    _marks(axis, sent, "v", ABOVE, ink, ink)
-    _marks(axis, back, "^", -ABOVE, "none", ink)
-    changes = [(view.at(each.begin), at) for at, row in enumerate(rows) if not row.lane for each in row.words[:FINE]]
-    if changes:  # where a thread goes from one client to the next
-        xs, ys = np.array(changes).T
-        axis.vlines(xs, ys - HALF, ys + HALF, color=colours["paper"], linewidth=2.5, zorder=3)
-    names = [drawable(row.name) for row in rows]
-    labels = axis.set_yticks(range(len(rows)), names, fontsize=16, color=ink, parse_math=False)
-    for label, row in zip(labels, rows, strict=True):
-        if row.heading:
-            label.label1.set_fontweight("bold")
-    axis.set_xlim(view.begin * view.scale, view.end * view.scale)
-    axis.set_ylim(max(most, 1) - 0.3, -0.75)
+        merged = len(row.spans) > FINE
+        corners: defaultdict[State, list[Any]] = defaultdict(list)
+        for state, begin, end in _merged(row.spans, view) if merged else _stretches(row.spans, view):
+            low, high = (number - half / 2, number + half / 2) if state.thin else (number - half, number + half)
+            corners[state] += ((begin, low), (end, low), (end, high), (begin, high), (begin, low))
+            if end - begin > SEEN * view.seconds * view.scale:
+                wide.add(state)
+        for state, each in corners.items():
+            shapes[state].append((each, RECTANGLE * (len(each) // len(RECTANGLE)), words and not merged))
+    for state in (each for each in STATES if each in shapes):
+        edge, width = (view.ink, 1.0) if state.hatch else (state.colour, 0.8)  # a hatch has the colour of the edge
+        paths, codes, outlined = zip(*shapes[state], strict=True)
+        bars = PolyCollection([], facecolors=state.colour, edgecolors=edge, zorder=2)
+        bars.set(linewidths=[width * each for each in outlined], hatch=HATCHES[state.hatch] if words else None)
+        bars.set_verts_and_codes(paths, codes)
+        axis.add_collection(bars, autolim=False)
+    return wide
 
 
-def _bar(span: Span, view: _View) -> tuple[str, float, float]:
+def _stretches(spans: list[Span], view: _View) -> Iterator[tuple[State, float, float]]:
     """(state, begin, end) on the axis. A sendall that does not wait is a part of the work."""
-    cut = view.cut(span.begin, span.end)
-    assert cut is not None  # the caller has asked
-    short = span.end - span.begin < (view.end - view.begin) / PIXELS
-    return WORKS if span.state == IN_SEND and short else span.state, cut[0] * view.scale, cut[1] * view.scale
+    start, scale, short = view.start, view.scale, view.seconds / PIXELS
+    for state, begin, end, _, _ in spans:
+        works = state is IN_SEND and end - begin < short
+        yield WORKS if works else state, (begin - start) * scale, (end - start) * scale
 
 
-def _mixed(rows: list[_Row], view: _View) -> Any:
-    """The lanes as a picture, one line each. A pixel has the mean colour of what was in it, by the seconds it took:
-    a server that works for a tenth of the time is not drawn as one that works. A pixel with anything in it is full.
+def _merged(spans: list[Span], view: _View) -> list[tuple[State, float, float]]:
+    """The same of a lane with more stretches than can be seen: at most one for each pixel.
+
+    A pixel gets the state that took most of its time: a server that works for a tenth of the time is not drawn as one
+    that works all the time, only because each of its pixels has some work in it.
     """
-    spans = list(itertools.chain.from_iterable(row.spans for row in rows))
-    state = {each: number for number, each in enumerate(COLOURS)}
-    states = np.fromiter(map(state.__getitem__, map(attrgetter("state"), spans)), int, len(spans))
-    begins = np.fromiter(map(attrgetter("begin"), spans), float, len(spans))
-    ends = np.fromiter(map(attrgetter("end"), spans), float, len(spans))
-    pixel = (view.end - view.begin) / PIXELS
-    begins, ends = (np.clip((each - view.start - view.begin) / pixel, 0, PIXELS) for each in (begins, ends))
-    states[(states == state[IN_SEND]) & (ends - begins < 1)] = state[WORKS]
-    # A stretch fills the pixels from its begin on, less those from its end on; of the pixel that it begins in, a part.
-    edge = np.concatenate((begins, ends))
-    whole = edge.astype(int)
-    sign = np.repeat((1.0, -1.0), len(spans))
-    later = sign * (edge - whole)
-    place = np.tile(np.repeat(np.arange(len(rows)) * (PIXELS + 2), [len(row.spans) for row in rows]), 2) + whole
-    places, weights = np.concatenate((place, place + 1)), np.concatenate((sign - later, later))
-    colours = np.array([(1.0, *to_rgb(colour)) for colour in COLOURS.values()])[states]
-    sums = np.empty((4, len(rows), PIXELS))  # how full each pixel is, and of how much red, green, blue
-    for each, colour in zip(sums, colours.T, strict=True):
-        steps = np.bincount(places, weights * np.tile(colour, 4), len(rows) * (PIXELS + 2))
-        np.cumsum(steps.reshape(len(rows), -1)[:, :PIXELS], axis=1, out=each)
-    full = sums[0] > 1e-9  # more than rounding leaves
-    image = np.zeros((len(rows), PIXELS, 4), dtype=np.uint8)
-    image[full] = np.clip(sums[:, full] / sums[0, full] * 255 + 0.5, 0, 255)[[1, 2, 3, 0]].T
-    return image
+    width = view.seconds * view.scale / PIXELS
+    taken: dict[int, dict[State, float]] = {}
+    for state, begin, end in _stretches(spans, view):
+        begin, end = begin / width, end / width
+        for pixel in range(int(begin), math.ceil(end)):
+            parts = taken.setdefault(pixel, {})
+            parts[state] = parts.get(state, 0.0) + min(end, pixel + 1) - max(begin, pixel)
+    found: list[tuple[State, int, int]] = []
+    for pixel, parts in sorted(taken.items()):
+        most = max(parts, key=parts.__getitem__)
+        goes_on = found and found[-1][0] is most and found[-1][2] == pixel
+        found.append((most, found.pop()[1] if goes_on else pixel, pixel + 1))
+    return [(state, begin * width, end * width) for state, begin, end in found]
 
 
-def _marks(axis: Any, points: list[tuple[float, int]], marker: str, above: float, fill: str, ink: str) -> None:
-    if points:
-        xs, rows = zip(*points, strict=True)
-        axis.scatter(
-            xs,
-            [row - above for row in rows],
-            s=90,
-            marker=marker,
-            facecolors=fill,
-            edgecolors=ink,
-            linewidths=2,
-            zorder=4,
-            clip_on=False,
-        )
+def _draw_marks(axis: Any, rows: list[_Row], view: _View) -> None:
+    """When each client sent and was answered, with what it sent; and where a thread goes from one to the next."""
+    for number, row in enumerate(rows):
+        if row.lane is None:
+            changes = [view.at(each.begin) for each in row.words[:FINE]]
+            axis.vlines(changes, number - HALF, number + HALF, color=view.paper, linewidth=2.5, zorder=3)
+        elif len(row.lane.to_server) <= MARKS:
+            asked, answered = (
+                [view.at(each.began) for each in both] for both in (row.lane.to_server, row.lane.answers)
+            )
+            style = {"s": 90, "edgecolors": view.ink, "linewidths": 2, "zorder": 4, "clip_on": False}
+            axis.scatter(asked, [number - ABOVE] * len(asked), marker="v", facecolors=view.ink, **style)
+            axis.scatter(answered, [number + ABOVE] * len(answered), marker="^", facecolors="none", **style)
+            _quotes(axis, row.lane.to_server, number, view)
+        elif view.most <= AIRY:
+            said = f"{len(row.lane.to_server):,} messages, too many to mark each"
+            axis.text(0, number - ABOVE, said, va="center", fontsize=13, color=view.ink)
 
 
-def _draw_raster(axis: Any, rows: list[_Row], view: _View, colours: dict[str, str]) -> None:
-    """Many lanes: each a thin line of coloured pixels, so that 1,000 are drawn as fast as 10."""
-    edges = (view.begin * view.scale, view.end * view.scale, len(rows) - 0.5, -0.5)
-    # More lines than a picture has are not seen, and take 60 kB each while it is drawn.
-    seen = [rows[each] for each in np.linspace(0, len(rows) - 1, min(len(rows), LINES)).round().astype(int)]
-    axis.imshow(_mixed(seen, view), extent=edges, aspect="auto", interpolation="nearest", zorder=1)
-    chosen = sorted({round(each * (len(rows) - 1) / (CHOSEN - 1)) for each in range(CHOSEN)})
-    names = [drawable(rows[each].name) for each in chosen]
-    axis.set_yticks(chosen, names, fontsize=14, color=colours["ink"], parse_math=False)
-    axis.set_ylabel(f"{len(rows):,} lanes, the first on top", fontsize=14, color=colours["ink"])
-
-
-def _draw_counts(axis: Any, rows: list[_Row], view: _View, colours: dict[str, str]) -> None:
-    """How many wait, and how many are being served, at each moment; or how many threads there are."""
-    ends: dict[str, list[tuple[float, int]]] = {"wait": [], "served": [], "threads": []}
-    for row in rows:
-        waits = [span for span in row.spans[:2] if span.state == BACKLOG]  # it connects, and waits, at most once
-        served = [span for span in row.spans[:3] if span.state not in (CONNECTING, BACKLOG)]
-        if waits:
-            ends["wait"] += [(waits[0].begin, 1), (waits[0].end, -1)]
-        if served:
-            ends["served" if row.lane else "threads"] += [(served[0].begin, 1), (row.spans[-1].end, -1)]
-    most = 1
-    for words, changes in ends.items():
-        if changes:
-            changes.sort()
-            colour = COLOURS[BACKLOG if words == "wait" else WORKS]
-            times = [view.at(time) for time, _ in changes]
-            counts = np.cumsum([change for _, change in changes])
-            axis.step(times, counts, where="post", color=colour, linewidth=2)
-            axis.fill_between(times, counts, step="post", color=colour, alpha=0.25)
-            axis.plot([], [], color=colour, linewidth=6, label=words)
-            most = max(most, *counts)
-    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=14, frameon=False, labelcolor=colours["ink"])
-    axis.set_ylim(0, 1.25 * most)  # the highest number stands below the last lane's name
-    axis.set_yticks((0, most), ("0", f"{most:,}"), fontsize=14)
-    axis.set_ylabel("how many", fontsize=14, color=colours["ink"])
-
-
-def _furnish(axis: Any, colours: dict[str, str]) -> None:
-    axis.set_facecolor(colours["paper"])
-    axis.tick_params(axis="both", colors=colours["ink"])
-    axis.tick_params(axis="x", labelsize=13)
-    axis.tick_params(axis="y", length=0)
-    axis.grid(axis="x", color=colours["faint"], linewidth=0.8, zorder=0)
-    for side, spine in axis.spines.items():
-        spine.set_visible(side == "bottom")
-        spine.set_color(colours["ink"])
-
-
-def _write_on_bars(axis: Any, row: _Row, number: int, shown: list[Span], view: _View) -> None:
+def _write_on_bars(axis: Any, row: _Row, number: int, view: _View) -> None:
     """What each long enough stretch is, written on its longest part, in the colour of that part."""
-    letters = view.letters * BOLD / (view.end - view.begin)  # that fit into a second
+    letters = view.letters * BOLD / LETTERS / view.seconds  # that fit into a second
     for begin, end, text, short in row.words:
-        cut = view.cut(begin, end)
-        said = next((each for each in (text, short) if each and cut and (cut[1] - cut[0]) * letters > len(each)), "")
-        if cut is None or not said:
+        said = next((each for each in (text, short) if each and (end - begin) * letters > len(each)), "")
+        if not said:
             continue
-        inside = [span for span in shown if span.begin < end and span.end > begin] if len(shown) <= FINE else []
-        parts = [(view.cut(span.begin, span.end) or cut, span.state) for span in inside]
-        part, state = max(parts, key=lambda each: each[0][1] - each[0][0], default=(cut, IN_RECV))
-        if (part[1] - part[0]) * letters < len(said):
-            part = cut
-        axis.text(
-            (part[0] + part[1]) / 2 * view.scale,
-            number,
-            drawable(said),
-            ha="center",
-            va="center",
-            fontsize=13,
-            fontweight="bold",
-            color=ON_DARK if state in DARK_BARS else ON_LIGHT,
-            bbox={"facecolor": COLOURS[state], "edgecolor": "none", "pad": 2},
-            zorder=5,
-            clip_on=True,
-            parse_math=False,
-        )
+        inside = [each for each in row.spans if each.begin < end and each.end > begin] if len(row.spans) <= FINE else []
+        parts = [(max(each.begin, begin), min(each.end, end), each.state) for each in inside]
+        first, last, state = max(parts, key=lambda each: each[1] - each[0], default=(begin, end, IN_RECV))
+        if (last - first) * letters < len(said):
+            first, last = begin, end
+        box = {"facecolor": state.colour, "edgecolor": "none", "pad": 2}
+        style = {"ha": "center", "va": "center", "fontsize": 13, "fontweight": "bold", "zorder": 5, "clip_on": True}
+        ink, middle = ON_DARK if state.dark else ON_LIGHT, view.at((first + last) / 2)
+        axis.text(middle, number, drawable(said), color=ink, bbox=box, parse_math=False, **style)
 
 
-def _quotes(axis: Any, messages: Sequence[SocketEvent], row: int, view: _View, ink: str) -> None:
+def _quotes(axis: Any, messages: Sequence[SocketEvent], row: int, view: _View) -> None:
     """What was sent, beside its mark, as far as it fits before the next mark."""
     places = [view.at(event.began) for event in messages]
-    end = view.end * view.scale
-    letters = view.letters / ((view.end - view.begin) * view.scale)  # how many fit into one unit of the axis
+    letters = view.letters / (view.seconds * view.scale)  # how many fit into one unit of the axis
     free_from = float("-inf")
-    for event, x, after in zip(messages, places, [*places, float("inf")][1:], strict=True):
-        room = (min(after, end) - x) * letters - 3
-        if room < 3 and (x < free_from or (x - free_from) * letters < 7):
-            free_from = max(free_from, x)
-            continue  # no room on either side: most of a long run's messages
+    for event, x, after in zip(messages, places, [*places, view.seconds * view.scale][1:], strict=True):
         text = drawable(quote(event).split('" (')[0].strip('"'))
-        side = "left"
-        if room < min(len(text), 6) and (x - free_from) * letters > len(text) + 4:
-            side = "right"  # before its mark there is more room
-            room = (x - free_from) * letters - 4
-        if room >= min(len(text), 3) and x >= free_from:
-            shown = text if len(text) <= room else text[: max(1, int(room) - 1)] + "…"
-            axis.annotate(
-                shown,
-                (x, row - ABOVE),
-                xytext=(9 if side == "left" else -9, 0),
-                textcoords="offset points",
-                ha=side,
-                va="center",
-                fontsize=13,
-                color=ink,
-                zorder=5,
-                parse_math=False,
-            )
-            free_from = x + (len(shown) + 3) / letters if side == "left" else x
-        else:
-            free_from = max(free_from, x)
-
-
-@collector_paused()
-def png(figure: Figure, dpi: int = 160) -> tuple[str, int, int]:
-    """The figure as base64 text, and the width and height, in CSS pixels, at which a page should show it."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, pil_kwargs={"compress_level": 3})  # 6 takes longer for 1/5 less
-    width, height = figure.get_size_inches() * 80
-    return base64.b64encode(buffer.getvalue()).decode("ascii"), round(width), round(height)
+        room, before = (after - x) * letters - 3, (x - free_from) * letters - 4
+        left = room < min(len(text), 6) and before > len(text)  # before its mark there is more room
+        room = before if left else room
+        free_from = max(free_from, x)
+        if room < min(len(text), 3) or x < free_from:
+            continue
+        shown = cut(text, int(min(room, len(text))))
+        style = {"va": "center", "fontsize": 13, "color": view.ink, "zorder": 5, "parse_math": False}
+        style |= {"xytext": (-9 if left else 9, 0), "textcoords": "offset points", "ha": "right" if left else "left"}
+        axis.annotate(shown, (x, row - ABOVE), **style)
+        if not left:
+            free_from = x + (len(shown) + 3) / letters

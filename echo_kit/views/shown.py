@@ -5,8 +5,11 @@ matplotlib is heavy, so whatever draws is imported when a picture is asked for.
 
 from __future__ import annotations
 
+import base64
+import io
 from typing import TYPE_CHECKING, Any
 
+from ..watch.patches import collector_paused
 from . import snapshot, timeline
 
 if TYPE_CHECKING:
@@ -23,12 +26,18 @@ class Shown:
         raise NotImplementedError
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        from .draw_timeline import png
-
-        with timeline.collector_paused():
+        with collector_paused():
             data, width, height = png(self.figure())
             text = str(self)
         return {"text/plain": text, "image/png": data}, {"image/png": {"width": width, "height": height, "alt": text}}
+
+
+def png(figure: Figure, dpi: int = 160) -> tuple[str, int, int]:
+    """The figure as base64 text, and the width and height, in CSS pixels, at which a page should show it."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, pil_kwargs={"compress_level": 3})  # 6 takes longer for 1/5 less
+    width, height = figure.get_size_inches() * 80
+    return base64.b64encode(buffer.getvalue()).decode("ascii"), round(width), round(height)
 
 
 class Timeline(Shown, timeline.Timeline):

@@ -45,6 +45,7 @@ from echo_kit.views.code import (
     code_view,
     crowd,
 )
+from echo_kit.views.lanes import selects
 from echo_kit.watch.observation import Task
 
 # Many of these servers leave their sockets to the reference count, as many a student's does.
@@ -913,7 +914,7 @@ def test_a_kqueue_as_on_a_mac(module):
             assert where(server) == {line: ["◀ server thread: waits in kq.control(known, 10)"]}
             timeline = server.timeline()
             assert timeline.table()[0]["seconds busy"] < 0.2
-            assert timeline.selects
+            assert selects(server.observation)
 
 
 def test_several_threads_in_accept_on_one_listener():

@@ -19,8 +19,9 @@ import pytest
 
 from echo_kit import Client, free_port, serve_single, serve_threaded, start
 from echo_kit.views.code import NOBODY, PAUSED, STANDS
-from echo_kit.views.draw_timeline import COLOURS, STRIPES, WORDS
+from echo_kit.views.draw_timeline import HATCHES
 from echo_kit.views.lanes import STOPPED
+from echo_kit.views.states import STATES
 from echo_kit.views.timeline import IN_ACCEPT, IN_RECV, IN_SEND, WORKS, Timeline
 from echo_kit.views.timeline import PAUSED as PAUSED_STRETCH
 from echo_kit.watch import calls as patched
@@ -890,15 +891,15 @@ def test_a_pause_is_drawn_by_more_than_a_colour(dark):
         alice.send("hello")
         figure = server.timeline().figure(dark=dark)
         (axis,) = figure.axes
-        (bars,) = [each for each in axis.collections if each.get_hatch() == STRIPES[PAUSED_STRETCH]]
+        (bars,) = [each for each in axis.collections if each.get_hatch() == HATCHES[PAUSED_STRETCH.hatch]]
         ink = figure.legends[0].get_texts()[0].get_color()
-        assert matplotlib_colours(bars) == {(COLOURS[PAUSED_STRETCH].lower(), ink.lower())}
-        assert WORDS[PAUSED_STRETCH] in [each.get_text() for each in figure.legends[0].get_texts()]
-        assert COLOURS[PAUSED_STRETCH] not in [colour for state, colour in COLOURS.items() if state != PAUSED_STRETCH]
+        assert matplotlib_colours(bars) == {(PAUSED_STRETCH.colour.lower(), ink.lower())}
+        assert PAUSED_STRETCH.legend in [each.get_text() for each in figure.legends[0].get_texts()]
+        assert PAUSED_STRETCH.colour not in [state.colour for state in STATES if state != PAUSED_STRETCH]
         server.step()
         server.step()
         threads = server.timeline().by_thread().figure(dark=dark)
-        assert WORDS[PAUSED_STRETCH] in [each.get_text() for each in threads.legends[0].get_texts()]
+        assert PAUSED_STRETCH.legend in [each.get_text() for each in threads.legends[0].get_texts()]
 
 
 def matplotlib_colours(bars):
