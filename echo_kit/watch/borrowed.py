@@ -25,17 +25,11 @@ pool_workers: Mapping[Any, Any] = getattr(pool, "_threads_queues", {})
 # What a worker without work runs. Without it, stop() waits for such a worker, in vain.
 idle_worker: CodeType | None = getattr(getattr(pool, "_worker", None), "__code__", None)
 
-# Where a thread waits in the standard library: for a lock (Event.wait, Queue.get and others call Condition.wait), for
-# another thread (the second name until 3.12), for sockets. Each is written to be left by Ctrl+C. Without one of them,
-# stop() cannot end a thread that waits there.
+# Where a thread waits in the standard library: for a lock (Event.wait, Queue.get and others call Condition.wait) and
+# for sockets. Each is written to be left by Ctrl+C. (Until 3.12, Thread.join then takes the other thread for ended.)
 waits: set[CodeType] = {
-    function.__code__
-    for function in (
-        threading.Condition.wait,
-        threading.Thread.join,
-        getattr(threading.Thread, "_wait_for_tstate_lock", threading.Thread.join),
-        *(each.select for each in vars(selectors).values() if isinstance(each, type) and hasattr(each, "select")),
-    )
+    threading.Condition.wait.__code__,
+    *(each.select.__code__ for each in vars(selectors).values() if isinstance(each, type) and hasattr(each, "select")),
 }
 
 _raise: Callable[..., int] | None = getattr(getattr(ctypes, "pythonapi", None), "PyThreadState_SetAsyncExc", None)

@@ -84,8 +84,7 @@ def recv(self: socket.socket, size: int, /, *flags: Any) -> bytes:
         if size:
             connection.received += size
             connection.messages += 1
-        first = data if size <= PREVIEW else data[:PREVIEW]
-        log.append(("recv", began, log.clock(), connection, task.label, size, first, ""))
+        log.append(("recv", began, log.clock(), connection, task.label, size, data[:PREVIEW], ""))
         log.count()
         if type(sys.stdout) is not Routed:
             route_streams()
@@ -126,10 +125,12 @@ def _sender(plain: Callable[..., int | None]) -> Callable[..., int | None]:
             task.entered = None
         try:
             connection = task.connection = seen.connection
-            view = data if type(data) is bytes else memoryview(data).cast("B")
+            view: Any = data if type(data) is bytes else memoryview(data).cast("B")
             size = len(view) if result is None else result
             connection.sent += size
-            first = view if size <= PREVIEW and view is data else bytes(view[: min(size, PREVIEW)])
+            first = view[: size if size < PREVIEW else PREVIEW]
+            if view is not data:
+                first = bytes(first)
             log.append(("send", began, log.clock(), connection, task.label, size, first, ""))
             log.count()
         except Exception as trouble:

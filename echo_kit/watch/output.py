@@ -14,7 +14,7 @@ from collections import deque
 from typing import Any, TypeVar
 
 from .borrowed import pool_workers
-from .observation import Task, current_task, here, lock, running, socket_in_the_frames, task_for
+from .observation import Task, current_task, here, lock, noting, running, socket_in_the_frames, task_for
 
 LONG = 5.0  # seconds: no print takes as long
 MANY = 64  # streams that are kept in any case
@@ -35,7 +35,8 @@ class Routed:
         task = _printing_task()
         if task is None:
             return self._plain.write(text)
-        task.observation.write(task, text)
+        with noting(task.observation):
+            task.observation.write(task, text)
         return len(text)
 
     def writelines(self, lines: Any) -> None:
@@ -95,7 +96,8 @@ def excepthook(args: threading.ExceptHookArgs, /) -> None:
     if task is None or args.exc_value is None:
         found["excepthook"](args)
     else:
-        task.observation.report(task, args.exc_value)
+        with noting(task.observation):
+            task.observation.report(task, args.exc_value)
 
 
 @functools.wraps(sys.__unraisablehook__)
@@ -104,4 +106,5 @@ def unraisablehook(unraisable: Any, /) -> None:
     if task is None or error is None or not str(unraisable.err_msg).startswith("Exception ignored in thread"):
         found["unraisablehook"](unraisable)
     else:
-        task.observation.report(task, error)
+        with noting(task.observation):
+            task.observation.report(task, error)

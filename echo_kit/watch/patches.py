@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from . import output
 from .calls import TWINS
 from .frames import is_student_code
-from .observation import Observation, current_task, lock, running
+from .observation import Observation, current_task, lock, noting, running
 from .output import Routed, restore_streams, route_streams
 from .stepping import HELD, step_by_step
 
@@ -33,24 +33,26 @@ def start(self: threading.Thread) -> None:
     task = current_task()
     if task is None or self.ident is not None:
         return plain_start(self)
-    observation = task.observation
-    with lock:  # counted and entered at once: many may start threads at the same time
-        child = observation.adopt(self, parent=task)
-        most = observation.most_threads
-        if most is not None and (observation.stopping or len(observation.tasks) > most):
-            observation.drop([child])
-            raise RuntimeError("can't start new thread")  # Python's own words, when the system has no more
-        child.starting = True
     # A thread that is blocked in recv would hold up the end of the kernel, which waits for all but daemons.
     self.daemon = True
+    observation, child = task.observation, None
+    with lock:  # counted and entered at once: many may start threads at the same time
+        with noting(observation):
+            child = observation.adopt(self, parent=task)
+            child.starting = True
+        most = observation.most_threads
+        if most is not None and (observation.stopping or len(observation.tasks) > most):
+            observation.drop([child] if child is not None else [])
+            raise RuntimeError("can't start new thread")  # Python's own words, when the system has no more
     try:
         plain_start(self)
     except BaseException:
         with lock:
-            observation.tasks.remove(child)
+            observation.drop([child] if child is not None else [])
         raise
     finally:
-        child.starting = False
+        if child is not None:
+            child.starting = False
 
 
 class Patch(NamedTuple):
