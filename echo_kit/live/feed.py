@@ -12,7 +12,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..views import backlog, states
+from ..views import backlog, looks, states
 from ..views import code as codeview
 from ..views.code import SIGNS
 from ..views.lanes import BROKEN_OFF, NAME, STOPPED, TICK
@@ -97,7 +97,7 @@ class Live:
         self.observation = observation
         self.zero: float | None = None
         self._reader = observation.log.reader()
-        self._threads = codeview.Watch(observation)
+        self._threads = looks.Watch(observation)
         self._backlog = backlog.Watch(observation)
         self._lanes: dict[int, LiveLane] = {}
         self._by_end: dict[Connection, LiveLane] = {}

@@ -17,8 +17,7 @@ import pytest
 import echo_kit
 from echo_kit.live import feed as live_module
 from echo_kit.live.feed import TO_CLIENT, TO_SERVER, Live
-from echo_kit.views import backlog
-from echo_kit.views import code as codeview
+from echo_kit.views import backlog, looks
 from echo_kit.views.timeline import ACCEPTED, BACKLOG, IN_RECV, IN_SEND, WORKS, Timeline
 from echo_kit.watch import observe, sockets
 from echo_kit.watch.events import Connection, EventLog
@@ -561,7 +560,7 @@ def test_a_thread_that_goes_on_while_it_is_looked_at(page_of, monkeypatch):
             return frames
 
         with monkeypatch.context() as patch:
-            patch.setattr(codeview, "thread_frames", goes_on)
+            patch.setattr(looks, "thread_frames", goes_on)
             page.look()
         agrees(page, server)
         assert any("waits in recv" in words for _, words in page.marks())
