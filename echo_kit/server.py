@@ -22,8 +22,9 @@ from collections.abc import Callable, Iterator
 from itertools import groupby
 from typing import Any
 
-from .views.backlog import Backlog, look
+from .views.backlog import Backlog
 from .views.code import CodeView
+from .views.kernel import look
 from .views.lanes import lanes_of
 from .views.looks import code_view
 from .views.shown import Snapshot, Timeline

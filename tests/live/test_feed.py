@@ -17,7 +17,7 @@ import pytest
 import echo_kit
 from echo_kit.live import feed as live_module
 from echo_kit.live.feed import TO_CLIENT, TO_SERVER, Live
-from echo_kit.views import backlog, looks
+from echo_kit.views import backlog, kernel, looks
 from echo_kit.views.timeline import ACCEPTED, BACKLOG, IN_RECV, IN_SEND, WORKS, Timeline
 from echo_kit.watch import observe, sockets
 from echo_kit.watch.events import Connection, EventLog
@@ -865,8 +865,8 @@ def test_an_empty_backlog_is_looked_at_again_if_somebody_was_near_it(single, who
 
 
 def test_where_the_system_does_not_tell_ours_are_known(single, page_of, monkeypatch):
-    monkeypatch.setattr(backlog, "sys", SimpleNamespace(platform="darwin"))
-    monkeypatch.setattr(backlog, "_queued", lambda _: None)
+    monkeypatch.setattr(kernel, "sys", SimpleNamespace(platform="darwin"))
+    monkeypatch.setattr(kernel, "queued", lambda _: None)
     page = page_of(single)
     with echo_kit.Client(single, "alice") as alice, socket.create_connection(single.address):
         with echo_kit.Client(single, "bob") as bob:

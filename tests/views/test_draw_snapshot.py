@@ -13,7 +13,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.patches import Rectangle
 
 from echo_kit import Client, free_port, serve_single, serve_threaded, side_by_side, start
-from echo_kit.views import backlog
+from echo_kit.views import kernel
 from echo_kit.views.code import BADGES, STANDS
 from echo_kit.views.draw_snapshot import BOXES, snapshot_figure
 from echo_kit.views.draw_timeline import DARK, LIGHT
@@ -104,7 +104,7 @@ def test_who_waits_and_why(dark):
 
 
 def test_where_the_kernel_does_not_tell_of_strangers_the_picture_does_not_deny_them(monkeypatch):
-    monkeypatch.setattr(backlog, "sys", SimpleNamespace(platform="darwin"))
+    monkeypatch.setattr(kernel, "sys", SimpleNamespace(platform="darwin"))
     with start(serve_single) as server, Client(server, name="alice") as alice:
         echoed(alice, "hello")
         with socket.create_connection(server.address):  # it waits, and nobody can know
