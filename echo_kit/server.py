@@ -15,10 +15,13 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from .views import code as codeview
-from .views.backlog import Backlog, look
+from .views.backlog import Backlog
+from .views.code import CodeView
+from .views.kernel import look
+from .views.looks import code_view
 from .views.printed import Log, client_names
 from .views.shown import Snapshot, Timeline
+from .views.source import where
 from .watch import patches, rest, stopping
 from .watch.borrowed import before_exit
 from .watch.events import CAPACITY, Address, Connection, EventLog, reachable
@@ -78,10 +81,10 @@ class Server:
         look(self.observation)
         return Timeline.of(self.observation)
 
-    def where(self) -> codeview.CodeView:
+    def where(self) -> CodeView:
         """The student's functions, with a mark on each line where a thread stands. Waits as `timeline` does."""
         self.settle()
-        return codeview.code_view(self.observation, self.client_names(), self.stopped)
+        return code_view(self.observation, self.client_names(), self.stopped)
 
     def backlog(self) -> Backlog:
         """Who is connected and not accepted yet, and what lies unread. Waits as `timeline` does."""
@@ -92,7 +95,7 @@ class Server:
         """All three views of one moment, in one picture. Waits as `timeline` does, once."""
         self.settle()
         look(self.observation)
-        code = codeview.code_view(self.observation, self.client_names(), self.stopped)
+        code = code_view(self.observation, self.client_names(), self.stopped)
         return Snapshot(code, Backlog.of(self.observation), Timeline.of(self.observation))
 
     @property
@@ -180,7 +183,7 @@ class Server:
             self._ending.release()
         if left:
             stopping.give_up(left)
-            stands = "; ".join(f"{task.label} stands at {codeview.where(task)}" for task in left)
+            stands = "; ".join(f"{task.label} stands at {where(task)}" for task in left)
             raise ServerStuck(
                 f"{self.name} did not end within {timeout:g} s: {stands}. Its sockets are closed. "
                 "To be rid of the thread, restart the kernel."
@@ -334,7 +337,7 @@ def _start_once(
         with _lock:
             _servers[name] = server
         return server
-    place = codeview.where(task)
+    place = where(task)
     with contextlib.suppress(ServerStuck):
         server.stop(timeout=1.0)
     if failure and not isinstance(failure[0], ServerStopped):

@@ -12,7 +12,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..views import backlog, code
+from ..views import backlog, code, looks
 from ..views.lane import Lane
 from ..views.lanes import Lanes, beginnings, pending_calls, selects
 from ..views.states import ACCEPTED, IN_RECV, WORKS, State
@@ -56,7 +56,7 @@ class Live:
         self._reader = observation.log.reader()
         self._lanes = Lanes()
         self._sent: dict[Lane, _Sent] = {}
-        self._threads = code.Watch(observation)
+        self._threads = looks.Watch(observation)
         self._backlog = backlog.Watch(observation)
         self._begun = False
         self._thinned = False  # not all that has happened was read

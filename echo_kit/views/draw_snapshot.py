@@ -9,10 +9,11 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from .code import DIED, INSIDE, NOBODY, PAUSED, STANDS, CodeView, crowd
-from .draw_timeline import DARK, INCHES_A_LANE, LABEL_LANES, LIGHT, draw_timelines, drawable
+from ..watch.text import cut
+from .code import BADGES, CodeView, crowd, margin
+from .draw_timeline import DARK, INCHES_A_LANE, LABEL_LANES, LIGHT, ON_DARK, ON_LIGHT, draw_timelines, drawable
 from .snapshot import Snapshot
-from .states import BACKLOG, WORKS
+from .states import BACKLOG
 
 ROW = 0.36  # inches of a line of code, or of a mark
 COLUMN, EDGE = 7.6, 0.1  # inches of one snapshot, and left free on either side
@@ -25,13 +26,7 @@ BOX = 1.9  # inches of a waiting client
 BOXES = 3  # of them
 NAME = 11  # letters of a name in a box
 
-BADGES: dict[str, tuple[str, str, str, str | None]] = {  # face, edge, line, ink
-    STANDS: (WORKS.colour, WORKS.colour, "-", "#FFFFFF"),
-    PAUSED: ("none", WORKS.colour, ":", None),
-    INSIDE: ("none", WORKS.colour, "-", None),
-    NOBODY: ("none", BACKLOG.colour, "--", None),
-    DIED: ("#1A1A1A", "#1A1A1A", "-", "#FFFFFF"),
-}
+BORDERS = {"4px double": ":", "1px solid": "-", "2px dashed": "--", "": "-"}  # as matplotlib draws them
 
 
 def snapshot_figure(snapshots: Sequence[Snapshot], dark: bool = False) -> Figure:
@@ -69,8 +64,8 @@ def _code_rows(code: CodeView) -> list[tuple[str, str]]:
         for line in function.shown():
             rows.append(("", line.text if line is not None else "…"))
             if line is not None:
-                margin = " " * (len(line.text) - len(line.text.lstrip()))
-                rows += [(mark.kind, f"{margin}{mark}") for mark in crowd(line.marks)]
+                left = " " * margin(line.text)
+                rows += [(mark.kind, f"{left}{mark}") for mark in crowd(line.marks)]
     return rows + [(mark.kind, str(mark)) for mark in crowd(code.elsewhere)]
 
 
@@ -82,24 +77,23 @@ def _draw_code(axis: Any, snapshot: Snapshot, rows: list[tuple[str, str]], colou
     room = int((ROOM - INDENT) / LETTER)
     for number, (kind, text) in enumerate(rows, FIRST):
         if not kind:
-            shown = text if len(text) <= room else text[: room - 1] + "…"
-            _say(axis, INDENT, number, shown, ink, family="monospace", size=15)
+            _say(axis, INDENT, number, cut(text, room), ink, family="monospace", size=15)
             continue
-        face, edge, line, letters = BADGES[kind]
-        said, most = text.strip(), int((ROOM - EDGE) / BADGE)
-        said = said if len(said) <= most else said[: most - 1] + "…"
-        indent = INDENT + (len(text) - len(text.lstrip()) + 2) * LETTER
+        colour, border = BADGES[kind]
+        said = cut(text.strip(), int((ROOM - EDGE) / BADGE))
+        indent = INDENT + (margin(text) + 2) * LETTER
         at = max(EDGE, min(indent, ROOM - len(said) * BADGE))  # a long one begins further left
-        box = {"boxstyle": "round,pad=0.18", "facecolor": face, "edgecolor": edge, "linestyle": line, "linewidth": 2}
-        _say(axis, at, number, said, letters or ink, size=14, weight="bold", bbox=box)
+        box = {"boxstyle": "round,pad=0.18", "linewidth": 2, "linestyle": BORDERS[border]}
+        box |= {"edgecolor": colour, "facecolor": "none" if border else colour}
+        _say(axis, at, number, said, ink if border else ON_DARK, size=14, weight="bold", bbox=box)
 
 
 def _draw_backlog(axis: Any, snapshot: Snapshot, top: float, colours: dict[str, str]) -> None:
     backlog, ink = snapshot.backlog, colours["ink"]
-    who = "Connected, not accepted yet (the backlog):"
+    heading = "Connected, not accepted yet (the backlog):"
     if backlog.listens and not backlog.complete:  # this system does not tell of others
-        who = "Clients of echo_kit in the backlog:"
-    _say(axis, 0, top, who, ink, size=19, weight="bold")
+        heading = "Clients of echo_kit in the backlog:"
+    _say(axis, 0, top, heading, ink, size=19, weight="bold")
     boxes = list(backlog.lines())
     if len(boxes) > BOXES:
         boxes = [*boxes[: BOXES - 1], (f"and {len(backlog) - BOXES + 1:,} more", "")]
@@ -107,20 +101,10 @@ def _draw_backlog(axis: Any, snapshot: Snapshot, top: float, colours: dict[str, 
         _say(axis, INDENT, top + 1.5, "nobody" if backlog.listens else "(it no longer listens)", ink, size=19)
     for number, (name, said) in enumerate(boxes):
         at = INDENT + number * (BOX + 0.35)
-        axis.add_patch(
-            Rectangle((at, top + 0.75), BOX, 1.9, facecolor=BACKLOG.colour, edgecolor=ink, hatch=None, lw=1.5)
-        )
-        _say(
-            axis,
-            at + BOX / 2,
-            top + 1.4,
-            name if len(name) <= NAME else name[: NAME - 1] + "…",
-            "#1A1A1A",
-            size=18,
-            weight="bold",
-            ha="center",
-        )
-        _say(axis, at + BOX / 2, top + 2.2, said.split(",")[0], "#1A1A1A", size=13, ha="center")
+        axis.add_patch(Rectangle((at, top + 0.75), BOX, 1.9, facecolor=BACKLOG.colour, edgecolor=ink, lw=1.5))
+        middle = at + BOX / 2
+        _say(axis, middle, top + 1.4, cut(name, NAME), ON_LIGHT, size=18, weight="bold", ha="center")
+        _say(axis, middle, top + 2.2, said.split(",")[0], ON_LIGHT, size=13, ha="center")
 
 
 def _say(axis: Any, x: float, y: float, text: str, ink: str, **style: Any) -> None:

@@ -17,8 +17,7 @@ import pytest
 import echo_kit
 from echo_kit.live import feed as live_module
 from echo_kit.live.feed import TO_CLIENT, TO_SERVER, Live
-from echo_kit.views import backlog
-from echo_kit.views import code as codeview
+from echo_kit.views import backlog, kernel, looks
 from echo_kit.views.states import ACCEPTED, BACKLOG, IN_RECV, IN_SEND, WORKS
 from echo_kit.views.timeline import Timeline
 from echo_kit.watch import calls, sockets
@@ -559,7 +558,7 @@ def test_a_thread_that_goes_on_while_it_is_looked_at(page_of, monkeypatch):
             return frames
 
         with monkeypatch.context() as patch:
-            patch.setattr(codeview, "thread_frames", goes_on)
+            patch.setattr(looks, "thread_frames", goes_on)
             page.look()
         agrees(page, server)
         assert any("waits in recv" in words for _, words in page.marks())
@@ -862,8 +861,8 @@ def test_an_empty_backlog_is_looked_at_again_if_somebody_was_near_it(single, who
 
 
 def test_where_the_system_does_not_tell_ours_are_known(single, page_of, monkeypatch):
-    monkeypatch.setattr(backlog, "sys", SimpleNamespace(platform="darwin"))
-    monkeypatch.setattr(backlog, "_queued", lambda _: None)
+    monkeypatch.setattr(kernel, "sys", SimpleNamespace(platform="darwin"))
+    monkeypatch.setattr(kernel, "queued", lambda _: None)
     page = page_of(single)
     with echo_kit.Client(single, "alice") as alice, socket.create_connection(single.address):
         with echo_kit.Client(single, "bob") as bob:

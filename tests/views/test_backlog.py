@@ -17,8 +17,9 @@ from types import SimpleNamespace
 import pytest
 
 from echo_kit import Client, NoReply, free_port, serve_single, serve_threaded, start
-from echo_kit.views import backlog
-from echo_kit.views.backlog import Backlog, look
+from echo_kit.views import backlog, kernel
+from echo_kit.views.backlog import Backlog
+from echo_kit.views.kernel import look
 from echo_kit.views.lanes import TICK
 from echo_kit.watch import calls, sockets
 from echo_kit.watch.events import Connection
@@ -407,13 +408,13 @@ def test_a_client_that_broke_off_has_a_place_in_the_queue_all_the_same():
 @ON_LINUX
 def test_who_is_accepted_while_we_look_has_not_broken_off(monkeypatch):
     """The kernel lists the listening socket first, and its clients later: one may be accepted in between."""
-    real, looks = backlog._sockets, []
+    real, looks = kernel.tcp_sockets, []
 
     def accepted_meanwhile(*args, **named):
         looks.append(real(*args, **named))
         return [each for each in looks[-1] if each.inode] if len(looks) == 1 else looks[-1]
 
-    monkeypatch.setattr(backlog, "_sockets", accepted_meanwhile)
+    monkeypatch.setattr(kernel, "tcp_sockets", accepted_meanwhile)
     with alice_at(serve_single) as (server, _), socket.create_connection(server.address):
         assert agreed(server).broken_off == 0
         assert len(looks) >= 2
@@ -435,9 +436,9 @@ def test_who_is_accepted_while_we_look_has_not_broken_off(monkeypatch):
     ],
 )
 def test_whether_the_kernel_has_seen_what_our_client_did(sent, closed, row, seen):
-    address, table = ("127.0.0.1", 4711), backlog._Table()
+    address, table = ("127.0.0.1", 4711), kernel.Table()
     if row is not None:
-        table.rows[("127.0.0.1", 7), address] = backlog._Row(address, row[0], 0.0, row[1])
+        table.rows[("127.0.0.1", 7), address] = kernel.Row(address, row[0], 0.0, row[1])
     assert backlog._has_all(table, {address: Connection(address, sent=sent, closed=closed)}) is seen
 
 
@@ -481,17 +482,17 @@ def test_listen_n_holds_one_more(asked):
 
 @ON_LINUX
 def test_who_tries_to_connect_elsewhere_is_not_counted(monkeypatch):
-    real = backlog._sockets
+    real = kernel.tcp_sockets
 
     def and_one_more(family, states, port=0, to_port=0):
         found = real(family, states, port, to_port)
         if to_port:
-            found += [backlog._Socket(2, (here, 999), (there, to_port), 0, 0, 7, 0.0) for here, there in elsewhere]
+            found += [kernel.TcpSocket(2, (here, 999), (there, to_port), 0, 0, 7, 0.0) for here, there in elsewhere]
         return found
 
     elsewhere = [("192.0.2.7", "192.0.2.1")]
     with alice_at(listening(0, address="0.0.0.0")) as (server, _), Client(server, name="bob"):
-        monkeypatch.setattr(backlog, "_sockets", and_one_more)
+        monkeypatch.setattr(kernel, "tcp_sockets", and_one_more)
         assert (agreed(server).full, agreed(server).unanswered) == (True, 0)
         elsewhere += [("192.0.2.1", "192.0.2.1"), ("127.0.0.1", "127.0.0.9")]  # an address of this machine, and another
         assert agreed(server).unanswered == 2
@@ -558,7 +559,7 @@ def test_a_server_that_died(monkeypatch):
         assert time.monotonic() - began < LONG / 2
         assert str(told) == "backlog of dies_of_the_first: it no longer listens, nobody can wait"
         assert (told.waiting, len(told), told.full, told.limit, told.listens) == ((), 0, False, None, False)
-        monkeypatch.setattr(backlog, "sys", SimpleNamespace(platform="darwin"))
+        monkeypatch.setattr(kernel, "sys", SimpleNamespace(platform="darwin"))
         assert str(server.backlog()) == "backlog of dies_of_the_first: it no longer listens, nobody can wait"
 
 
@@ -787,7 +788,7 @@ def test_a_client_in_limbo_is_told_and_holds_nobody_up(monkeypatch):
 
 
 def other_system(patch):
-    patch.setattr(backlog, "sys", SimpleNamespace(platform="darwin"))
+    patch.setattr(kernel, "sys", SimpleNamespace(platform="darwin"))
 
 
 def no_such_family(patch):
@@ -795,15 +796,15 @@ def no_such_family(patch):
 
 
 def no_sock_diag(patch):
-    patch.setattr(backlog, "_NETLINK_SOCK_DIAG", 99)
+    patch.setattr(kernel, "NETLINK_SOCK_DIAG", 99)
 
 
 def not_understood(patch):
-    patch.setattr(backlog, "_SOCK_DIAG_BY_FAMILY", 99)  # the kernel answers with an error
+    patch.setattr(kernel, "SOCK_DIAG_BY_FAMILY", 99)  # the kernel answers with an error
 
 
 def hidden(patch):
-    patch.setattr(backlog, "_sockets", lambda *_, **__: [])
+    patch.setattr(kernel, "tcp_sockets", lambda *_, **__: [])
 
 
 NOT_TOLD = "  (only clients of echo_kit: this system does not tell of others)"
@@ -870,7 +871,7 @@ def test_where_accept_says_that_a_client_has_broken_off_it_waits_no_longer(monke
 def test_a_kernel_without_tcp_diag_ends_its_empty_list_with_an_error(monkeypatch):
     monkeypatch.setattr(socket, "IPPROTO_TCP", 254)  # nobody lists the sockets of such a protocol
     with pytest.raises((ValueError, OSError)):
-        backlog._sockets(socket.AF_INET, backlog._STATES, port=1)
+        kernel.tcp_sockets(socket.AF_INET, kernel.STATES, port=1)
 
 
 # -- answers that are broken -------------------------------------------------------------------------------------------
@@ -928,7 +929,7 @@ def answering(patch, answers):
     kept = []
     with patch.context() as context:
         context.setattr(backlog, "socket", SimpleNamespace(**{**vars(socket), "socket": fake}))
-        context.setattr(backlog, "REPLY_TIME", 0.1)
+        context.setattr(kernel, "REPLY_TIME", 0.1)
         try:
             yield kept
         finally:
@@ -940,7 +941,7 @@ def answering(patch, answers):
 @pytest.mark.parametrize("answers", BROKEN.values(), ids=BROKEN)
 def test_a_broken_answer_is_an_error(answers, monkeypatch):
     with answering(monkeypatch, answers), pytest.raises((ValueError, struct.error, OSError)):
-        backlog._sockets(socket.AF_INET, backlog._STATES, port=7)
+        kernel.tcp_sockets(socket.AF_INET, kernel.STATES, port=7)
 
 
 @ON_LINUX
@@ -975,7 +976,7 @@ def test_an_answer_without_end_is_given_up(monkeypatch):
         try:
             began = time.monotonic()
             with pytest.raises((ValueError, TimeoutError)):  # whether or not there was one more to be read
-                backlog._sockets(socket.AF_INET, backlog._STATES, port=7)
+                kernel.tcp_sockets(socket.AF_INET, kernel.STATES, port=7)
             assert time.monotonic() - began < LONG / 5
         finally:
             over.set()
@@ -987,7 +988,7 @@ def test_an_answer_that_is_right_in_several_parts(monkeypatch):
     odd = entry(unread=3, inode=9) + b"\x05\0\x63\0x"  # an attribute that nobody knows, of 5 bytes: 3 more fill up
     parts = [netlink(20, entry(unread=1)) + netlink(20, odd) + bytes(3), netlink(20, entry(unread=2)) + DONE]
     with answering(monkeypatch, parts):
-        found = backlog._sockets(socket.AF_INET, backlog._STATES, port=7)
+        found = kernel.tcp_sockets(socket.AF_INET, kernel.STATES, port=7)
     assert [(each.unread, each.inode, each.here, each.there) for each in found] == [
         (unread, inode, ("127.0.0.1", 7), ("127.0.0.1", 4711)) for unread, inode in ((1, 0), (3, 9), (2, 0))
     ]
@@ -996,18 +997,18 @@ def test_an_answer_that_is_right_in_several_parts(monkeypatch):
 def test_whatever_comes_is_a_socket_or_an_error():
     dice = random.Random(1)
     whole = entry(unread=5, info=struct.pack("=44xI16x", 1500))
-    assert backlog._parsed(whole).seconds == 1.5
+    assert kernel.parsed(whole).seconds == 1.5
     broken = [whole[:size] for size in range(len(whole))] + [dice.randbytes(dice.randrange(200)) for _ in range(2000)]
     broken += [bytes([2, 1]) + dice.randbytes(dice.randrange(70, 300)) for _ in range(2000)]
     for message in broken:
         try:
-            seen = backlog._parsed(message)
+            seen = kernel.parsed(message)
         except (ValueError, struct.error, OSError):
             continue
         assert len(message) >= 72
         assert seen.seconds >= 0
     with pytest.raises(ValueError, match="less of a socket"):
-        backlog._parsed(whole[:71])
+        kernel.parsed(whole[:71])
 
 
 # -- the text and the picture ------------------------------------------------------------------------------------------
@@ -1198,13 +1199,13 @@ def test_who_did_not_wait_longer_than_a_tick_has_no_time_in_the_backlog(waited, 
 
 @ON_LINUX
 def test_the_kernel_is_asked_for_one_port_only(monkeypatch):
-    real, seen = backlog._sockets, []
+    real, seen = kernel.tcp_sockets, []
 
     def spy(*args, **named):
         seen.append(real(*args, **named))
         return seen[-1]
 
-    monkeypatch.setattr(backlog, "_sockets", spy)
+    monkeypatch.setattr(kernel, "tcp_sockets", spy)
     with alice_at(serve_single) as (server, _), ExitStack() as stack:
         other = stack.enter_context(socket.create_server(("127.0.0.1", free_port())))
         for _ in range(20):
@@ -1225,7 +1226,7 @@ def test_no_descriptor_is_left_open(monkeypatch):
         before = descriptors()
         for _ in range(100):
             assert look(server.observation) is not None
-        monkeypatch.setattr(backlog, "_SOCK_DIAG_BY_FAMILY", 99)
+        monkeypatch.setattr(kernel, "SOCK_DIAG_BY_FAMILY", 99)
         for _ in range(100):
             assert look(server.observation) is None
         assert descriptors() == before

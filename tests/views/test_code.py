@@ -31,21 +31,9 @@ import pytest
 
 from echo_kit import Client, NoReply, ServerStuck, free_port, serve_single, serve_threaded, start
 from echo_kit.servers import handle_client
-from echo_kit.views.code import (
-    CROWD,
-    DIED,
-    INSIDE,
-    NOBODY,
-    PAUSED,
-    SIGNS,
-    STANDS,
-    Function,
-    Line,
-    Mark,
-    code_view,
-    crowd,
-)
+from echo_kit.views.code import CROWD, DIED, INSIDE, NOBODY, PAUSED, SIGNS, STANDS, Function, Line, Mark, crowd
 from echo_kit.views.lanes import selects
+from echo_kit.views.looks import code_view
 from echo_kit.watch.observation import Task
 
 # Many of these servers leave their sockets to the reference count, as many a student's does.

@@ -13,11 +13,12 @@ from matplotlib.colors import to_rgba
 from matplotlib.patches import Rectangle
 
 from echo_kit import Client, free_port, serve_single, serve_threaded, side_by_side, start
-from echo_kit.views import backlog
+from echo_kit.views import kernel
+from echo_kit.views.code import BADGES, STANDS
 from echo_kit.views.draw_snapshot import BOXES, snapshot_figure
 from echo_kit.views.draw_timeline import DARK, LIGHT
 from echo_kit.views.shown import png
-from echo_kit.views.states import BACKLOG, WORKS
+from echo_kit.views.states import BACKLOG
 
 LIMIT = 20  # seconds that anything may take before a test fails
 SMALLEST = 13  # points; on a phone of 360 pixels, 9 pixels
@@ -88,7 +89,7 @@ def test_who_waits_and_why(dark):
     (stands,) = texts(axis, "◀ server thread: waits in recv for alice")
     recv, accept = texts(axis, "conn.recv(1024)")[0], texts(axis, "listener.accept()")[0]
     assert stands.get_position()[1] == recv.get_position()[1] + 1, "below its line"
-    assert to_rgba(WORKS.colour) == stands.get_bbox_patch().get_facecolor()
+    assert to_rgba(BADGES[STANDS][0]) == stands.get_bbox_patch().get_facecolor()
     (nobody,) = texts(axis, "nobody is here")
     assert nobody.get_position()[1] == accept.get_position()[1] + 1
     assert to_rgba(BACKLOG.colour) == nobody.get_bbox_patch().get_edgecolor()
@@ -103,7 +104,7 @@ def test_who_waits_and_why(dark):
 
 
 def test_where_the_kernel_does_not_tell_of_strangers_the_picture_does_not_deny_them(monkeypatch):
-    monkeypatch.setattr(backlog, "sys", SimpleNamespace(platform="darwin"))
+    monkeypatch.setattr(kernel, "sys", SimpleNamespace(platform="darwin"))
     with start(serve_single) as server, Client(server, name="alice") as alice:
         echoed(alice, "hello")
         with socket.create_connection(server.address):  # it waits, and nobody can know

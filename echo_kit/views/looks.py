@@ -1,0 +1,288 @@
+"""Takes the snapshot: on which line each thread stands (`sys._current_frames`), and what it does there, in words.
+
+The running server pays nothing for it: it costs only when it is asked for.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import selectors
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from types import CodeType, FrameType
+from typing import Any
+
+from ..watch.events import Connection
+from ..watch.frames import is_student_code, thread_frames
+from ..watch.observation import Call, Observation, Observed, Task, current_task
+from ..watch.sockets import ready
+from ..watch.text import counted, listed, visible
+from .code import CROWD, DIED, INSIDE, NOBODY, PAUSED, STANDS, CodeView, Mark
+from .source import Chain, Spot, called, chain_of, expression, functions_of, spot
+
+__all__ = ["Watch", "code_view"]
+
+LOOK_AGAIN = 0.03  # seconds from one look at a thread to the next; one that runs has moved by then
+LOOKS = 3  # a thread that was quiet between two of them waits, whatever woke it before
+_SELECT = re.compile(r"(^|\.)(select|poll|control)\(")  # control: of kqueue, on macOS
+
+Names = Mapping[Connection, str]  # what each connection's client is called
+
+
+def code_view(observation: Observation, names: Names, stopped: bool = False) -> CodeView:
+    """Take the snapshot."""
+    return _made(observation, _stands(_tasks(observation, stopped), names), stopped)
+
+
+def _tasks(observation: Observation, stopped: bool) -> list[Task]:
+    return [task for task in observation.alive() if not (stopped and task.idle())]
+
+
+class Watch:
+    """Looks at a server's threads again and again, and need not wait in between: it remembers the look before."""
+
+    def __init__(self, observation: Observation) -> None:
+        self.observation = observation
+        self._looks: dict[Task, tuple[object, _Look]] = {}
+        self._seen: object = None
+        self._view: CodeView | None = None
+
+    def look(self, names: Names, stopped: bool = False) -> CodeView:
+        """As `code_view`. The same object as before, if nothing has moved."""
+        looks: dict[Task, tuple[object, _Look]] = {}
+        tasks = _tasks(self.observation, stopped)
+        calls, frames = _calls(tasks), thread_frames()
+        for task in tasks:
+            before, key = self._looks.get(task), None
+            waiting = task.waiting
+            if waiting is not None:  # in accept or recv, and where it was: nothing new is to be seen
+                key = (waiting, chain_of(frames.get(task.identity() or 0)), names.get(waiting.connection))
+                if before is not None and before[0] == key:
+                    looks[task] = before
+                    continue
+            look = _Look(task, names)
+            if before is not None:
+                look.before = before[1].before
+            look.see(calls, frames)
+            # It may have gone on since: what is kept must be what was seen of this call, at this place.
+            same = key is not None and look.waits is waiting and look.chain == key[1]
+            looks[task] = (key if same else None), look
+        frames = {}  # a function that returns meanwhile lets go of its variables, as it would without us
+        self._looks = looks
+        observation = self.observation
+        seen: list[object] = [stopped, observation.error, observation.gate.closed]
+        seen += [len(observation.functions), observation.accepts.copy()]
+        seen += [(task, *each[1].seen) for task, each in looks.items()]
+        if self._view is None or seen != self._seen:
+            self._seen, self._view = seen, _made(observation, [each[1] for each in looks.values()], stopped)
+        return self._view
+
+
+def _made(observation: Observation, looks: list[_Look], stopped: bool) -> CodeView:
+    functions = dict.fromkeys((code.co_filename, code) for code in observation.functions.copy())
+    marks: defaultdict[Spot, list[Mark]] = defaultdict(list)
+    elsewhere: list[Mark] = []
+    for look in looks:
+        for code, _ in reversed(look.chain):
+            functions.setdefault((code.co_filename, code))
+        (marks[spot(*look.chain[0])] if look.chain else elsewhere).append(look.mark)
+        inside = Counter((outer, called(inner[0])) for inner, outer in itertools.pairwise(look.chain))
+        for (outer, name), times in inside.items():
+            words = f"is inside {name}" + (f" ({times:,} calls deep)" if times > 1 else "")
+            marks[spot(*outer)].append(Mark(INSIDE, look.mark.thread, words, look.mark.client))
+    place = _place_of(observation.error)
+    if place is not None:
+        functions.setdefault((place[0].co_filename, place[0]))
+        words = f"ended here, {visible(type(observation.error).__name__)}"
+        marks[spot(*place)].append(Mark(DIED, observation.error_thread, words))
+    # A thread in select is ready for a new client, so nobody is missing at the accept.
+    if looks and not stopped and not any(look.selects for look in looks):
+        for code, line in observation.accepts.copy().items():
+            marks.setdefault(spot(code, line), [Mark(NOBODY, "", "nobody is here")])
+    shown = tuple(functions_of([code for _, code in functions], marks))
+    note = _note(observation, len(looks), stopped)
+    return CodeView(visible(observation.name), shown, tuple(elsewhere), len(looks), note)
+
+
+def _note(observation: Observation, threads: int, stopped: bool) -> str:
+    """What the title says besides the number of threads."""
+    asks, note = current_task(), ""
+    if stopped:
+        note = f"stopped, but {counted(threads, 'thread')} did not end" if threads else "stopped"
+    elif asks is not None and asks.observation is observation:
+        note = f"{asks.label} asks for this, and is not shown"
+    if threads and observation.gate.closed:
+        note = f"step by step, {note}" if note else "step by step"
+    if observation.error is not None:
+        died = f"{observation.error_thread} ended with {visible(type(observation.error).__name__)}"
+        note = f"{note}, after {died}" if note else died
+    return note
+
+
+def _place_of(error: BaseException | None) -> tuple[CodeType, int] | None:
+    """The innermost line of student code in the traceback."""
+    place, link = None, error.__traceback__ if error is not None else None
+    while link is not None:
+        if is_student_code(link.tb_frame):
+            place = link.tb_frame.f_code, link.tb_lineno
+        link = link.tb_next
+    return place
+
+
+def _stands(tasks: list[Task], names: Names) -> list[_Look]:
+    """Where each thread stands, from where it was called, and what it does there."""
+    looks = [_Look(task, names) for task in tasks]
+    calls, frames = _calls(tasks), thread_frames()
+    for look in looks:
+        look.see(calls, frames)
+    for _ in range(LOOKS):
+        unsure = [look for look in looks if not look.words]
+        if not unsure:
+            break
+        frames = {}  # a function that returns meanwhile lets go of its variables, as it would without us
+        time.sleep(max(LOOK_AGAIN, 3 * sys.getswitchinterval()))  # one wait for all of them
+        calls, frames = _calls([look.task for look in unsure]), thread_frames()
+        for look in unsure:
+            look.see(calls, frames)
+    return [look for look in looks if look.words or look.task.alive()]  # one without words may have ended
+
+
+def _calls(tasks: list[Task]) -> dict[Task, Call | None]:
+    """Which call each is in: asked before the frames are taken, and again when one is looked at."""
+    return {task: task.call for task in tasks}
+
+
+class _Look:
+    """One thread in the snapshot. No `words`: whether it runs or waits is to be seen from another look."""
+
+    def __init__(self, task: Task, names: Names) -> None:
+        self.task, self.names = task, names
+        self.words = self.client = self.expression = ""
+        self.chain: Chain = []
+        self.selects = False  # it waits for whichever of many sockets has something to say
+        self.paused = False  # it is held before a call
+        self.waits: Observed | None = None  # of which socket it is in accept or recv
+        self.guessed = False  # what it is in is no call that we know
+        self.before: tuple[object, bytes] | None = None  # at the last look: where it stood, how often it was switched
+
+    @property
+    def seen(self) -> tuple[object, ...]:
+        return self.chain, self.words, self.client, self.expression, self.paused
+
+    @property
+    def mark(self) -> Mark:
+        words = self.words or "runs"  # it moved from each look to the next
+        if self.guessed and not self.chain:
+            words += ", outside of your code"
+        if self.guessed and self.client:
+            words += f", serving {self.client}"
+        return Mark(PAUSED if self.paused else STANDS, self.task.label, words, self.client)
+
+    def see(self, calls: Mapping[Task, Call | None], frames: Mapping[int, FrameType]) -> None:
+        innermost = frames.get(self.task.identity() or 0)
+        self.chain, self.expression = chain_of(innermost), ""
+        served = self.task.connection
+        self.client = self.names.get(served, "") if served is not None and not served.closed else ""
+        held = self.task.paused
+        call = held or self.task.call
+        if held is None and call != calls[self.task]:
+            call = None  # it has gone on meanwhile: its frame was of another call, or of none
+        if call is not None and not call.seen.listening:
+            self.client = self.names.get(call.seen.connection, "")
+        self.paused = held is not None
+        self.waits = call.seen if call is not None and held is None and call.kind in ("accept", "recv") else None
+        if held is not None:
+            self.words = _held(held, self.client)
+        elif call is not None:
+            self.words = _words(call, self.client)
+        else:
+            self._see_library(innermost)
+        self.guessed = not self.words
+        if self.words:
+            return
+        frame = innermost
+        while frame is not None and not is_student_code(frame):
+            frame = frame.f_back
+        if frame is not None:
+            self.expression = expression(frame)
+            self.selects = bool(_SELECT.search(self.expression))
+            self.client = "" if self.selects else self.client
+        self._judge((id(innermost), innermost.f_lasti if innermost is not None else 0, self.chain))
+
+    def _see_library(self, innermost: FrameType | None) -> None:
+        """What it waits for in a function of the standard library that we know: `select`, `join`, a pool's."""
+        frame = innermost
+        while frame is not None and not is_student_code(frame):
+            module, name = frame.f_globals.get("__name__"), frame.f_code.co_name
+            # The variables of no other function are looked at: before Python 3.13 the frame would keep what they hold.
+            if module == "threading" and name == "join":
+                thread = frame.f_locals.get("self")
+                task = getattr(thread, "_echo_kit_task", None)
+                label = task.label if task else visible(getattr(thread, "name", "a thread"))[:40]
+                self.words, self.client = f"waits in join for {label}", ""
+            elif module == "selectors" and name == "select":
+                self.words, self.client = f"waits in select for {self._selected(frame.f_locals.get('self'))}", ""
+                self.selects = True
+            elif module == "concurrent.futures.thread" and name == "_worker" and frame is innermost:
+                self.words, self.client = "has nothing to do (an idle worker of the pool)", ""
+            else:
+                frame = frame.f_back
+                continue
+            return
+
+    def _selected(self, selector: Any) -> str:
+        """Whom a selector waits for."""
+        observation = self.task.observation
+        known = {sock.fileno(): seen for listening in (True, False) for sock, seen in observation.sockets(listening)}
+        try:
+            seen = [known[key.fd] for key in (selector.get_map() or {}).values() if key.fd in known]
+        except (AttributeError, KeyError, RuntimeError):  # not one of `selectors`; it changed while we looked
+            seen = []
+        clients = [self.names.get(each.connection, "a client") for each in seen if not each.listening]
+        if len(clients) > CROWD:
+            clients = [*clients[: CROWD - 1], f"{len(clients) - CROWD + 1:,} more clients"]
+        new = ["a new client"] if any(each.listening for each in seen) else []
+        return listed(new + clients, last="or") or "none of its clients"
+
+    def _judge(self, stand: object) -> None:
+        """Does it run, or wait in something that is not a socket call? It waits if it has been quiet since the last
+        look: it stands where it stood, and has not been on a processor.
+
+        A thread that waits for Python's lock sleeps, too, but wakes every few milliseconds to ask for the lock. Linux
+        counts a switch each time, or says "R" while the thread would run and all processors are busy. The time on the
+        processor says less: asking for the lock takes as little of it as waking up.
+        """
+        status = self.task.status()
+        before, switches = self.before or (None, b""), status.partition(b"voluntary_ctxt_switches")[2]
+        self.before = stand, switches
+        if before == self.before and b"State:\tR" not in status:
+            verb = "waits" if status else "is"  # only Linux tells
+            if self.expression:
+                self.words = f"{verb} {'at' if self.expression.startswith('with ') else 'in'} {self.expression}"
+            else:
+                self.words = "waits" if status else "runs or waits"
+
+
+def _words(call: Call, client: str) -> str:
+    sock = call.seen.ref()
+    if sock is not None and sock.gettimeout() == 0:
+        return ""  # the call returns at once: a thread that is seen in it asks again and again
+    if call.kind == "accept":
+        return "waits in accept for a new client"
+    if call.kind == "recv":
+        return f"waits in recv for {client or 'its client'}"  # also where a file object calls recv_into
+    if sock is not None and not ready(sock, selectors.EVENT_WRITE):
+        return f"waits in {call.name}: {client or 'its client'} does not read"
+    return f"is in {call.name} to {client or 'its client'}"
+
+
+def _held(call: Call, client: str) -> str:
+    """Before which call a thread is held, step by step."""
+    who = client or "its client"
+    objects = {"recv": f" for {who}", "send": f" to {who}", "close": f" of {client or 'a client'}'s connection"}
+    if call.seen.listening:
+        objects = {"close": " of the listening socket"}
+    return f"paused before {'recv' if call.kind == 'recv' else call.name}{objects.get(call.kind, '')}"
