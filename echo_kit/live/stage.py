@@ -18,9 +18,10 @@ import traitlets
 
 from ..server import Server, ServerStuck, newest
 from ..views.states import STATES, USUAL
+from ..watch.borrowed import answer_nobody
 from ..watch.text import visible
 from .feed import Live
-from .panel import STATIC, Bundle, Panel, answer_nobody, script
+from .panel import STATIC, Bundle, Panel, script
 
 __all__ = ["ServerPanel"]
 
@@ -46,7 +47,7 @@ class ServerPanel(Panel):
     _css = STATIC / "server_panel.css"
     name = traitlets.Unicode().tag(sync=True)
     states = traitlets.List(traitlets.Dict(), TABLE).tag(sync=True)
-    _watches = True
+    watches = True
     _stage: _Stage | None = None
 
     def __init__(self, server: Server) -> None:
