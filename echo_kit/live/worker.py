@@ -90,7 +90,7 @@ class Worker:
         self._server, self._name, self._show = server, name, show
         self.tried = threading.Event()  # set when the first attempt to connect is over
         self._client: Client | None = None
-        self._attempt: object = None  # the attempt to connect that is under way; what an earlier one brings is too late
+        self._attempt: list[Client | str] | None = None  # to connect; its thread adds the client, or what went wrong
         self._commands: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._reader, self._writer = socket.socketpair()  # a byte in it wakes the thread
         self._reader.setblocking(False)
@@ -105,8 +105,7 @@ class Worker:
         self._shown: dict[str, Any] = {}  # the traits as they were shown last
         self._due: float | None = None  # when what has changed is to be shown; None: nothing has
         self._earliest = 0.0  # when that may be
-        self._lock = threading.Lock()  # guards _over
-        self._over = False
+        self._lock = threading.Lock()  # guards _attempt
         self._thread = threading.Thread(target=self._run, name=f"panel {name}", daemon=True)
         self._thread.start()
 
@@ -115,6 +114,9 @@ class Worker:
     def do(self, command: str, what: Any = None) -> None:
         """Hand a command to the thread: see `_obey`."""
         self._commands.put((command, what))
+        self._wake()
+
+    def _wake(self) -> None:
         with contextlib.suppress(OSError):  # full: it is awake already; closed: it has ended
             self._writer.send(b"!")
 
@@ -125,18 +127,18 @@ class Worker:
 
     # -- a thread for each attempt to connect --------------------------------------------------------------------------
 
-    def _make_client(self, target: Server | Address, attempt: object) -> None:
-        client, problem = None, ""
+    def _make_client(self, target: Server | Address, attempt: list[Client | str]) -> None:
+        made: Client | str
         try:
-            client = Client(target, name=self._name)
+            made = Client(target, name=self._name)
         except Exception as error:  # the panel says whatever it is, and goes on
-            problem = str(error) or type(error).__name__
+            made = str(error) or type(error).__name__
         with self._lock:
-            if not self._over:
-                self.do("made", (attempt, client, problem))
-                return
-        if client is not None:
-            client.close()
+            if self._attempt is attempt:
+                attempt.append(made)
+                self._wake()
+            elif isinstance(made, Client):  # Disconnect came first
+                made.close()
 
     # -- the worker's thread -------------------------------------------------------------------------------------------
 
@@ -146,13 +148,7 @@ class Worker:
             while self._step():
                 pass
         finally:
-            with self._lock:
-                self._over = True
             self._hang_up("disconnected")
-            while not self._commands.empty():
-                command, what = self._commands.get()
-                if command == "made":  # too late: its client is closed
-                    self._made(*what)
             self.tried.set()
             self._paint(at_once=True)
             self._reader.close()
@@ -172,6 +168,7 @@ class Worker:
             if command == "end":
                 return False
             self._obey(command, what)
+        self._see_whether_connected()
         self._receive()
         self._flush()
         self._see_whether_accepted()
@@ -189,8 +186,6 @@ class Worker:
             self._send(str(what.get("text", "")), what.get("key"))
         elif command == "connect":
             self._connect()
-        elif command == "made":
-            self._made(*what)
         elif command == "disconnect":
             self._hang_up("disconnected")
         elif command == "hello":  # from a page that knows nothing yet
@@ -212,29 +207,30 @@ class Worker:
             return
         self._where = visible(":".join(str(part) for part in address_of(target)))
         self._state = "connecting"
-        self._attempt = object()
+        self._attempt = []
         name = f"panel {self._name} connects"
         threading.Thread(target=self._make_client, args=(target, self._attempt), name=name, daemon=True).start()
 
-    def _made(self, attempt: object, client: Client | None, problem: str) -> None:
-        if attempt is not self._attempt:  # Disconnect came first
-            if client is not None:
-                client.close()
+    def _see_whether_connected(self) -> None:
+        if not self._attempt:
             return
-        if client is None:
-            self._hang_up(problem)
+        (made,) = self._attempt
+        if isinstance(made, str):
+            self._hang_up(made)
         else:
-            self._attempt, self._client, self._state = None, client, "connected"
+            self._attempt, self._client, self._state, self._whole = None, made, "connected", True
             self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
-            self._whole = True
         self.tried.set()
 
     def _hang_up(self, why: str, state: str = "not connected") -> None:
         if not self._plugged():
             return
-        if self._client is not None:
-            self._client.close()
-        self._attempt = self._client = None
+        with self._lock:
+            clients = [self._client, *(self._attempt or ())]
+            self._attempt = self._client = None
+        for client in clients:
+            if isinstance(client, Client):
+                client.close()
         unsent = {entry["id"] for _, entry in self._outbox}
         for _, entry in self._open:
             self._transcript.change(entry, open=False, mark="not sent" if entry["id"] in unsent else "no answer came")
