@@ -17,29 +17,29 @@ from typing import Any
 import traitlets
 from IPython.display import display
 
-from ..watch.text import visible
+from ..watch.text import cut, visible
 from .panel import STATIC, Bundle, Panel, script
 
 __all__ = ["Prediction", "predict"]
 
-SHOWN = 200  # characters of a value that no option stands for
-NOBODY = -1  # nobody has chosen
-FOR_NO_MATHS = "mathjax_ignore tex2jax_ignore"  # classes: dollars and backslashes are no formula, either
+VALUE_LETTERS = 201  # of a value that no option stands for, with the ellipsis
+NOTHING = -1  # the choice before anything was chosen
+NO_MATHS = "mathjax_ignore tex2jax_ignore"  # CSS classes that keep JupyterLab from reading dollar signs as a formula
 
 
 def predict(question: str, options: Mapping[str, Any]) -> Prediction:
-    """Ask what is going to happen; the last line of a cell shows it.
+    """Ask what is going to happen; as the last line of a cell, the question is shown.
 
-    question  a text
-    options   the value that each text to choose from stands for: {"yes, at once": True, "no, he is refused": False}
+    question  a string
+    options   a dict from each text to choose to the value it stands for: {"yes, at once": True, "no": False}
 
     Asked again before the comparison, the question remembers the choice; after it, it is a new prediction.
-    Raises `TypeError` for what is no text and no such dict, and `ValueError` for an empty text, for less than two
-    options, and for two that look the same or stand for the same value.
+    Raises `TypeError` for another type, and `ValueError` for an empty text, for fewer than two options, and for two
+    options that look the same or stand for the same value.
     """
     asked = _text("the question", question)
     if not isinstance(options, Mapping):
-        raise TypeError(f"the options are a dict, {{text: the value it stands for, …}}, not {options!r}")
+        raise TypeError(f"the options must be a dict, {{text: the value it stands for, …}}, got {options!r}")
     values: dict[str, Any] = {}
     for text, value in options.items():
         option = _text("an option", text)
@@ -50,11 +50,11 @@ def predict(question: str, options: Mapping[str, Any]) -> Prediction:
                 raise ValueError(f"two options of {asked!r} stand for the same value, {value!r}: {other!r}, {option!r}")
         values[option] = value
     if len(values) < 2:
-        raise ValueError(f"{asked!r} needs at least two options to choose from, not {len(values)}")
+        raise ValueError(f"{asked!r} needs at least two options to choose from, got {len(values)}")
     return Prediction(asked, values)
 
 
-_chosen: dict[str, str] = {}  # by question, the option that was chosen and is not compared yet
+_chosen: dict[str, str] = {}  # by question: the option that was chosen, until it is compared
 
 
 class Prediction(Panel):
@@ -64,21 +64,21 @@ class Prediction(Panel):
     _css = STATIC / "prediction.css"
     question = traitlets.Unicode().tag(sync=True)
     options = traitlets.List(traitlets.Unicode()).tag(sync=True)  # their texts
-    choice = traitlets.Int(NOBODY).tag(sync=True)  # index of an option
-    compared = traitlets.Bool(False).tag(sync=True)  # from then on the choice stays as it is
+    choice = traitlets.Int(NOTHING).tag(sync=True)  # index of the chosen option
+    compared = traitlets.Bool(False).tag(sync=True)  # from then on the choice is fixed
 
     def __init__(self, question: str, values: dict[str, Any]) -> None:
         self._values = values
-        self._lock = threading.Lock()  # a choice comes before the comparison or not at all
+        self._lock = threading.Lock()  # so that no choice arrives in the middle of a comparison
         options = list(values)
         earlier = _chosen.get(question)
-        choice = options.index(earlier) if earlier in values else NOBODY
+        choice = options.index(earlier) if earlier in values else NOTHING
         super().__init__(question, question=question, options=options, choice=choice)
 
     @property
     def chosen(self) -> str | None:
-        """The text of the option that was chosen."""
-        return None if self.choice == NOBODY else self.options[self.choice]
+        """The text of the chosen option; None before anything was chosen."""
+        return None if self.choice == NOTHING else self.options[self.choice]
 
     def compare(self, happened: Any) -> None:
         """Show what was predicted beside what happened: the option that stands for a value equal to `happened`."""
@@ -109,7 +109,7 @@ class Prediction(Panel):
         said = f"<p>{html.escape(_sentence('You predicted:', self.chosen))}</p>" if self.chosen is not None else ""
         options = "".join(f"<li>{html.escape(option)}</li>" for option in self.options)
         asked = f"<p><b>Predict:</b> {html.escape(self.question)}</p><ul>{options}</ul>"
-        return {"text/plain": repr(self), "text/html": f'<div class="{FOR_NO_MATHS}">{asked}{said}</div>'}, {}
+        return {"text/plain": repr(self), "text/html": f'<div class="{NO_MATHS}">{asked}{said}</div>'}, {}
 
 
 class Comparison:
@@ -136,16 +136,16 @@ class Comparison:
     def _repr_html_(self) -> str:
         predicted = f"{html.escape(self.predicted)}<br>" if self.predicted else ""
         happened = f"<b>{html.escape(self.happened)}</b><br>"
-        return f'<p class="{FOR_NO_MATHS}">{predicted}{happened}{html.escape(self.so)}</p>'
+        return f'<p class="{NO_MATHS}">{predicted}{happened}{html.escape(self.so)}</p>'
 
 
 def _text(what: str, text: Any) -> str:
-    """As it will be shown: on one line, and with nothing that nobody sees."""
+    """`text` as it will be shown: on one line, and with invisible characters as escapes."""
     if not isinstance(text, str):
-        raise TypeError(f"{what} of a prediction is a text, not {text!r}")
+        raise TypeError(f"{what} of a prediction must be a string, got {text!r}")
     shown = visible(" ".join(text.split()))
     if not shown:
-        raise ValueError(f"{what} of a prediction is empty")
+        raise ValueError(f"{what} of a prediction must not be empty")
     return shown
 
 
@@ -155,21 +155,17 @@ def _sentence(lead: str, option: str) -> str:
 
 def _same(one: Any, other: Any) -> bool:
     """Whether they are equal; True is not 1."""
-    if (
-        isinstance(one, int | float)
-        and isinstance(other, int | float)
-        and isinstance(one, bool) != isinstance(other, bool)
-    ):
+    numbers = isinstance(one, int | float) and isinstance(other, int | float)
+    if numbers and isinstance(one, bool) != isinstance(other, bool):
         return False
     try:
         return bool(one == other)
-    except Exception:  # what cannot be compared, or says neither yes nor no, like an array
+    except Exception:  # some values cannot be compared; the comparison of arrays is neither true nor false
         return False
 
 
 def _shown(value: Any) -> str:
     try:
-        text = visible(repr(value))
+        return cut(visible(repr(value)), VALUE_LETTERS)
     except Exception:
-        text = f"a {type(value).__name__}"
-    return text if len(text) <= SHOWN else text[:SHOWN] + "…"
+        return f"a {type(value).__name__}"

@@ -1,8 +1,8 @@
 """`ServerPanel`, the stage: one server's code, backlog, timeline and log, live, for a class to watch.
 
-The page side is in `static/`. While somebody looks, a painter thread looks at the server up to ten times a second and
-sends the page what has changed; nothing that happens in the server waits for it. What the buttons ask for is done by
-another thread, so that the picture goes on while a server is being stopped.
+The page's side is in `static/`. While somebody looks, one thread, the painter, looks at the server up to ten times a
+second and sends the page what has changed; the server never waits for it. Another thread, the hands, does what the
+buttons ask for, so that the picture goes on while a server is being stopped.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import queue
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -18,9 +19,10 @@ import traitlets
 
 from ..server import Server, ServerStuck, newest
 from ..views.states import STATES, USUAL
-from ..watch.text import visible
+from ..watch.borrowed import answer_nobody
+from ..watch.text import cut, visible
 from .feed import Live
-from .panel import STATIC, Bundle, Panel, answer_nobody, script
+from .panel import STATIC, Bundle, Panel, script
 
 __all__ = ["ServerPanel"]
 
@@ -28,10 +30,20 @@ TICK = 0.1  # seconds from one look to the next
 UNSEEN = 0.5  # the same, while nobody looks or the picture is frozen
 LEASE = 5.0  # seconds for which a page that has said that it looks is believed
 BEAT = 1.0  # seconds after which the page hears from us even if nothing has changed
-COMMANDS = ("stop", "start", "pause", "step", "run")
-NAME = 40  # letters of the server's name
-LETTERS = 500  # of what went wrong
+NAME_LETTERS = 40  # of the server's name
+NOTE_LETTERS = 500  # of what went wrong
 TABLE = [asdict(state) | {"usual": state in USUAL} for state in STATES]  # what the page draws stretches by
+
+Command = Callable[[Server, str | None], object]
+COMMANDS: dict[
+    str, tuple[str, Command]
+] = {  # by what the page asks for: the state that it shows meanwhile, and the call
+    "stop": ("stopping", lambda server, _: server.stop()),
+    "start": ("starting", lambda server, _: server.restart()),
+    "pause": ("", lambda server, _: server.pause()),
+    "step": ("", lambda server, thread: server.step(thread)),
+    "run": ("", lambda server, _: server.resume()),
+}
 
 
 class ServerPanel(Panel):
@@ -39,35 +51,33 @@ class ServerPanel(Panel):
 
     server  what `start` returned. When its cell is run again, the panel goes on with the new one
 
-    Raises TypeError for anything else. `close` removes the panel; the server runs on.
+    Raises `TypeError` for anything else. `close` removes the panel; the server runs on.
     """
 
     _esm = script("server_panel")
     _css = STATIC / "server_panel.css"
     name = traitlets.Unicode().tag(sync=True)
     states = traitlets.List(traitlets.Dict(), TABLE).tag(sync=True)
-    _watches = True
-    _stage: _Stage | None = None
+    watches = True
+    _stage: _Stage
 
     def __init__(self, server: Server) -> None:
         if not isinstance(server, Server):
             raise TypeError(f"ServerPanel() needs a server that start() returned, not {server!r}")
-        self._stage = _Stage(self, server)
-        super().__init__(server.name, name=visible(server.name)[:NAME])
+        self._stage = _Stage(server, lambda message: self.send(message))
+        super().__init__(server.name, name=cut(visible(server.name), NAME_LETTERS))
 
     @property
     def server(self) -> Server:
         """The server that is shown now."""
-        assert self._stage is not None
         return self._stage.server
 
     def _do(self, message: dict[str, Any]) -> None:
-        if self._stage is not None:
-            self._stage.do(message)
+        self._stage.do(message)
 
     def close(self) -> None:
         """Remove the panel, and leave its last picture in the notebook. Calling it again does nothing."""
-        if self._stage is not None:
+        if self.comm is not None:  # None: closed, or never made
             self._stage.end()
         super().close()
 
@@ -79,46 +89,44 @@ class ServerPanel(Panel):
 
 
 class _Stage:
-    """The two threads behind a panel. The painter alone looks at the server and sends."""
+    """The two threads behind a panel. Only the painter looks at the server and sends."""
 
-    def __init__(self, panel: ServerPanel, server: Server) -> None:
+    def __init__(self, server: Server, send: Callable[[dict[str, Any]], object]) -> None:
         self.server = server
-        self._panel = panel
+        self._send = send
         self._live: Live | None = None
         self._commands: queue.SimpleQueue[tuple[str, str | None]] = queue.SimpleQueue()
         self._wake = threading.Event()
-        self._asked = False  # a page needs all of the picture
+        self._asked = False  # whether a page needs the whole picture
         self._looked_at = 0.0  # when a page last said that it looks
         self._frozen = False
         self._doing = self._note = self._trouble = ""
         self._head: dict[str, Any] = {}  # as it was sent last
-        self._sent = 0.0
+        self._sent = 0.0  # when that was
         self._over = False
         self._threads: list[threading.Thread] = []
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # guards _over and _threads
 
     # -- called from any thread ----------------------------------------------------------------------------------------
 
     def do(self, message: dict[str, Any]) -> None:
+        """Note what the page asks for, and wake the thread that does it."""
         what, thread = message.get("do"), message.get("thread")
         if what in ("hello", "look"):
             self._asked = self._asked or what == "hello"
             self._looked_at = time.monotonic()
-        elif what in ("freeze", "go on"):  # at once, whatever else is being done
+        elif what in ("freeze", "go on"):  # at once, also while a command is being done
             self._frozen = what == "freeze"
-        elif what in COMMANDS:
-            if what == "stop":  # it waits for nothing that has not begun
-                self._forget_commands()
+        elif isinstance(what, str) and what in COMMANDS:
+            if what == "stop":  # it does not wait for commands that have not begun
+                with contextlib.suppress(queue.Empty):
+                    while True:
+                        self._commands.get_nowait()
             self._commands.put((what, thread if isinstance(thread, str) else None))
         else:
             return
         self._begin()
         self._wake.set()
-
-    def _forget_commands(self) -> None:
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._commands.get_nowait()
 
     def _begin(self) -> None:
         with self._lock:
@@ -130,6 +138,7 @@ class _Stage:
                 thread.start()
 
     def end(self) -> None:
+        """End both threads, which takes no longer than a stop."""
         with self._lock:
             self._over = True
         self._commands.put(("end", None))
@@ -142,52 +151,46 @@ class _Stage:
 
     def _paint(self) -> None:
         answer_nobody()
-        try:
-            while not self._over:
-                began = time.monotonic()
-                self._wake.clear()
-                self._tick(began)
-                looked_at = began - self._looked_at < LEASE and not self._frozen
-                self._wake.wait(max(TICK / 2, began + (TICK if looked_at else UNSEEN) - time.monotonic()))
-        finally:
-            pass
+        while not self._over:
+            began = time.monotonic()
+            self._wake.clear()
+            self._tick(began)
+            pause = TICK if self._is_looked_at(began) and not self._frozen else UNSEEN
+            self._wake.wait(max(TICK / 2, began + pause - time.monotonic()))
+
+    def _is_looked_at(self, now: float) -> bool:
+        return now - self._looked_at <= LEASE
 
     def _tick(self, now: float) -> None:
         asked, self._asked = self._asked, False
         picture: dict[str, Any] = {}
         try:
-            asked = self._follow() or asked
             picture = self._look(now, asked)
             self._trouble = ""
         except Exception as trouble:  # the next look may go well; the server does not notice
             self._trouble = f"this view has failed: {type(trouble).__name__}: {visible(str(trouble))}"
-            self._asked = True  # what of this look was told is not known
+            self._asked = True  # because nobody knows what the page was told of this look
         head = self._make_head()
         if head != self._head or "whole" in picture or len(picture) > 1 or (picture and now - self._sent > BEAT):
             self._head, self._sent = head, now
             with contextlib.suppress(AttributeError):  # the panel was closed meanwhile
-                self._panel.send({"head": head, "picture": picture})
-
-    def _follow(self) -> bool:
-        """Go over to the newest server of that name: its cell may have been run again. Whether there is another."""
-        server = newest(self.server.name) or self.server
-        if self._live is not None and self._live.observation is server.observation:
-            return False
-        self.server, self._live = server, Live(server.observation)
-        self._frozen = False
-        return True
+                self._send({"head": head, "picture": picture})
 
     def _look(self, now: float, asked: bool) -> dict[str, Any]:
-        """What the page is to be told of the picture."""
-        assert self._live is not None
+        """What the page is told of the picture: all of it (when it asked, or for another server), or what has changed.
+
+        Of a frozen picture it is only the moment at which it stands, as a sign of life; without anybody who looks, {}.
+        """
+        server = newest(self.server.name) or self.server  # its cell may have been run again
+        if self._live is None or self._live.observation is not server.observation:
+            self.server, self._live, self._frozen, asked = server, Live(server.observation), False, True
         picture: dict[str, Any] = {}
-        looked_at = now - self._looked_at <= LEASE
+        looked_at = self._is_looked_at(now)
         if looked_at and not self._frozen:
             picture = self._live.look()
         else:
             self._live.read()
-            if looked_at:
-                picture = {"now": self._live.now}  # a sign of life, and the moment at which the picture stands
+            picture = {"now": self._live.now} if looked_at else {}
         return {"whole": True, **self._live.whole(), "now": self._live.now} if asked else picture
 
     def _make_head(self) -> dict[str, Any]:
@@ -200,7 +203,7 @@ class _Stage:
             "address": f"{host}:{port}",
             "frozen": self._frozen,
             "stepping": server.paused,
-            "note": (self._note or self._trouble)[:LETTERS],
+            "note": cut(self._note or self._trouble, NOTE_LETTERS),
         }
 
     # -- the hands' thread ---------------------------------------------------------------------------------------------
@@ -211,9 +214,11 @@ class _Stage:
             command, thread = self._commands.get()
             if self._over:
                 return
-            self._note = ""
+            self._frozen = False  # so that one sees what happens
+            self._note, (self._doing, call) = "", COMMANDS[command]
+            self._wake.set()
             try:
-                self._act_on(command, thread)
+                call(self.server, thread)
             except (ServerStuck, OSError, ValueError, RuntimeError) as error:
                 self._note = visible(str(error))
             except BaseException as error:  # what the student's server raises when it is started again, SystemExit too
@@ -221,20 +226,3 @@ class _Stage:
             finally:
                 self._doing = ""
                 self._wake.set()
-
-    def _act_on(self, command: str, thread: str | None) -> None:
-        self._frozen = False  # whoever makes something happen wants to see it
-        if command == "stop":
-            self._doing = "stopping"
-            self._wake.set()
-            self.server.stop()
-        elif command == "start":
-            self._doing = "starting"
-            self._wake.set()
-            self.server.restart()
-        elif command == "pause":
-            self.server.pause()
-        elif command == "step":
-            self.server.step(thread)
-        elif command == "run":
-            self.server.resume()

@@ -1,20 +1,20 @@
-"""What of CPython's private names is used: read in CPython 3.11, 3.12 and 3.13. Where a name is gone, the package still
-works; each row says what is lost then, and a test looks for each name.
+"""What of private names is used: CPython's, read in 3.11, 3.12 and 3.13, and ipykernel's, read in 7.4.0. Where a name
+is gone, the package still works; each row says what is lost then, and a test looks for each name.
 """
 
 from __future__ import annotations
 
 import atexit
 import concurrent.futures.thread as pool
+import contextlib
 import ctypes
 import functools
 import selectors
 import threading
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from types import CodeType
 from typing import Any
-
-__all__ = ["before_exit", "calling_thread", "idle_worker", "pool_workers", "raise_in", "waits"]
 
 _active: Mapping[int, threading.Thread] | None = getattr(threading, "_active", None)
 _get_ident = threading.get_ident
@@ -56,3 +56,28 @@ def before_exit(call: Callable[[], None]) -> None:
     first, and runs later). Of several, the last one registered comes first. Without the name: only after it has waited.
     """
     getattr(threading, "_register_atexit", atexit.register)(call)
+
+
+def answer_in_any_loop(comm: Any) -> None:
+    """Let the page's messages for a widget's `comm` be taken by any loop of the kernel that is free.
+
+    `Comm._reply_subshell_id` of ipykernel 7.4.0: the loop that sent the comm's last message, to which the page answers.
+    For a widget that is made in a cell, it is the loop that runs the cells. Without this, nobody hears the page while a
+    cell runs.
+    """
+    with contextlib.suppress(AttributeError):
+        del comm._reply_subshell_id
+
+
+def answer_nobody() -> None:
+    """Let what this thread sends be the answer to no cell, so that `answer_in_any_loop` stays true.
+
+    `Kernel._shell_parent` of ipykernel 7.4.0: the request that a thread answers; a thread of ours that has none answers
+    that of the running cell. Without this, nobody hears the page while a cell runs, once such a thread has sent.
+    """
+    from IPython import get_ipython
+
+    kernel = getattr(get_ipython(), "kernel", None)
+    parent = getattr(kernel, "_shell_parent", None)
+    if isinstance(parent, ContextVar):
+        parent.set({})

@@ -10,7 +10,7 @@ from jupyter_client.manager import start_new_kernel
 
 import echo_kit
 from echo_kit import free_port
-from echo_kit.live import clients as client_panel
+from echo_kit.live import worker
 from echo_kit.live.clients import ClientPanel
 
 from ..scripted import scripted
@@ -104,14 +104,18 @@ def test_a_long_message_is_one_answer(single, open_panel):
 
 
 def test_the_transcript_and_its_entries_are_bounded(single, open_panel, monkeypatch):
-    monkeypatch.setattr(client_panel, "ENTRIES", 10)
+    monkeypatch.setattr(worker, "ENTRIES", 10)
     panel = open_panel(single, name="alice")
     for number in range(30):
         do(panel, "send", str(number))
     until(panel, lambda it: it.entries and not any(e.get("open") for e in it.entries) and "29" in str(said(it)))
     assert len(panel.entries) <= 10
     do(panel, "send", "x" * 10_000)
-    until(panel, lambda it: len(it.entries[-1]["text"]) == client_panel.SHOWN)
+    until(panel, lambda it: len(it.entries[-1]["text"]) == worker.LETTERS)
+    with scripted(lambda conn: (conn.sendall(b"y" * 10_000), conn.recv(1))) as address:  # at once
+        panel = open_panel(address, name="bob")
+        until(panel, lambda it: it.entries and it.entries[-1]["cut"] == " … 10,000 bytes in all")
+        panel.close()
 
 
 def test_an_empty_message_and_control_characters(single, open_panel):
@@ -268,7 +272,7 @@ def test_a_server_that_does_not_read_holds_up_nobody(open_panel):
 
 
 def test_disconnect_while_the_server_does_not_read(open_panel, monkeypatch):
-    monkeypatch.setattr(client_panel, "OUTBOX", 30_000_000)
+    monkeypatch.setattr(worker, "OUTBOX", 30_000_000)
     over = threading.Event()
     with scripted(lambda conn: over.wait(20)) as address:
         panel = open_panel(address, name="alice")
@@ -294,11 +298,11 @@ def test_what_is_no_server_no_address_and_no_name(single):
         with pytest.raises(TypeError, match="needs a server that start"):
             ClientPanel(server)
     for name in (None, 7, ""):
-        with pytest.raises(TypeError, match=f"a client's name is a text like 'alice', not {name!r}"):
+        with pytest.raises(TypeError, match=f"name must be a non-empty string, got {name!r}"):
             ClientPanel(single, name)
-        with pytest.raises(TypeError, match="a client's name"):
+        with pytest.raises(TypeError, match="name must be a non-empty string"):
             echo_kit.panels(single, "alice", name)
-    with pytest.raises(ValueError, match="'alice' is there twice"):
+    with pytest.raises(ValueError, match="each panel needs a different name, got 'alice' twice"):
         echo_kit.panels(single, "alice", "bob", "alice")
 
 
@@ -316,7 +320,7 @@ def test_a_connection_that_is_reset(open_panel):
 
 
 def test_the_page_is_told_what_changed_and_a_new_page_everything(single, open_panel, monkeypatch):
-    monkeypatch.setattr(client_panel, "ENTRIES", 4)
+    monkeypatch.setattr(worker, "ENTRIES", 4)
     panel = open_panel(single, name="alice")
     told = []
     monkeypatch.setattr(panel, "send", told.append)
@@ -409,6 +413,21 @@ CELLS = {
     "row": "row = echo_kit.panels(server, 'bob', 'carol'); display(row)",
     "hello bob": "row.panels[0]._on_message(row, {'do': 'hello'}, [])",
     "loops": "[hasattr(each.comm, '_reply_subshell_id') for each in row.panels]",
+    "the loop of a comm": """import comm; from echo_kit.watch import borrowed
+made = comm.create_comm(target_name="none")
+before = hasattr(made, "_reply_subshell_id")
+borrowed.answer_in_any_loop(made)
+before, hasattr(made, "_reply_subshell_id")""",
+    "the request that a thread answers": """import threading
+kernel, answered = get_ipython().kernel, []
+def ask():
+    answered.append(bool(kernel.get_parent()))
+    borrowed.answer_nobody()
+    answered.append(bool(kernel.get_parent()))
+thread = threading.Thread(target=ask)
+thread.start()
+thread.join()
+*answered, bool(kernel.get_parent())""",
     "shutdown": None,
 }
 
@@ -464,6 +483,16 @@ def test_a_panel_that_was_seen_leaves_its_words_in_every_output(outputs):
 def test_the_page_of_a_panel_in_a_row_need_not_wait_for_the_loop_that_runs_the_cells(outputs):
     ((_, _, data),) = outputs["loops"]
     assert data["text/plain"] == "[False, False]"
+
+
+def test_reply_subshell_id_is_borrowed_from_ipykernel(outputs):
+    ((_, _, data),) = outputs["the loop of a comm"]
+    assert data["text/plain"] == "(True, False)"
+
+
+def test_shell_parent_is_borrowed_from_ipykernel(outputs):
+    ((_, _, data),) = outputs["the request that a thread answers"]
+    assert data["text/plain"] == "(True, False, True)"
 
 
 def test_a_row_leaves_its_words_when_the_kernel_ends(outputs):

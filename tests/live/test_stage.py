@@ -227,7 +227,7 @@ def test_a_server_that_ends_the_program_leaves_the_buttons_alive(open_panel):
         ends.set()
         panel.do("start")
         panel.until(lambda: panel.head.get("note", "").startswith("SystemExit: no port for me x"))
-        assert len(panel.head["note"]) == server_panel.LETTERS
+        assert len(panel.head["note"]) == server_panel.NOTE_LETTERS
         ends.clear()
         panel.do("start")
         panel.until(lambda: panel.head["state"] == "running")

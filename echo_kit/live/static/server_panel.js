@@ -487,10 +487,10 @@ function render({ model, el }) {
 
   let picture = emptyPicture();
   let complete = false; // the whole picture has come: before that, changes mean nothing
-  let offset = Infinity; // the page's clock less the kernel's; of all messages, the one that took least says it best
+  let offset = Infinity; // the page's clock minus the kernel's: the smallest that was seen, because messages may be late
   let stands = null; // the time at which the picture stands still
   let heard = performance.now();
-  let visible = true;
+  let visible = true; // whether the panel is on the screen
   let drawn = 0; // when the timeline was drawn last
 
   function time() {
