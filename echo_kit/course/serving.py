@@ -22,7 +22,7 @@ Serve = Callable[[str, int], object]
 
 
 def as_it_is(serve: Callable[..., Any], trial: Trial) -> Serve:
-    """The function is a server. The trial notes what it was called with, and which threads were left when it returned."""
+    """The function is a server. The trial notes what it was given, and which threads were left when it returned."""
 
     def run(host: str, port: int) -> None:
         trial.called_with = (host, port)
