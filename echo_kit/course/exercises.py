@@ -20,8 +20,9 @@ from ..views.snapshot import Snapshot
 from ..watch.frames import student_traceback
 from ..watch.text import cut, visible
 from . import part1, part2, surprises
+from .patches import no_default_timeout
 from .report import LONGEST, NotYet, Report, died_of
-from .serving import Serve, a_thread_each, as_it_is, no_default_timeout, not_at_all, one_at_a_time
+from .serving import Serve, a_thread_each, as_it_is, not_at_all, one_at_a_time
 from .trial import PATIENCE, Trial
 
 __all__ = ["EXERCISES", "Exercise", "check"]

@@ -1,21 +1,16 @@
-"""How a student's function becomes a server, serve(host, port); and what a check changes in the interpreter."""
+"""How a student's function becomes a server, serve(host, port)."""
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import random
 import socket
-import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
-from types import FrameType
+from collections.abc import Callable
 from typing import Any
 
 from ..servers import serve_single
-from ..watch.frames import is_student_code
 from ..watch.observe import current_task
+from .patches import turns_after_each_instruction
 from .trial import Trial
 
 Serve = Callable[[str, int], object]
@@ -55,7 +50,7 @@ def a_thread_each(handle: Callable[..., Any], trial: Trial) -> Serve:
     numbers = random.Random(1969)
 
     def run(conn: socket.socket, addr: Any) -> None:
-        with conn, taking_turns():
+        with conn, turns_after_each_instruction():
             handle(conn, addr)
 
     def begin(conn: socket.socket, addr: Any) -> None:
@@ -76,54 +71,3 @@ def _accepting(each: Callable[[socket.socket, Any], None]) -> Serve:
 def not_at_all(function: Callable[..., Any], trial: Trial) -> Serve:
     """The function is an experiment with a server: the finished one of Part 1."""
     return serve_single
-
-
-# -- what changes the interpreter --------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _for_now(change: Callable[[Any], object], now: Any, then: Any) -> Iterator[None]:
-    """Change something of the interpreter, and in the end change it back."""
-    change(now)
-    try:
-        yield
-    finally:
-        change(then)
-
-
-def no_default_timeout() -> contextlib.AbstractContextManager[None]:
-    """Undoes what a student's code says with `socket.setdefaulttimeout`, which holds for all sockets made later."""
-    return _for_now(socket.setdefaulttimeout, None, socket.getdefaulttimeout())
-
-
-def taking_turns() -> contextlib.AbstractContextManager[None]:
-    """After each instruction of the student's code, this thread lets another one run."""
-    return _for_now(sys.settrace, _take_turns, None)
-
-
-def _take_turns(frame: FrameType, event: str, arg: object) -> Any:
-    if not is_student_code(frame):
-        return None
-    frame.f_trace_opcodes = True
-    if event == "opcode":
-        time.sleep(0)  # gives the interpreter lock to a thread that waits for it
-    return _take_turns
-
-
-@contextlib.contextmanager
-def closed_silently(sock: socket.socket) -> Iterator[socket.socket]:
-    """Closes the socket in the end; threads that the student's function has left waiting in it then end silently."""
-    before = set(threading.enumerate())
-    yield sock
-    plain = threading.excepthook
-
-    def hook(died: threading.ExceptHookArgs) -> None:
-        if died.thread in before or not isinstance(died.exc_value, OSError):
-            plain(died)
-
-    with _for_now(functools.partial(setattr, threading, "excepthook"), hook, plain):
-        with sock, contextlib.suppress(OSError):
-            sock.shutdown(socket.SHUT_RDWR)  # wakes every thread that waits in it
-        deadline = time.monotonic() + 1.0
-        for thread in set(threading.enumerate()) - before:
-            thread.join(max(0.0, deadline - time.monotonic()))
