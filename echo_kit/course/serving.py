@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from ..servers import serve_single
@@ -73,16 +71,3 @@ def _accepting(each: Callable[[socket.socket, Any], None]) -> Serve:
 def not_at_all(function: Callable[..., Any], trial: Trial) -> Serve:
     """The function is an experiment with a server: the finished one of Part 1."""
     return serve_single
-
-
-@contextlib.contextmanager
-def closed_silently(sock: socket.socket) -> Iterator[socket.socket]:
-    """Closes the socket in the end; threads that the student's function has left waiting in it then end silently."""
-    before = set(threading.enumerate())
-    yield sock
-    with patches.silent_ends(lambda died: died.thread not in before and isinstance(died.exc_value, OSError)):
-        with sock, contextlib.suppress(OSError):
-            sock.shutdown(socket.SHUT_RDWR)  # wakes every thread that waits in it
-        deadline = time.monotonic() + 1.0
-        for thread in set(threading.enumerate()) - before:
-            thread.join(max(0.0, deadline - time.monotonic()))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from .serving import Serve, closed_silently
+from ..watch.patches import silent_ends
+from .serving import Serve
 from .trial import Guest, Trial
 
 TWO = "recv(2): two bytes at most, and these go back"
@@ -69,7 +73,7 @@ def much_at_once(trial: Trial) -> None:
     data = (bytes(range(251)) * (MANY // 250))[:MANY]
     look = "who sends much must read meanwhile: a thread that reads, or a piece to send and its echo, by turns"
     count = "the server does not hang up: count the bytes, and stop when all have come"
-    sock = trial.at_the_end.enter_context(closed_silently(socket.socket()))
+    sock = trial.at_the_end.enter_context(_closed_silently(socket.socket()))
     _shrink(sock)
     sock.connect(trial.server.address)
     came = trial.result_of(sock, data, look=look, idle=count, still=1.5)
@@ -79,3 +83,16 @@ def much_at_once(trial: Trial) -> None:
     look = "recv returns what is there, not all: a loop; and join, if a thread reads"
     trial.expects(expected, len(came) == len(data), f"it returned {len(came):,} bytes", look)
     trial.expects(expected, came == data, "they are in another order", "one thread sends, one reads")
+
+
+@contextlib.contextmanager
+def _closed_silently(sock: socket.socket) -> Iterator[socket.socket]:
+    """Closes the socket in the end; threads that the student's function has left waiting in it then end silently."""
+    before = set(threading.enumerate())
+    yield sock
+    with silent_ends(lambda died: died.thread not in before and isinstance(died.exc_value, OSError)):
+        with sock, contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)  # wakes every thread that waits in it
+        deadline = time.monotonic() + 1.0
+        for thread in set(threading.enumerate()) - before:
+            thread.join(max(0.0, deadline - time.monotonic()))

@@ -184,12 +184,11 @@ class Guest:
         """Wait for exactly these bytes; more of them are for the next call.
 
         look     the hint when something else comes
-        instead  hints for known wrong answers, by how these begin; the longest one counts
+        instead  hints for known wrong answers, by how these begin
         """
         data = data.encode() if isinstance(data, str) else data
         self._wait_for(lambda: len(self._came) >= len(data))
-        for began in sorted(filter(self._came.startswith, instead)):
-            look = instead[began]
+        look = next((instead[began] for began in instead if self._came.startswith(began)), look)
         self._expects(f"{self.name} gets {quoted(data)}", self._came.startswith(data), look)
         self._came = self._came[len(data) :]
         return self
