@@ -288,7 +288,13 @@ BROKEN = {  # what the report must say
 }
 
 
-@pytest.mark.parametrize("serve", BROKEN, ids=lambda serve: serve.__name__)
+# A check waits for these until its limit, three seconds and more.
+TO_THE_LIMIT = {never_accepts, computes_in_a_handler, sleeps_in_a_handler, forgets_to_release, hangs_before_it_listens}
+TO_THE_LIMIT |= {computes_before_it_listens, prints_for_ever, starts_threads_that_start_threads}
+SOAKED = [pytest.param(each, marks=[pytest.mark.soak] * (each in TO_THE_LIMIT)) for each in BROKEN]
+
+
+@pytest.mark.parametrize("serve", SOAKED, ids=lambda serve: serve.__name__)
 def test_no_server_breaks_the_check(serve, capsys):
     began = time.perf_counter()
     report = echo_kit.check("1.1", serve)
