@@ -15,26 +15,23 @@ from echo_kit.course.exercises import EXERCISES
 
 from . import wrong_answers
 from .right_answers import RIGHT
-from .wrong_answers import WRONG
+from .wrong_answers import SLOW, WRONG
 
 LONG = 20  # seconds after which a check is too slow
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
 
-# A check waits for these until its limit, three seconds and more; of every exercise there are quick ones, too.
-TO_THE_LIMIT = {
-    *("never_leaves_the_loop", "shouts_for_ever", "waits_for_bobs_answer", "sleeps_first", "limits_the_next_sockets"),
-    *("waits_for_ever", "goes_on_after_the_limit", "catches_everything_for_ever", "joins_at_once", "only_reads"),
-    *("forgets_to_give_the_lock_back", "locks_the_whole_conversation", "asks_for_the_lock_again", "keeps_the_lock"),
-    *("never_releases", "releases_only_in_good_order", "joins_the_oldest", "waits_for_the_result", "joins_only"),
-    *("makes_a_pool_in_the_loop", "waits_for_a_place", "goes_on_after_ctrl_c", "closes_instead_of_shutting_down"),
-    *("catches_exception", "leaves_daemons_behind", "hangs_up_on_the_first_only", "does_nothing_about_ctrl_c"),
-}
-SOAKED = [pytest.param(*each, marks=[pytest.mark.soak] * (each[1].__name__ in TO_THE_LIMIT)) for each in WRONG]
+FIRST = dict(reversed(RIGHT))  # the first right answer to each exercise, by number
 
 
 def named(values):
     return [f"{number}-{function.__name__}" for number, function, *_ in values]
+
+
+def soaked(values, slow):
+    """As parameters of a test; those that are slow are for the long run only."""
+    marks = {True: pytest.mark.soak, False: ()}
+    return [pytest.param(*each, marks=marks[slow(each)]) for each in values]
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +63,11 @@ def ended(monkeypatch):
         thread.join(LONG)
 
 
-@pytest.mark.parametrize(("number", "function"), RIGHT, ids=named(RIGHT))
+every_right = soaked(RIGHT, slow=lambda each: each[1] is not FIRST[each[0]])
+every_wrong = soaked(WRONG, slow=lambda each: each[1] in SLOW)
+
+
+@pytest.mark.parametrize(("number", "function"), every_right, ids=named(RIGHT))
 def test_a_right_solution_passes(number, function, capsys):
     began = time.perf_counter()
     report = echo_kit.check(number, function)
@@ -77,7 +78,7 @@ def test_a_right_solution_passes(number, function, capsys):
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # a wrong answer leaves its sockets to the garbage collector
-@pytest.mark.parametrize(("number", "function", "expected", "happened", "look"), SOAKED, ids=named(WRONG))
+@pytest.mark.parametrize(("number", "function", "expected", "happened", "look"), every_wrong, ids=named(WRONG))
 def test_the_report_says_what_is_wrong(number, function, expected, happened, look, ended, capsys):
     began = time.perf_counter()
     report = echo_kit.check(number, function)
@@ -99,6 +100,7 @@ def test_each_exercise_has_right_and_wrong_answers_enough():
     for number in EXERCISES:
         assert sum(each[0] == number for each in RIGHT) >= 2, number
         assert sum(each[0] == number for each in WRONG) >= 3, number
+        assert sum(each[0] == number and each[1] not in SLOW for each in WRONG) >= 2, number
     assert [each[0] for each in RIGHT] == sorted(each[0] for each in RIGHT)
 
 
@@ -116,7 +118,7 @@ def solutions():
                     exec(compile(source, f"{path.stem}, cell {number}", "exec"), names)
 
 
-@pytest.mark.soak
+@pytest.mark.soak  # the command that compares the notebooks runs them anyway
 def test_the_solutions_of_the_notebooks_pass(capsys):
     found = list(solutions())
     if not found:
@@ -168,28 +170,27 @@ def test_what_an_earlier_check_has_left_in_a_variable(monkeypatch, capsys):
     assert "an earlier check" in looks[1], looks
 
 
-def test_threads_that_a_function_leaves_behind_end_silently(monkeypatch):
+def sends_first(sock, data):
+    sender = threading.Thread(target=sock.sendall, args=(data,))
+    sender.start()
+    sender.join()
+    return sock.recv(len(data))
+
+
+def fails_in_a_thread(sock, data):
+    threading.Thread(target=lambda: data / 2).start()
+    return sends_first(sock, data)
+
+
+@pytest.mark.parametrize(("function", "errors"), [(sends_first, []), (fails_in_a_thread, [TypeError])])
+def test_threads_that_a_function_leaves_behind_end_silently(function, errors, monkeypatch):
     died = []
     monkeypatch.setattr(threading, "excepthook", died.append)
     before = set(threading.enumerate())
-
-    def sends_first(sock, data):
-        sender = threading.Thread(target=sock.sendall, args=(data,))
-        sender.start()
-        sender.join()
-        return sock.recv(len(data))
-
-    assert not echo_kit.check("3.2", sends_first).passed
+    assert not echo_kit.check("3.2", function).passed
     for thread in set(threading.enumerate()) - before:
         thread.join(LONG)
-    assert died == []
-
-    def fails_in_a_thread(sock, data):
-        threading.Thread(target=lambda: data / 2).start()
-        return sends_first(sock, data)
-
-    assert not echo_kit.check("3.2", fails_in_a_thread).passed
-    assert [each.exc_type for each in died] == [TypeError]
+    assert [each.exc_type for each in died] == errors
 
 
 @pytest.mark.parametrize("number", ["4.1", "1.9", "", "1", "1.10", None, 1.2, ["1.1"]])
