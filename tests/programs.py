@@ -13,6 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 30  # seconds that anything may take before a test fails: long, because nothing waits that long
+PROMPT = 5  # seconds that Ctrl+C may take; it takes a tenth of one, unless the machine is busy
 
 # What __main__ does on Windows, where Ctrl+C does not reach a thread that is blocked in a socket call.
 AS_ON_WINDOWS = """
@@ -116,7 +117,7 @@ class Program:
                 state = subprocess.check_output(["ps", "-o", "state=", "-p", str(pid)], text=True)
 
     def interrupt(self):
-        """Press Ctrl+C; it has to end in good order, and within a second."""
+        """Press Ctrl+C; it has to end in good order, and promptly: not when the next client comes."""
         self._wait_until_it_waits()
         began = time.monotonic()
         self._process.send_signal(signal.SIGINT)
@@ -124,7 +125,7 @@ class Program:
         took = time.monotonic() - began
         errors = self.end()[1]
         assert (code, errors) == (0, ""), f"Ctrl+C: exit code {code}, {errors!r}"
-        assert took < 1, f"Ctrl+C took {took:.2f} s: {self._printed[-2000:]}"
+        assert took < PROMPT, f"Ctrl+C took {took:.2f} s: {self._printed[-2000:]}"
 
 
 def serving(command="", host="127.0.0.1", port=0, **options):
