@@ -25,18 +25,6 @@ from .observation import Observation, current_task, lock, noting, running
 from .output import Routed, restore_streams, route_streams
 from .stepping import HELD, step_by_step
 
-__all__ = [
-    "TABLE",
-    "begin",
-    "collector_paused",
-    "end",
-    "no_program_arguments",
-    "silent_ends",
-    "state",
-    "take_turns",
-    "turns_after_each_instruction",
-]
-
 plain_start = threading.Thread.start
 
 
