@@ -341,7 +341,7 @@ def _wait(seen: Observed, sock: socket.socket) -> None:
     """
     observation, timeout = seen.observation, sock.gettimeout()
     if timeout == 0 or sock.fileno() == -1 or observation.stopping:
-        return  # the real call says at once what it has to say
+        return  # the real call returns at once
     interrupted = False
     try:
         interrupted = observation.alarm.wait(sock, timeout, current_task(), lambda: observation.stopping)

@@ -11,17 +11,6 @@ import threading
 import traceback
 from types import FrameType
 
-__all__ = [
-    "forget_variables",
-    "is_asked_for",
-    "is_student_code",
-    "source_line",
-    "source_lines",
-    "student_frame",
-    "student_traceback",
-    "thread_frames",
-]
-
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep  # the package
 _SERVERS = _HERE + "servers.py"  # the notebooks' finished servers: student code that happens to live here
 _PACKAGES = ("site-packages", "dist-packages")
@@ -78,9 +67,9 @@ def student_frame(ident: int | None) -> FrameType | None:
 
 
 def is_asked_for(frame: FrameType | None) -> bool:
-    """Whether it is the server's code that calls a socket's method, of which `frame` is the caller: not ours that
-    cleans up, nor a destructor. The garbage collector runs these at any moment, in whichever thread: that one may have
-    a lock of the interpreter's in its hand.
+    """Whether the server's code calls a socket's method, of which `frame` is the caller; and not our clean-up, nor a
+    destructor. The garbage collector runs destructors at any moment and in any thread, which may hold a lock of the
+    interpreter's.
     """
     while frame is not None and frame.f_globals.get("__name__") in ("socket", "contextlib"):
         frame = frame.f_back

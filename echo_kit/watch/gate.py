@@ -1,19 +1,19 @@
 """A gate at which the threads of a server stop before each socket call, and are let through one call at a time.
 
 In this file lives the waiting and nothing else: no socket, no patch. A thread stands at the gate as long as it is in
-`Gate._standing`: whoever takes it out lets it go, once, because that is one atomic operation on a dictionary.
+`Gate._standing`: taking it out lets it go, once, because that is one atomic operation on a dictionary.
 
 No lock is held while anything of Python's runs. The garbage collector may run any code of the student's in any thread
-at any moment, and a thread that waited at the gate with a lock in its hand would keep the others out for ever.
+at any moment, and a thread that waited at the gate and held a lock would keep the others out for ever.
 """
 
 from __future__ import annotations
 
 from _thread import allocate_lock
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["Gate", "after"]
+__all__ = ["Gate"]
 
 SLICE = 0.1  # seconds after which a thread at the gate looks by itself whether it has been let go
 
@@ -65,14 +65,3 @@ class Gate:
         self.closed = False
         for who in list(self._standing):
             self.let_go(who)
-
-
-def after(first: Callable[[Any], None], method: Callable[..., Any]) -> Callable[..., Any]:
-    """A method that calls `first`, with the object that it is called on, and then `method`."""
-
-    def call(self: Any, *args: Any, **named: Any) -> Any:
-        __tracebackhide__ = True  # IPython leaves this frame out of a student's traceback
-        first(self)
-        return method(self, *args, **named)
-
-    return call

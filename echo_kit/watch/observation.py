@@ -155,7 +155,7 @@ class Observation:
         self.listening = threading.Event()
         self.stopping = False
         self.gate = Gate()  # where its threads are held, step by step
-        self.most_threads: int | None = None  # that may be alive at once; and none is started once it is being stopped
+        self.most_threads: int | None = None  # alive at once; with it, none is started while the server is stopped
         self.most_sent: int | None = None  # bytes that one send() takes at most: fewer than asked for, as it may
         self.abort = False  # end connections by a reset: the port must be free again at once
         self.error: BaseException | None = None

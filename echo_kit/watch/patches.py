@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from . import output
 from .calls import TWINS
 from .frames import is_student_code
-from .observation import Observation, current_task, lock, noting, running
+from .observation import Observation, ServerStopped, current_task, lock, noting, running
 from .output import Routed, restore_streams, route_streams
 from .stepping import HELD, step_by_step
 
@@ -36,12 +36,14 @@ def start(self: threading.Thread) -> None:
     # A thread that is blocked in recv would hold up the end of the kernel, which waits for all but daemons.
     self.daemon = True
     observation, child = task.observation, None
+    if observation.stopping and observation.most_threads is not None:
+        raise ServerStopped  # its threads might start others faster than they can be ended
     with lock:  # counted and entered at once: many may start threads at the same time
         with noting(observation):
             child = observation.adopt(self, parent=task)
             child.starting = True
         most = observation.most_threads
-        if most is not None and (observation.stopping or len(observation.tasks) > most):
+        if most is not None and len(observation.tasks) > most:
             observation.drop([child] if child is not None else [])
             raise RuntimeError("can't start new thread")  # Python's own words, when the system has no more
     try:

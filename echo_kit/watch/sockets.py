@@ -1,4 +1,4 @@
-"""What a socket can be asked without disturbing it, how it is told to end in a reset, how who waits for it is woken."""
+"""Sockets: asking one without disturbing it, closing one by a reset, waking a thread that waits for one."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def waited(conn: socket.socket) -> float | None:
 
 
 class Alarm:
-    """Wakes a thread that waits for a socket: whoever waits, once it rings; or one thread only, with Ctrl+C."""
+    """Wakes threads that wait for a socket: all of them, once it rings, or one of them, with Ctrl+C."""
 
     def __init__(self) -> None:
         self.meant: object | None = None  # the thread that gets Ctrl+C

@@ -20,7 +20,7 @@ from .borrowed import raise_in, waits
 from .events import reachable
 from .frames import is_student_code, thread_frames
 from .observation import Observation, ServerStopped, Task
-from .patches import take_turns
+from .patches import start, take_turns
 from .sockets import RESET_ON_CLOSE, ready
 from .stepping import step_by_step
 
@@ -28,7 +28,13 @@ GRACE = 0.25  # seconds that a thread has until stronger means are used, or used
 LOOK = 0.005  # seconds from one look to the next, whether a thread may be interrupted
 
 # Where a thread waits, or lets others run, at the student's request.
-_WAITS = {*waits, *(twin.__code__ for twin in calls.TWINS.values()), calls.read.__code__, take_turns.__code__}
+_WAITS = {
+    *waits,
+    *(twin.__code__ for twin in calls.TWINS.values()),
+    calls.read.__code__,
+    start.__code__,
+    take_turns.__code__,
+}
 
 
 def stop(observation: Observation, deadline: float) -> list[Task]:

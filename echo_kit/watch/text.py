@@ -9,7 +9,7 @@ Item = TypeVar("Item")
 
 
 def visible(text: str) -> str:
-    """`text` with control characters as escapes: what came from a client does not move anybody's cursor."""
+    """`text` with control characters as escapes: what came from a client does not move the cursor."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

@@ -14,7 +14,7 @@ import pytest
 
 from echo_kit import Client, ServerClosed, serve_single, serve_threaded, start
 from echo_kit import server as runner
-from echo_kit.watch import calls, observation, output, patches
+from echo_kit.watch import observation, output
 from echo_kit.watch.events import EventLog
 
 LONG = 20
@@ -457,59 +457,6 @@ def test_a_broken_log_breaks_nothing(serve, monkeypatch):
         assert str(server.timeline()) == f"{serve.__name__}: 0 connections"
         assert server.error is None
         assert isinstance(server.observation.trouble, RuntimeError)
-
-
-@pytest.mark.parametrize("what", ["clock", "task"])
-def test_a_broken_clock_or_owner_breaks_nothing(what, monkeypatch):
-    def broken(*args):
-        raise RuntimeError("the observer is broken")
-
-    going_on = threading.Event()
-
-    def talk(conn):
-        going_on.wait(LONG)
-        while data := conn.recv(100):
-            conn.sendall(data)
-
-    with start(talking(talk)) as server, socket.create_connection(server.address) as client:
-        server.settle()
-        if what == "clock":
-            monkeypatch.setattr(server.observation.log, "clock", broken)
-        else:
-            monkeypatch.setattr(calls, "task_for", broken)
-        going_on.set()
-        client.settimeout(LONG)
-        client.sendall(b"hello")
-        assert client.recv(100) == b"hello"
-        monkeypatch.undo()
-        client.shutdown(socket.SHUT_WR)
-        assert client.recv(100) == b""
-        assert server.error is None
-        assert isinstance(server.observation.trouble, RuntimeError)
-
-
-def test_patches_are_there_only_while_a_server_runs():
-    names = list(calls.TWINS)
-    plain = [getattr(socket.socket, name) for name in names]
-    own = set(vars(socket.socket))
-    with start(serve_single), start(serve_threaded):
-        assert all(getattr(socket.socket, name) is calls.TWINS[name] for name in names)
-    assert [getattr(socket.socket, name) for name in names] == plain
-    assert set(vars(socket.socket)) == own
-    patches.end(observation.Observation.__new__(observation.Observation))  # ends nothing
-
-
-def test_what_somebody_else_has_patched_since_is_left_alone():
-    def other(self, *args):
-        raise AssertionError
-
-    plain = threading.excepthook
-    try:
-        with start(serve_single):
-            threading.excepthook = other
-        assert threading.excepthook is other
-    finally:
-        threading.excepthook = plain
 
 
 def test_a_traceback_names_the_cell_and_not_its_file():
