@@ -189,10 +189,9 @@ class Backlog:
         return f'<div style="font-weight: bold; margin: 4px 0">{escape(self.title)}</div><div>{queue}</div>{notes}'
 
 
-_BOX = (
-    f"display: inline-block; margin: 2px 4px; padding: 4px 10px; border: 2px solid {BACKLOG.colour}; border-radius: 4px"
-)
-_DOOR = "display: inline-block; margin: 2px 4px; font-weight: bold"
+_SPACED = "display: inline-block; margin: 2px 4px;"
+_BOX = f"{_SPACED} padding: 4px 10px; border: 2px solid {BACKLOG.colour}; border-radius: 4px"
+_DOOR = f"{_SPACED} font-weight: bold"
 
 
 class Watch:

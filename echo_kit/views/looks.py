@@ -54,7 +54,7 @@ class Watch:
         """As `code_view`. The same object as before, if nothing has moved."""
         looks: dict[Task, tuple[object, _Look]] = {}
         tasks = _tasks(self.observation, stopped)
-        calls, frames = _calls(tasks), thread_frames()
+        calls, frames = {task: task.call for task in tasks}, thread_frames()
         for task in tasks:
             before, key = self._looks.get(task), None
             waiting = task.waiting
@@ -66,7 +66,7 @@ class Watch:
             look = _Look(task, names)
             if before is not None:
                 look.before = before[1].before
-            look.see(calls, frames)
+            look.see(calls[task], frames)
             # It may have gone on since: what is kept must be what was seen of this call, at this place.
             same = key is not None and look.waits is waiting and look.chain == key[1]
             looks[task] = (key if same else None), look
@@ -135,24 +135,19 @@ def _place_of(error: BaseException | None) -> tuple[CodeType, int] | None:
 def _stands(tasks: list[Task], names: Names) -> list[_Look]:
     """Where each thread stands, from where it was called, and what it does there."""
     looks = [_Look(task, names) for task in tasks]
-    calls, frames = _calls(tasks), thread_frames()
-    for look in looks:
-        look.see(calls, frames)
-    for _ in range(LOOKS):
+    for again in range(1 + LOOKS):
         unsure = [look for look in looks if not look.words]
-        if not unsure:
-            break
-        frames = {}  # a function that returns meanwhile lets go of its variables, as it would without us
-        time.sleep(max(LOOK_AGAIN, 3 * sys.getswitchinterval()))  # one wait for all of them
-        calls, frames = _calls([look.task for look in unsure]), thread_frames()
-        for look in unsure:
-            look.see(calls, frames)
+        if again and unsure:
+            time.sleep(max(LOOK_AGAIN, 3 * sys.getswitchinterval()))  # one wait for all of them
+        _see(unsure)
     return [look for look in looks if look.words or look.task.alive()]  # one without words may have ended
 
 
-def _calls(tasks: list[Task]) -> dict[Task, Call | None]:
-    """Which call each is in: asked before the frames are taken, and again when one is looked at."""
-    return {task: task.call for task in tasks}
+def _see(looks: list[_Look]) -> None:
+    calls = [look.task.call for look in looks]  # before the frames are taken, and again when one is looked at
+    frames = thread_frames() if looks else {}
+    for look, call in zip(looks, calls, strict=True):
+        look.see(call, frames)
 
 
 class _Look:
@@ -181,14 +176,15 @@ class _Look:
             words += f", serving {self.client}"
         return Mark(PAUSED if self.paused else STANDS, self.task.label, words, self.client)
 
-    def see(self, calls: Mapping[Task, Call | None], frames: Mapping[int, FrameType]) -> None:
+    def see(self, before: Call | None, frames: Mapping[int, FrameType]) -> None:
+        """Look at it. `before`: the call that it was in before the frames were taken."""
         innermost = frames.get(self.task.identity() or 0)
         self.chain, self.expression = chain_of(innermost), ""
         served = self.task.connection
         self.client = self.names.get(served, "") if served is not None and not served.closed else ""
         held = self.task.paused
         call = held or self.task.call
-        if held is None and call != calls[self.task]:
+        if held is None and call != before:
             call = None  # it has gone on meanwhile: its frame was of another call, or of none
         if call is not None and not call.seen.listening:
             self.client = self.names.get(call.seen.connection, "")

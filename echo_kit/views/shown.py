@@ -67,10 +67,8 @@ class Timelines(Shown, tuple[Timeline, ...]):
 
     one_axis = False
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return "\n".join(map(str, self))
-
-    __repr__ = __str__
 
     def figure(self, dark: bool = False) -> Figure:
         from .draw_timeline import stacked_figure, timeline_figure
@@ -92,10 +90,8 @@ class Snapshot(Shown, snapshot.Snapshot):
 class Snapshots(Shown, tuple[Snapshot, ...]):
     """Several servers, each at one moment, side by side."""
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return "\n\n".join(map(str, self))
-
-    __repr__ = __str__
 
     def figure(self, dark: bool = False) -> Figure:
         from .draw_snapshot import snapshot_figure

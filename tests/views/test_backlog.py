@@ -928,7 +928,7 @@ def answering(patch, answers):
 
     kept = []
     with patch.context() as context:
-        context.setattr(backlog, "socket", SimpleNamespace(**{**vars(socket), "socket": fake}))
+        context.setattr(kernel, "socket", SimpleNamespace(**{**vars(socket), "socket": fake}))
         context.setattr(kernel, "REPLY_TIME", 0.1)
         try:
             yield kept
