@@ -1,4 +1,7 @@
-"""Break the product on purpose: the notebooks must notice. Each fault is one line changed in a copy of the package."""
+"""Break the product on purpose: the notebooks must notice. Each fault is one line changed in a copy of the package.
+
+There is one at least in each room.
+"""
 
 import os
 import shutil
@@ -37,13 +40,13 @@ FAULTS = {
     ),
     "the code view marks the next line": (
         "part1_single_socket",
-        "views/code.py",
+        "views/source.py",
         "chain.append((code, frame.f_lineno",
         "chain.append((code, 1 + frame.f_lineno",
     ),
     "the backlog view loses a client": (
         "part1_single_socket",
-        "views/backlog.py",
+        "views/kernel.py",
         "        return sorted(self.rows.values()",
         "        return sorted(list(self.rows.values())[1:]",
     ),
@@ -58,6 +61,30 @@ FAULTS = {
         "views/timeline.py",
         "        if lane.connected is None:\n            return []\n",
         "        return []\n",
+    ),
+    "an accept is not recorded": (
+        "part1_single_socket",
+        "watch/calls.py",
+        '        _record(accepted, task, "accept", began)\n',
+        "        pass\n",
+    ),
+    "a thread that waits in recv is said to work": (
+        "part1_single_socket",
+        "views/lanes.py",
+        '"recv": Transition(IN_RECV, WORKS, closes=True)',
+        '"recv": Transition(WORKS, WORKS, closes=True)',
+    ),
+    "whatever happened, the first option is said to have happened": (
+        "part1_single_socket",
+        "live/prediction.py",
+        '_sentence("What happened:", fits)',
+        '_sentence("What happened:", next(iter(values)))',
+    ),
+    "a check takes every answer for right": (
+        "part1_exercises",
+        "course/trial.py",
+        "        if not condition:\n            raise self.not_yet(expected, happened, look)\n",
+        "        return\n",
     ),
 }
 
