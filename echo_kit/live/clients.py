@@ -168,6 +168,6 @@ def _key(server: Server | Address) -> object:
 
 def _line(entry: Entry) -> str:
     """An entry as a line of text."""
-    lead = {"sent": "> ", "received": "Received  :  ", "note": ""}[entry["kind"]]
+    lead: str = {"sent": "> ", "received": "Received  :  ", "note": ""}[entry["kind"]]
     mark = entry["mark"] or ("no answer yet" if entry["open"] else "")
     return lead + entry["text"] + entry["cut"] + (f"    ({mark})" if mark else "")

@@ -130,7 +130,7 @@ def look(observation: Observation) -> Table | None:
 def queued(sock: socket.socket) -> int | None:
     """How many connections wait at a listening socket; None where the system does not say."""
     try:
-        return INTEGER.unpack_from(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 64), UNACKED)[0]
+        return int(INTEGER.unpack_from(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 64), UNACKED)[0])
     except (OSError, AttributeError, struct.error):
         return None
 

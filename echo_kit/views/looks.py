@@ -17,7 +17,7 @@ from typing import Any
 
 from ..watch.events import Connection
 from ..watch.frames import is_student_code, thread_frames
-from ..watch.observation import Call, Observation, Observed, Task, current_task
+from ..watch.observation import Call, Observation, Observed, Task, current_task, task_of
 from ..watch.sockets import ready
 from ..watch.text import counted, listed, visible
 from .code import CROWD, DIED, INSIDE, NOBODY, PAUSED, STANDS, CodeView, Mark
@@ -216,7 +216,7 @@ class _Look:
             # The variables of no other function are looked at: before Python 3.13 the frame would keep what they hold.
             if module == "threading" and name == "join":
                 thread = frame.f_locals.get("self")
-                task = getattr(thread, "_echo_kit_task", None)
+                task = task_of(thread)
                 label = task.label if task else visible(getattr(thread, "name", "a thread"))[:40]
                 self.words, self.client = f"waits in join for {label}", ""
             elif module == "selectors" and name == "select":

@@ -86,7 +86,8 @@ class Task:
     @property
     def paused(self) -> Call | None:
         """The call before which it is held, step by step."""
-        return self.observation.gate.what(self)
+        held: Call | None = self.observation.gate.what(self)
+        return held
 
     def identity(self) -> int | None:
         return self.thread.ident if self.thread else self.ident
@@ -195,7 +196,7 @@ class Observation:
         self.lines.extend(each.partial for each in tasks if each.partial)
         self.tasks = [each for each in self.tasks if each not in tasks]
         for each in tasks:
-            if getattr(each.thread, "_echo_kit_task", None) is each:
+            if task_of(each.thread) is each:
                 del each.thread._echo_kit_task
 
     def alive(self) -> list[Task]:
@@ -302,7 +303,12 @@ def observation_at(address: Address) -> Observation | None:
 def current_task() -> Task | None:
     """The task of the calling thread, or None where it belongs to no server."""
     thread = calling_thread()
-    return here.raw if thread is None else getattr(thread, "_echo_kit_task", None)
+    return here.raw if thread is None else task_of(thread)
+
+
+def task_of(thread: threading.Thread | None) -> Task | None:
+    """The task of a thread that `threading` knows, or None where it belongs to no server."""
+    return getattr(thread, "_echo_kit_task", None)
 
 
 def task_for(observation: Observation) -> Task:

@@ -14,7 +14,7 @@ from collections import deque
 from typing import Any, TypeVar
 
 from .borrowed import pool_workers
-from .observation import Task, current_task, here, lock, noting, running, socket_in_the_frames, task_for
+from .observation import Task, current_task, here, lock, noting, running, socket_in_the_frames, task_for, task_of
 
 LONG = 5.0  # seconds: no print takes as long
 MANY = 64  # streams that are kept in any case
@@ -34,7 +34,7 @@ class Routed:
     def write(self, text: str) -> int:
         task = _printing_task()
         if task is None:
-            return self._plain.write(text)
+            return int(self._plain.write(text))
         with noting(task.observation):
             task.observation.write(task, text)
         return len(text)
@@ -92,7 +92,7 @@ def _printing_task() -> Task | None:
 
 @functools.wraps(threading.__excepthook__)
 def excepthook(args: threading.ExceptHookArgs, /) -> None:
-    task = getattr(args.thread, "_echo_kit_task", None)
+    task = task_of(args.thread)
     if task is None or args.exc_value is None:
         found["excepthook"](args)
     else:

@@ -56,7 +56,7 @@ def waited(conn: socket.socket) -> float | None:
     if sys.platform != "linux":
         return None
     try:
-        return _MILLISECONDS.unpack_from(conn.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 64), 44)[0] / 1000
+        return float(_MILLISECONDS.unpack_from(conn.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 64), 44)[0]) / 1000
     except (OSError, struct.error):  # broken off already, or a kernel that tells less
         return None
 
