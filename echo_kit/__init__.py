@@ -15,27 +15,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what a type checker, and an editor, sees; a test compares it with the table below
-    from .client import Client as Client
-    from .client import EchoError as EchoError
-    from .client import NoReply as NoReply
-    from .client import Refused as Refused
-    from .client import Reset as Reset
-    from .client import ServerClosed as ServerClosed
+    from .client import (
+        Client as Client,
+        EchoError as EchoError,
+        NoReply as NoReply,
+        Refused as Refused,
+        Reset as Reset,
+        ServerClosed as ServerClosed,
+    )
     from .course.exercises import check as check
-    from .live.clients import ClientPanel as ClientPanel
-    from .live.clients import panels as panels
-    from .live.prediction import Prediction as Prediction
-    from .live.prediction import predict as predict
+    from .live.clients import ClientPanel as ClientPanel, panels as panels
+    from .live.prediction import Prediction as Prediction, predict as predict
     from .live.stage import ServerPanel as ServerPanel
-    from .server import Server as Server
-    from .server import ServerStuck as ServerStuck
-    from .server import start as start
-    from .servers import serve_single as serve_single
-    from .servers import serve_threaded as serve_threaded
-    from .views.shown import Snapshot as Snapshot
-    from .views.shown import Timeline as Timeline
-    from .views.shown import side_by_side as side_by_side
-    from .views.shown import stacked as stacked
+    from .server import Server as Server, ServerStuck as ServerStuck, start as start
+    from .servers import serve_single as serve_single, serve_threaded as serve_threaded
+    from .views.shown import (
+        Snapshot as Snapshot,
+        Timeline as Timeline,
+        side_by_side as side_by_side,
+        stacked as stacked,
+    )
     from .watch.sockets import free_port as free_port
 
 _HOME = {

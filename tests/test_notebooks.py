@@ -9,8 +9,7 @@ import pytest
 from bs4 import BeautifulSoup
 from nbclient import NotebookClient
 from nbconvert import HTMLExporter, SlidesExporter
-from nbval.plugin import coalesce_streams as coalesce
-from nbval.plugin import get_sanitize_patterns
+from nbval.plugin import coalesce_streams as coalesce, get_sanitize_patterns
 
 ROOT = Path(__file__).parent.parent
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))

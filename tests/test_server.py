@@ -15,15 +15,12 @@ import textwrap
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from socket import AF_INET, SO_REUSEADDR, SOCK_STREAM, SOL_SOCKET
-from socket import socket as bound_before
+from socket import AF_INET, SO_REUSEADDR, SOCK_STREAM, SOL_SOCKET, socket as bound_before
 
 import pytest
 
-from echo_kit import Client, ServerStuck, free_port, serve_single, serve_threaded, start
-from echo_kit import server as runner
-from echo_kit.watch import calls, frames, sockets, stopping
-from echo_kit.watch import observation as watched
+from echo_kit import Client, ServerStuck, free_port, serve_single, serve_threaded, server as runner, start
+from echo_kit.watch import calls, frames, observation as watched, sockets, stopping
 
 LONG = 20  # seconds after which a test gives up; nothing comes near it
 

@@ -22,12 +22,8 @@ from echo_kit.views.code import NOBODY, PAUSED, STANDS
 from echo_kit.views.draw_timeline import HATCHES
 from echo_kit.views.lanes import STOPPED
 from echo_kit.views.states import STATES
-from echo_kit.views.timeline import IN_ACCEPT, IN_RECV, IN_SEND, WORKS, Timeline
-from echo_kit.views.timeline import PAUSED as PAUSED_STRETCH
-from echo_kit.watch import calls as patched
-from echo_kit.watch import gate as gates
-from echo_kit.watch import observation as watched
-from echo_kit.watch import patches, rest, stepping
+from echo_kit.views.timeline import IN_ACCEPT, IN_RECV, IN_SEND, PAUSED as PAUSED_STRETCH, WORKS, Timeline
+from echo_kit.watch import calls as patched, gate as gates, observation as watched, patches, rest, stepping
 from echo_kit.watch.events import Connection, EventLog
 from echo_kit.watch.gate import Gate
 
