@@ -27,8 +27,8 @@ from .watch.borrowed import before_exit
 from .watch.events import CAPACITY, Address, Connection, EventLog, reachable
 from .watch.observation import Observation, ServerStopped, current_task
 from .watch.output import route_streams
+from .watch.patches import step_by_step
 from .watch.sockets import free_port
-from .watch.stepping import step_by_step
 from .watch.text import counted
 
 MAIN = "server thread"  # the label of the one that runs serve

@@ -17,7 +17,7 @@ import operator
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from .events import PREVIEW, Address
 from .observation import Observed, ServerStopped, Task, current_task, here, note_functions, noting, observed, task_for
@@ -39,6 +39,7 @@ plain_recv_into = socket.socket.recv_into
 plain_send = socket.socket.send
 plain_shutdown = socket.socket.shutdown
 seen_at = observed.get
+Read = TypeVar("Read", int, bytes)
 
 
 # -- the two that must be fast ---------------------------------------------------------------------------------------
@@ -51,7 +52,7 @@ def recv(self: socket.socket, size: int, /, *flags: Any) -> bytes:
     if seen is None:
         return plain_recv(self, size, *flags)
     if flags or WAIT_BEFORE_RECV:
-        return read(plain_recv, self, seen, size, *flags)
+        return read(plain_recv, b"", self, seen, size, *flags)
     observation = seen.observation
     log = observation.log
     try:
@@ -68,12 +69,12 @@ def recv(self: socket.socket, size: int, /, *flags: Any) -> bytes:
             return b""
         data = plain_recv(self, size)
     except OSError as error:
-        if _failed(seen, task, began, error):
-            return b""
-        raise
+        if not observation.stopping:
+            _record(seen, task, "recv", began, error=error)
+            raise
     finally:
         task.entered = None
-    if observation.stopping:
+    if observation.stopping:  # to its code it looks as if the client hung up
         _record(seen, task, "recv", began, error=ServerStopped())
         return b""
     try:
@@ -200,14 +201,15 @@ def recv_into(self: socket.socket, /, *args: Any, **named: Any) -> int:
     seen = seen_at(id(self))
     if seen is None:
         return plain_recv_into(self, *args, **named)
-    return read(plain_recv_into, self, seen, *args, **named)
+    return read(plain_recv_into, 0, self, seen, *args, **named)
 
 
-def read(plain: Callable[..., Any], sock: socket.socket, seen: Observed, *args: Any, **named: Any) -> Any:
-    """Read as `plain` does: recv with flags, or recv_into, which returns a size."""
+def read(
+    plain: Callable[..., Read], nothing: Read, sock: socket.socket, seen: Observed, *args: Any, **named: Any
+) -> Read:
+    """Read as `plain` does: recv with flags, or recv_into; `nothing` is what it returns when the client has hung up."""
     __tracebackhide__ = True
-    into = plain is plain_recv_into
-    observation, nothing = seen.observation, 0 if into else b""
+    observation, into = seen.observation, plain is plain_recv_into
     with _made(plain.__name__, seen) as (task, began):
         try:
             if WAIT_BEFORE_RECV:
@@ -216,24 +218,24 @@ def read(plain: Callable[..., Any], sock: socket.socket, seen: Observed, *args: 
                 return nothing
             result = plain(sock, *args, **named)
         except OSError as error:
-            if _failed(seen, task, began, error):
-                return nothing
-            raise
+            if not observation.stopping:
+                _record(seen, task, "recv", began, error=error)
+                raise
     if observation.stopping:
         _record(seen, task, "recv", began, error=ServerStopped())
         return nothing
     with noting(observation):
         flags = args[1 + into] if len(args) > 1 + into else named.get("flags", 0)
         if not operator.index(flags) & PEEK:
-            data = (args[0] if args else named["buffer"]) if into else result
-            _record(seen, task, "recv", began, result if into else len(result), data)
+            data: Any = (args[0] if args else named["buffer"]) if into else result
+            _record(seen, task, "recv", began, result if isinstance(result, int) else len(data), data)
     return result
 
 
 @functools.wraps(plain_shutdown)
 def shutdown(self: socket.socket, how: int, /) -> None:
     seen = seen_at(id(self))
-    began = _now(seen)
+    began = None if seen is None else _now(seen)
     plain_shutdown(self, how)
     if seen is not None:
         _record(seen, None, "shutdown", began)
@@ -242,11 +244,10 @@ def shutdown(self: socket.socket, how: int, /) -> None:
 @functools.wraps(plain_close)
 def close(self: socket.socket) -> None:
     seen = seen_at(id(self))
-    began = _now(seen)
+    began = None if seen is None else _now(seen)
     plain_close(self)
-    if seen is None or self.fileno() != -1:  # a file of makefile() keeps it open
-        return
-    if observed.pop(id(self), None) is not None:
+    # A file of makefile() may keep it open.
+    if seen is not None and self.fileno() == -1 and observed.pop(id(self), None) is not None:
         _record(seen, None, "close", began)
         seen.connection.closed = True
         with noting(seen.observation):
@@ -256,24 +257,17 @@ def close(self: socket.socket) -> None:
 
 
 TWINS: dict[str, Callable[..., Any]] = {
-    "accept": accept,
-    "listen": listen,
-    "recv": recv,
-    "recv_into": recv_into,
-    "send": _sender(plain_send),
-    "sendall": _sender(socket.socket.sendall),
-    "shutdown": shutdown,
-    "close": close,
+    **{"accept": accept, "listen": listen, "recv": recv, "recv_into": recv_into, "shutdown": shutdown, "close": close},
+    **{"send": _sender(plain_send), "sendall": _sender(socket.socket.sendall)},
 }
 
 
 # -- what they are made of -------------------------------------------------------------------------------------------
 
 
-def _now(seen: Observed | None) -> float | None:
-    if seen is not None:
-        with noting(seen.observation):
-            return seen.observation.log.clock()
+def _now(seen: Observed) -> float | None:
+    with noting(seen.observation):
+        return seen.observation.log.clock()
     return None
 
 
@@ -294,13 +288,6 @@ def _made(name: str, seen: Observed) -> Iterator[tuple[Task | None, float | None
     finally:
         if task is not None:
             task.entered = None
-
-
-def _failed(seen: Observed, task: Task | None, began: float | None, error: OSError) -> bool:
-    """Record that a read failed. Whether the server is being stopped: to its code it looks as if the client hung up."""
-    stopping = seen.observation.stopping
-    _record(seen, task, "recv", began, error=ServerStopped() if stopping else error)
-    return stopping
 
 
 def _record(
@@ -342,12 +329,12 @@ def _wait(seen: Observed, sock: socket.socket) -> None:
     observation, timeout = seen.observation, sock.gettimeout()
     if timeout == 0 or sock.fileno() == -1 or observation.stopping:
         return  # the real call returns at once
-    interrupted = False
     try:
-        interrupted = observation.alarm.wait(sock, timeout, current_task(), lambda: observation.stopping)
+        if not observation.alarm.wait(sock, timeout, current_task(), lambda: observation.stopping):
+            return
     except TimeoutError:
         raise
-    except Exception as trouble:  # the real call says what is wrong, or waits
+    except Exception as trouble:
         observation.trouble = trouble
-    if interrupted:
-        raise ServerStopped
+        return  # the real call says what is wrong, or waits
+    raise ServerStopped

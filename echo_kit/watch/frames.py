@@ -6,24 +6,18 @@ import itertools
 import linecache
 import os
 import sys
-import sysconfig
 import threading
 import traceback
+from collections.abc import Iterator
 from types import FrameType
 
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep  # the package
 _SERVERS = _HERE + "servers.py"  # the notebooks' finished servers: student code that happens to live here
-_PACKAGES = ("site-packages", "dist-packages")
-# A folder may have several names. `sysconfig` says one (Homebrew: /opt/homebrew/opt/…), frames have the one by which a
-# file was found (/opt/homebrew/Cellar/…): that of `threading` for the standard library, that in sys.path for packages.
-_LIBRARIES = tuple(
-    folder.rstrip(os.sep) + os.sep
-    for folder in (
-        *(sysconfig.get_paths()[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")),
-        os.path.dirname(threading.__file__),
-        *(folder for folder in sys.path if os.path.basename(folder.rstrip(os.sep)) in _PACKAGES),
-    )
-)
+# By the names that frames have: that of `threading` for the standard library, those in sys.path for installed packages.
+# (`sysconfig` may call the same folder by another: Homebrew has /opt/homebrew/opt/… there, and Cellar in the frames.)
+_PACKAGES = [each for each in sys.path if each.rstrip(os.sep).endswith(("site-packages", "dist-packages"))]
+_LIBRARIES = [each.rstrip(os.sep) + os.sep for each in (os.path.dirname(threading.__file__), *_PACKAGES)]
+_OTHERS = (_HERE, "<frozen", *_LIBRARIES)  # with what the names of files begin that are not student code
 
 
 def is_student_code(frame: FrameType) -> bool:
@@ -32,7 +26,7 @@ def is_student_code(frame: FrameType) -> bool:
 
 
 def _is_student_file(filename: str) -> bool:
-    return filename == _SERVERS or not filename.startswith((_HERE, "<frozen", *_LIBRARIES))
+    return filename == _SERVERS or not filename.startswith(_OTHERS)
 
 
 def source_lines(filename: str) -> list[str]:
@@ -58,12 +52,17 @@ def thread_frames() -> dict[int, FrameType]:
     return frames
 
 
+def student_frames(frame: FrameType | None) -> Iterator[FrameType]:
+    """Those of student code among `frame` and its callers, the innermost first."""
+    while frame is not None:
+        if is_student_code(frame):
+            yield frame
+        frame = frame.f_back
+
+
 def student_frame(ident: int | None) -> FrameType | None:
     """The innermost frame of student code that the thread of that id is in; None when it is in none."""
-    frame = thread_frames().get(ident or 0)
-    while frame is not None and not is_student_code(frame):
-        frame = frame.f_back
-    return frame
+    return next(student_frames(thread_frames().get(ident or 0)), None)
 
 
 def is_asked_for(frame: FrameType | None) -> bool:

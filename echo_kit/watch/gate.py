@@ -1,10 +1,8 @@
 """A gate at which the threads of a server stop before each socket call, and are let through one call at a time.
 
-In this file lives the waiting and nothing else: no socket, no patch. A thread stands at the gate as long as it is in
-`Gate._standing`: taking it out lets it go, once, because that is one atomic operation on a dictionary.
-
-No lock is held while anything of Python's runs. The garbage collector may run any code of the student's in any thread
-at any moment, and a thread that waited at the gate and held a lock would keep the others out for ever.
+A thread stands at the gate as long as it is in `Gate._standing`: taking it out lets it go, once, because that is one
+atomic operation on a dictionary. No lock is held while anything of Python's runs: the garbage collector may run any
+code of the student's in any thread, and a thread that waited here and held a lock would keep the others out for ever.
 """
 
 from __future__ import annotations
@@ -13,8 +11,6 @@ from _thread import allocate_lock
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["Gate"]
-
 SLICE = 0.1  # seconds after which a thread at the gate looks by itself whether it has been let go
 
 
@@ -22,7 +18,7 @@ class Gate:
     """Closed, it holds each thread that comes to `wait`, until `let_go` names it or the gate is opened."""
 
     def __init__(self) -> None:
-        self.closed = False
+        self.closed = False  # open it by `open`, which lets all through
         self._standing: dict[object, tuple[Any, Any]] = {}  # who -> what it is about to do, and the lock it waits on
         self._leaving: set[object] = set()
 
@@ -56,9 +52,6 @@ class Gate:
     def leaving(self, several: Iterable[object]) -> bool:
         """Whether one of them has been let go, and has not had a chance to run since."""
         return not self._leaving.isdisjoint(several)
-
-    def close(self) -> None:
-        self.closed = True
 
     def open(self) -> None:
         """Let all through, and hold nobody from now on."""

@@ -17,12 +17,12 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from types import CodeType, FrameType
+from types import CodeType
 from typing import NamedTuple
 
 from .borrowed import calling_thread, idle_worker, pool_workers
 from .events import Address, Connection, EventLog, Line, plain_address, reachable
-from .frames import forget_variables, is_student_code, student_traceback, thread_frames
+from .frames import forget_variables, student_frames, student_traceback, thread_frames
 from .gate import Gate
 from .sockets import Alarm
 from .text import cut, visible
@@ -171,12 +171,14 @@ class Observation:
 
     # -- threads ---------------------------------------------------------------------------------------------------
 
-    def adopt(self, thread: threading.Thread | None, label: str = "", parent: Task | None = None) -> Task:
+    def adopt(self, thread: threading.Thread | None, label: str = "", starts_it: Task | None = None) -> Task:
         """Make `thread` (None: the calling thread, unknown to `threading`) one of this server's."""
         if not label:
             given = visible(thread.name)[:40] if thread else ""
             label = given if given and not GIVEN_BY_PYTHON.fullmatch(given) else f"thread {next(self._numbers)}"
-        task = Task(self, label, thread, connection=parent.connection if parent is not None else None)
+        task = Task(self, label, thread)
+        if starts_it is not None:
+            task.connection, task.starting = starts_it.connection, True
         if thread is None:
             here.raw, here.life = task, _Life()
             task.ident, task.native_id = threading.get_ident(), threading.get_native_id()
@@ -196,8 +198,8 @@ class Observation:
         self.lines.extend(each.partial for each in tasks if each.partial)
         self.tasks = [each for each in self.tasks if each not in tasks]
         for each in tasks:
-            if task_of(each.thread) is each:
-                del each.thread._echo_kit_task
+            if each.thread is not None and task_of(each.thread) is each:
+                del each.thread._echo_kit_task  # type: ignore[attr-defined]
 
     def alive(self) -> list[Task]:
         """Its threads that have not ended, without the calling one."""
@@ -326,26 +328,15 @@ def task_for(observation: Observation) -> Task:
 
 def socket_in_the_frames() -> Observed | None:
     """The connection that the calling code holds in a local variable."""
-    frame: FrameType | None = sys._getframe(2)
-    while frame is not None:
-        if is_student_code(frame):
-            for value in frame.f_locals.values():
-                seen = observed.get(id(value))
-                if seen is not None and not seen.listening:
-                    return seen
-        frame = frame.f_back
-    return None
+    values = (value for frame in student_frames(sys._getframe(2)) for value in frame.f_locals.values())
+    sockets = (observed.get(id(value)) for value in values)
+    return next((seen for seen in sockets if seen is not None and not seen.listening), None)
 
 
 def note_functions(observation: Observation, accepts: bool = False) -> None:
     """Remember the student's functions that the calling thread is in, the outermost first."""
-    chain: list[CodeType] = []
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        if is_student_code(frame):
-            chain.append(frame.f_code)
-            if accepts and len(chain) == 1:
-                observation.accepts[frame.f_code] = frame.f_lineno
-        frame = frame.f_back
-    for code in reversed(chain):
-        observation.functions.setdefault(code)
+    frames = [*student_frames(sys._getframe(1))]
+    if accepts and frames:
+        observation.accepts[frames[0].f_code] = frames[0].f_lineno
+    for frame in reversed(frames):
+        observation.functions.setdefault(frame.f_code)

@@ -11,18 +11,17 @@ import sys
 import threading
 import time
 from collections import deque
-from typing import Any, TypeVar
+from typing import Any
 
 from .borrowed import pool_workers
 from .observation import Task, current_task, here, lock, noting, running, socket_in_the_frames, task_for, task_of
 
 LONG = 5.0  # seconds: no print takes as long
-MANY = 64  # streams that are kept in any case
+MANY = 32  # pairs of streams that are kept in any case
 STREAMS = ("stdout", "stderr")
 
-Stream = TypeVar("Stream")
-found: dict[str, Any] = {}  # the hooks that stood there before ours, by name
-_kept: deque[tuple[float, object]] = deque()
+found: dict[str, Any] = {}  # what stood in the place of each of our patches, by name; None: it was inherited
+_kept: deque[tuple[float, object, object]] = deque()
 
 
 class Routed:
@@ -52,33 +51,20 @@ class Routed:
 
 
 def route_streams() -> None:
-    """Put the stand-ins for sys.stdout and sys.stderr in place, also again after something replaced them."""
-    with lock:
-        for name in STREAMS:
-            stream = getattr(sys, name)
-            if running and stream is not None and not isinstance(stream, Routed):
-                setattr(sys, name, _keep(Routed(stream)))
-
-
-def restore_streams() -> None:
-    """Take the stand-ins away."""
-    for name in STREAMS:
-        stream = getattr(sys, name)
-        if isinstance(stream, Routed):
-            setattr(sys, name, _keep(stream)._plain)
-
-
-def _keep(stream: Stream) -> Stream:
-    """`stream`, which will live on for a while, even if nobody else holds it.
+    """While a server runs, put the stand-ins in place, also again after something replaced them; else take them away.
 
     print() takes sys.stdout without holding on to it. If another thread replaces it meanwhile, and nobody else has it,
-    the process crashes (CPython issue 130163; fixed in 3.12.10 and 3.13.3, and not in 3.11).
+    the process crashes (CPython issue 130163; fixed in 3.12.10 and 3.13.3, and not in 3.11). So both live on.
     """
-    now = time.monotonic()
-    _kept.append((now, stream))
-    while len(_kept) > MANY and _kept[0][0] < now - LONG:
-        _kept.popleft()
-    return stream
+    with lock:
+        for name in STREAMS:
+            before, now = getattr(sys, name), time.monotonic()
+            if before is not None and isinstance(before, Routed) is not bool(running):
+                after = Routed(before) if running else before._plain
+                _kept.append((now, before, after))
+                setattr(sys, name, after)
+            while len(_kept) > MANY and _kept[0][0] < now - LONG:
+                _kept.popleft()
 
 
 def _printing_task() -> Task | None:

@@ -1,7 +1,7 @@
 """Everything that changes the interpreter, in one table: what, and why.
 
 `begin(observation)` puts the stand-ins in when the first server starts, `end(observation)` takes them out with the
-last. What is changed for a moment only is changed by a context manager below, or by `stepping.py`. When no server runs
+last. What is changed for a moment only is changed by a context manager below, or by `step_by_step`. When no server runs
 and none of these is open, `state()` is what it was before.
 """
 
@@ -15,15 +15,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from types import FrameType
 from typing import Any, NamedTuple
 
 from . import output
+from .borrowed import pool_workers
 from .calls import TWINS
-from .frames import is_student_code
-from .observation import Observation, ServerStopped, current_task, lock, noting, running
-from .output import Routed, restore_streams, route_streams
-from .stepping import HELD, step_by_step
+from .frames import is_asked_for, is_student_code
+from .observation import Call, Observation, ServerStopped, Task, current_task, lock, noting, observed, running, task_for
 
 plain_start = threading.Thread.start
 
@@ -35,26 +35,83 @@ def start(self: threading.Thread) -> None:
         return plain_start(self)
     # A thread that is blocked in recv would hold up the end of the kernel, which waits for all but daemons.
     self.daemon = True
-    observation, child = task.observation, None
+    observation = task.observation
+    mine: list[Task] = []  # empty where observing has failed
     if observation.stopping and observation.most_threads is not None:
         raise ServerStopped  # its threads might start others faster than they can be ended
-    with lock:  # counted and entered at once: many may start threads at the same time
-        with noting(observation):
-            child = observation.adopt(self, parent=task)
-            child.starting = True
-        most = observation.most_threads
-        if most is not None and len(observation.tasks) > most:
-            observation.drop([child] if child is not None else [])
-            raise RuntimeError("can't start new thread")  # Python's own words, when the system has no more
     try:
+        with lock:  # counted and entered at once: many may start threads at the same time
+            with noting(observation):
+                mine = [observation.adopt(self, starts_it=task)]
+            if observation.most_threads is not None and len(observation.tasks) > observation.most_threads:
+                observation.drop(mine)
+                raise RuntimeError("can't start new thread")  # Python's own words, when the system has no more
         plain_start(self)
     except BaseException:
         with lock:
-            observation.drop([child] if child is not None else [])
+            observation.drop(mine)
         raise
     finally:
-        if child is not None:
+        for child in mine:
             child.starting = False
+
+
+# -- step by step ----------------------------------------------------------------------------------------------------
+
+
+def _pause(name: str, sock: socket.socket) -> None:
+    """Hold the calling thread before it calls `name`, if it is one of the server's and the server's code calls."""
+    seen = observed.get(id(sock))
+    if seen is None or not seen.observation.gate.closed:
+        return
+    observation = seen.observation
+    with noting(observation):
+        task = current_task()
+        if task is None or task.thread in pool_workers:
+            task = task_for(observation)
+        if task.observation is not observation or task is not current_task():
+            return  # a cell that uses the server's socket, or a thread of another server
+        if name in ("send", "close") and not is_asked_for(sys._getframe(2)):
+            return  # by the destructor of a file of makefile(), or to clean up
+        task.connection = None if seen.listening else seen.connection
+        began = observation.log.clock()
+        observation.gate.wait(task, Call(name, seen, began))
+        observation.log.add("pause", began, seen.connection, task.label)
+
+
+def _held(twin: Callable[..., Any]) -> Callable[..., Any]:
+    """`twin`, before which a thread stops. A function of its own, so that it costs nothing when it is off."""
+
+    @functools.wraps(twin)
+    def call(self: socket.socket, *args: Any, **named: Any) -> Any:
+        __tracebackhide__ = True
+        _pause(twin.__name__, self)
+        return twin(self, *args, **named)
+
+    return call
+
+
+HELD = {name: _held(TWINS[name]) for name in ("accept", "recv", "recv_into", "send", "sendall", "close")}
+
+
+def step_by_step(observation: Observation, on: bool) -> None:
+    """Hold the server's threads before each of their calls from now on, or let all of them go.
+
+    What somebody has patched over one of our patches stays, and such calls are not held.
+    """
+    with lock:
+        if on and not observation.stopping:
+            observation.gate.closed = True
+        else:
+            observation.gate.open()
+        stepping = any(each.gate.closed for each in running)
+        for name, held in HELD.items():
+            before, after = (TWINS[name], held) if stepping else (held, TWINS[name])
+            if vars(socket.socket).get(name) is before:
+                setattr(socket.socket, name, after)
+
+
+# -- the table -------------------------------------------------------------------------------------------------------
 
 
 class Patch(NamedTuple):
@@ -66,7 +123,7 @@ class Patch(NamedTuple):
 
 TABLE = (
     *(Patch(socket.socket, name, "records the calls (calls.py)", twin) for name, twin in TWINS.items()),
-    *(Patch(socket.socket, name, "holds a thread before the call (stepping.py)") for name in HELD),
+    *(Patch(socket.socket, name, "holds a thread before the call (step_by_step)") for name in HELD),
     Patch(threading.Thread, "start", "a server owns what its threads start", start),
     Patch(threading, "excepthook", "what a thread dies of goes into its server's log (output.py)", output.excepthook),
     Patch(sys, "unraisablehook", "the same for threads of the _thread module (output.py)", output.unraisablehook),
@@ -78,30 +135,25 @@ TABLE = (
     Patch(gc, "isenabled", "collector_paused(): while a timeline is made"),
 )
 TOLD_BY = ("gettrace", "isenabled", "getdefaulttimeout")  # functions that say what is set
-_found: dict[Patch, Any] = {}  # what stood there before; None: it was inherited
 
 
 def state() -> dict[str, object]:
     """What stands now at each place of the table."""
-    now: dict[str, object] = {}
-    for owner, name, *_ in TABLE:
-        value = vars(owner).get(name)
-        if name in output.STREAMS:
-            value = isinstance(value, Routed)  # others replace it, too
-        now[f"{owner.__name__}.{name}"] = value() if name in TOLD_BY else value
-    return now
+    now = {(owner, name): vars(owner).get(name) for owner, name, *_ in TABLE}
+    now |= {(sys, name): isinstance(getattr(sys, name), output.Routed) for name in output.STREAMS}  # others replace it
+    return {f"{owner.__name__}.{name}": value() if name in TOLD_BY else value for (owner, name), value in now.items()}
 
 
 def begin(observation: Observation) -> None:
     """Start to observe; the first observation puts the stand-ins in."""
     with lock:
         if not running:
-            for patch in TABLE:
-                if patch.stand_in is not None:
-                    _found[patch] = output.found[patch.name] = vars(patch.owner).get(patch.name)
-                    setattr(patch.owner, patch.name, patch.stand_in)
+            for owner, name, _, stand_in in TABLE:
+                if stand_in is not None:
+                    output.found[name] = vars(owner).get(name)
+                    setattr(owner, name, stand_in)
         running.append(observation)
-        route_streams()
+        output.route_streams()
 
 
 def end(observation: Observation) -> None:
@@ -115,68 +167,64 @@ def end(observation: Observation) -> None:
         observation.drop([task for task in observation.tasks if task.idle() or not task.alive()])
         if running:
             return
-        for patch, before in _found.items():
-            if vars(patch.owner).get(patch.name) is not patch.stand_in:
+        for owner, name, _, stand_in in TABLE:
+            if stand_in is None or vars(owner).get(name) is not stand_in:
                 continue  # somebody has patched our patch: it stays, and passes on what is not ours
-            if before is None:
-                delattr(patch.owner, patch.name)
+            if output.found[name] is None:
+                delattr(owner, name)
             else:
-                setattr(patch.owner, patch.name, before)
-        restore_streams()
+                setattr(owner, name, output.found[name])
+        output.route_streams()
 
 
 # -- for a moment ----------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def no_program_arguments() -> Iterator[None]:
+def _for_now(get: Callable[[], Any], put: Callable[[Any], object], value: Any) -> Iterator[None]:
+    kept = get()
+    put(value)
+    try:
+        yield
+    finally:
+        put(kept)
+
+
+def no_program_arguments() -> AbstractContextManager[None]:
     """A main() that reads sys.argv must not take the kernel's own arguments for its HOST and PORT."""
-    kept = sys.argv
-    sys.argv = kept[:1]
-    try:
-        yield
-    finally:
-        sys.argv = kept
+    return _for_now(lambda: sys.argv, lambda argv: setattr(sys, "argv", argv), sys.argv[:1])
 
 
-@contextlib.contextmanager
-def no_default_timeout() -> Iterator[None]:
+def no_default_timeout() -> AbstractContextManager[None]:
     """A student's code may set a timeout for all sockets that are made later: also for those of the next check."""
-    kept = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(None)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(kept)
+    return _for_now(socket.getdefaulttimeout, socket.setdefaulttimeout, None)
 
 
-@contextlib.contextmanager
-def silent_ends(expected: Callable[[threading.ExceptHookArgs], bool]) -> Iterator[None]:
+def silent_ends(expected: Callable[[threading.ExceptHookArgs], bool]) -> AbstractContextManager[None]:
     """Threads that die of something `expected` do so without a word."""
-    kept = threading.excepthook
+    tell = threading.excepthook
 
     def hook(died: threading.ExceptHookArgs) -> None:
         if not expected(died):
-            kept(died)
+            tell(died)
 
-    threading.excepthook = hook
-    try:
-        yield
-    finally:
-        threading.excepthook = kept
+    return _for_now(lambda: tell, lambda each: setattr(threading, "excepthook", each), hook)
 
 
-@contextlib.contextmanager
-def turns_after_each_instruction() -> Iterator[None]:
+def turns_after_each_instruction() -> AbstractContextManager[None]:
     """The calling thread lets another one run after every instruction of the student's code, so that what may go wrong
     between two of them does.
     """
-    kept = sys.gettrace()
-    sys.settrace(take_turns)
-    try:
+    return _for_now(sys.gettrace, sys.settrace, take_turns)
+
+
+@contextlib.contextmanager
+def collector_paused() -> Iterator[None]:
+    """Hundreds of thousands of stretches are made, and all stay: the garbage collector would look through them, and
+    through all else that there is, again and again. (Three quarters of the time that it takes to make them.)
+    """
+    with _for_now(gc.isenabled, lambda on: gc.enable() if on else gc.disable(), False):
         yield
-    finally:
-        sys.settrace(kept)
 
 
 def take_turns(frame: FrameType, event: str, _: object) -> Any:
@@ -186,17 +234,3 @@ def take_turns(frame: FrameType, event: str, _: object) -> Any:
     if event == "opcode":
         time.sleep(0)  # lets go of Python's lock: another thread that wants to run does
     return take_turns
-
-
-@contextlib.contextmanager
-def collector_paused() -> Iterator[None]:
-    """Hundreds of thousands of stretches are made, and all stay: the garbage collector would look through them, and
-    through all else that there is, again and again. (Three quarters of the time that it takes to make them.)
-    """
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collects:
-            gc.enable()

@@ -14,27 +14,22 @@ import threading
 import time
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 from . import calls
 from .borrowed import raise_in, waits
 from .events import reachable
 from .frames import is_student_code, thread_frames
 from .observation import Observation, ServerStopped, Task
-from .patches import start, take_turns
+from .patches import start, step_by_step, take_turns
 from .sockets import RESET_ON_CLOSE, ready
-from .stepping import step_by_step
 
 GRACE = 0.25  # seconds that a thread has until stronger means are used, or used again
 LOOK = 0.005  # seconds from one look to the next, whether a thread may be interrupted
 
 # Where a thread waits, or lets others run, at the student's request.
-_WAITS = {
-    *waits,
-    *(twin.__code__ for twin in calls.TWINS.values()),
-    calls.read.__code__,
-    start.__code__,
-    take_turns.__code__,
-}
+_OURS: list[Callable[..., Any]] = [*calls.TWINS.values(), calls.read, start, take_turns]
+_WAITS = {*waits, *(each.__code__ for each in _OURS)}
 
 
 def stop(observation: Observation, deadline: float) -> list[Task]:
@@ -43,8 +38,7 @@ def stop(observation: Observation, deadline: float) -> list[Task]:
     left = join(observation, min(deadline, time.monotonic() + GRACE))
     while left and time.monotonic() < deadline:
         insist(observation)
-        until = min(deadline, time.monotonic() + GRACE)
-        to_interrupt = left
+        until, to_interrupt = min(deadline, time.monotonic() + GRACE), left
         while left and time.monotonic() < until:
             to_interrupt = [task for task in to_interrupt if task in left and not throw_into(task)]
             left = join(observation, min(until, time.monotonic() + LOOK) if to_interrupt else until)

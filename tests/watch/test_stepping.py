@@ -21,7 +21,7 @@ from echo_kit.views.code import NOBODY, PAUSED, STANDS
 from echo_kit.views.draw_timeline import HATCHES
 from echo_kit.views.lanes import STOPPED, Lanes
 from echo_kit.views.states import IN_ACCEPT, IN_RECV, IN_SEND, PAUSED as PAUSED_STRETCH, STATES, WORKS
-from echo_kit.watch import calls as patched, gate as gates, observation as watched, patches, rest, stepping
+from echo_kit.watch import calls as patched, gate as gates, observation as watched, patches, rest
 from echo_kit.watch.events import Connection, EventLog
 from echo_kit.watch.gate import Gate
 
@@ -55,7 +55,7 @@ def calls(server):
 def swapped():
     """The methods of socket.socket that stop, by name; each of the others has to be the plain twin."""
     found = [name for name in patched.TWINS if vars(socket.socket).get(name) is not patched.TWINS[name]]
-    assert all(vars(socket.socket)[name] is stepping.HELD[name] for name in found)
+    assert all(vars(socket.socket)[name] is patches.HELD[name] for name in found)
     return sorted(found)
 
 
@@ -714,7 +714,7 @@ def test_pause_step_and_resume_by_many_at_once(busy):
                 each()
 
     server = start(serve_threaded)
-    gate = lambda on: lambda: stepping.step_by_step(server.observation, on)  # noqa: E731
+    gate = lambda on: lambda: patches.step_by_step(server.observation, on)  # noqa: E731
     threads = [threading.Thread(target=hammer, args=each) for each in ((gate(True), gate(False)), (server.step,))]
     with busy():
         with Client(server) as alice:
@@ -761,7 +761,7 @@ def test_the_wrappers_go_with_an_observation_that_was_not_stopped_in_good_order(
     observation = watched.Observation("broken off")
     patches.begin(observation)
     try:
-        stepping.step_by_step(observation, True)
+        patches.step_by_step(observation, True)
         assert swapped() == sorted(SWAPPED)
     finally:
         patches.end(observation)
@@ -943,7 +943,7 @@ def test_an_open_gate_holds_nobody():
 
 def test_the_gate_lets_one_through_once():
     gate = Gate()
-    gate.close()
+    gate.closed = True
     with waiting(gate, "a") as a, waiting(gate, "b") as b:
         assert (gate.what("a"), gate.what("b"), gate.what("c")) == ("what a does", "what b does", None)
         assert gate.let_go("a")
@@ -960,7 +960,7 @@ def test_the_gate_lets_one_through_once():
 
 def test_a_wake_up_that_is_lost_is_no_hang():
     gate = Gate()
-    gate.close()
+    gate.closed = True
     with waiting(gate, "a") as a, waiting(gate, "b") as b:
         gate._standing.pop("a")  # and nobody releases its lock
         assert a.wait(50 * gates.SLICE)
@@ -981,7 +981,7 @@ def test_who_has_been_let_go_is_on_its_way(monkeypatch):
             pass
 
     monkeypatch.setattr(gates, "allocate_lock", Lock)
-    gate.close()
+    gate.closed = True
     gate.wait("a", "x")
     assert through == [(True, True, False)]
     assert not gate.leaving(["a"])
