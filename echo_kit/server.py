@@ -76,7 +76,7 @@ class Server:
         return [task.label for task in self.observation.alive()]
 
     def timeline(self) -> Timeline:
-        """What happened so far, one lane a client. Waits for the server to come to rest, a second at most."""
+        """What happened so far, one lane per client. Waits for the server to come to rest, a second at most."""
         self.settle()
         look(self.observation)
         return Timeline.of(self.observation)
@@ -143,7 +143,7 @@ class Server:
         there. No client is hung up on, and no other thread is told. (`stop` does both.)
 
         In a terminal, Ctrl+C ends whichever call the main thread waits in. Here it is only `accept` that ends at once;
-        elsewhere the exception comes when the call has come back. Waits first as `timeline` does, so that a server that
+        elsewhere the exception comes when the call has returned. Waits first as `timeline` does, so that a server that
         is on its way to its accept has come there. On a stopped server it does nothing.
         """
         self.settle()

@@ -1,4 +1,4 @@
-"""What a server's threads printed, by connection: the order between connections is no fact."""
+"""What a server's threads printed, grouped by connection: the order between connections is not a fact."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ class Timeline:
     __repr__ = __str__
 
     def table(self) -> list[dict[str, Any]]:
-        """One row a client, fit for `pandas.DataFrame`: seconds waited in the backlog, seconds served (until now, if
+        """One row per client, fit for `pandas.DataFrame`: seconds waited in the backlog, seconds served (until now, if
         they last), of these the seconds in which the server worked for it or sent to it; messages, bytes, threads.
         """
         rows = []
@@ -158,7 +158,7 @@ class Timeline:
         return rows
 
     def calls(self) -> list[dict[str, Any]]:
-        """One row a socket call, fit for `pandas.DataFrame`: when it began (seconds since the first client came), how
+        """One row per socket call, fit for `pandas.DataFrame`: when it began (seconds since the first client came), how
         long it took, whose it was, how many bytes it moved and the first of them, the exception that it raised.
         """
         names = {end: lane.name for lane in self.lanes for end in (lane.client, lane.server) if end is not None}
