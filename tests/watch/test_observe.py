@@ -12,8 +12,7 @@ import warnings
 
 import pytest
 
-from echo_kit import Client, ServerClosed, serve_single, serve_threaded, start
-from echo_kit import server as runner
+from echo_kit import Client, ServerClosed, serve_single, serve_threaded, server as runner, start
 from echo_kit.watch import observation, output
 from echo_kit.watch.events import EventLog
 

@@ -13,21 +13,15 @@ import textwrap
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import pytest
 
 from echo_kit import Client, free_port, serve_single, serve_threaded, start
 from echo_kit.views.code import NOBODY, PAUSED, STANDS
 from echo_kit.views.draw_timeline import HATCHES
-from echo_kit.views.lanes import STOPPED
-from echo_kit.views.states import IN_ACCEPT, IN_RECV, IN_SEND, STATES, WORKS
-from echo_kit.views.states import PAUSED as PAUSED_STRETCH
-from echo_kit.views.timeline import Timeline
-from echo_kit.watch import calls as patched
-from echo_kit.watch import gate as gates
-from echo_kit.watch import observation as watched
-from echo_kit.watch import patches, rest
+from echo_kit.views.lanes import STOPPED, Lanes
+from echo_kit.views.states import IN_ACCEPT, IN_RECV, IN_SEND, PAUSED as PAUSED_STRETCH, STATES, WORKS
+from echo_kit.watch import calls as patched, gate as gates, observation as watched, patches, rest
 from echo_kit.watch.events import Connection, EventLog
 from echo_kit.watch.gate import Gate
 
@@ -847,13 +841,12 @@ def test_a_pause_is_not_work():
     ("selects", "after_the_send"), [(False, [(WORKS, 6, 7)]), (True, [])], ids=["blocks", "selects"]
 )
 def test_what_is_work_before_and_after_a_pause(selects, after_the_send):
-    observation = watched.Observation("by hand", EventLog(clock=lambda: 10.0))
-    observation.close_all()
-    end = Connection(("127.0.0.1", 1))
+    end, log, lanes = Connection(("127.0.0.1", 1)), EventLog(), Lanes()
     for kind, began in (("accept", 0), ("recv", 1), ("pause", 3), ("send", 5), ("pause", 7), ("close", 9)):
-        observation.log.add(kind, began, end, thread="server thread", ended=began + 1)
-    timeline = replace(Timeline.of(observation), selects=selects)
-    assert [(state, begin, end) for state, begin, end, *_ in timeline.thread_spans["server thread"]] == [
+        log.add(kind, began, end, thread="server thread", ended=began + 1)
+    lanes.selects = selects
+    lanes.fold(log)
+    assert [span[:3] for span in lanes.threads["server thread"]] == [
         (IN_ACCEPT, 0, 1),
         (IN_RECV, 1, 2),
         (WORKS, 2, 3),
