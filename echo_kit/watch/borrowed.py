@@ -13,11 +13,11 @@ import selectors
 import threading
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
+from threading import get_ident
 from types import CodeType
 from typing import Any
 
 _active: Mapping[int, threading.Thread] | None = getattr(threading, "_active", None)
-_get_ident = threading.get_ident
 
 # The workers of all thread pools. Without it, a pool that is older than the server serves unseen.
 pool_workers: Mapping[Any, Any] = getattr(pool, "_threads_queues", {})
@@ -36,10 +36,8 @@ _raise: Callable[..., int] | None = getattr(getattr(ctypes, "pythonapi", None), 
 
 
 def calling_thread() -> threading.Thread | None:
-    """The calling thread; None for one that `threading` does not know. For such a one current_thread() makes, and
-    keeps, a dummy: without the name, this does, too.
-    """
-    return threading.current_thread() if _active is None else _active.get(_get_ident())
+    """The calling thread; None for one that `threading` does not know. (Without the name, a dummy that it keeps.)"""
+    return threading.current_thread() if _active is None else _active.get(get_ident())
 
 
 def raise_in(ident: int, exception: type[BaseException] | None) -> None:
@@ -59,21 +57,16 @@ def before_exit(call: Callable[[], None]) -> None:
 
 
 def answer_in_any_loop(comm: Any) -> None:
-    """Let the page's messages for a widget's `comm` be taken by any loop of the kernel that is free.
-
-    `Comm._reply_subshell_id` of ipykernel 7.4.0: the loop that sent the comm's last message, to which the page answers.
-    For a widget that is made in a cell, it is the loop that runs the cells. Without this, nobody hears the page while a
-    cell runs.
+    """Let any loop of the kernel that is free take the page's messages for a widget's `comm`. `_reply_subshell_id` is
+    the loop to which the page answers, at first that which runs the cells: else nobody hears it while a cell runs.
     """
     with contextlib.suppress(AttributeError):
         del comm._reply_subshell_id
 
 
 def answer_nobody() -> None:
-    """Let what this thread sends be the answer to no cell, so that `answer_in_any_loop` stays true.
-
-    `Kernel._shell_parent` of ipykernel 7.4.0: the request that a thread answers; a thread of ours that has none answers
-    that of the running cell. Without this, nobody hears the page while a cell runs, once such a thread has sent.
+    """Let what this thread sends be the answer to no cell. `_shell_parent` is the request that a thread answers, else
+    that of the running cell: without this, `answer_in_any_loop` is undone once such a thread has sent.
     """
     from IPython import get_ipython
 

@@ -4,9 +4,8 @@ Patching the methods and not the name also reaches `from socket import socket`, 
 built on them: `makefile`, `socketserver`, pools. A socket that no server owns pays one dictionary look-up.
 
 A broken observer must not break the observed: the real call is always made and its result is always returned. What is
-done before and after it stands in `noting`; in `recv`, `send` and `sendall`, which must be fast, in a try of their own
-that does the same. The client waits for what these do before a send and after a recv, and not for what they do after a
-send; with many threads, each waits for whatever runs under the interpreter lock. So they take no lock, and call little.
+done before and after it stands in `noting`. `recv`, `send` and `sendall`, for which a client waits, have a try of their
+own that does the same; they take no lock, and call little.
 """
 
 from __future__ import annotations
@@ -24,12 +23,9 @@ from .observation import Observed, ServerStopped, Task, current_task, here, note
 from .output import Routed, route_streams
 from .sockets import RESET_ON_CLOSE, waited
 
-# shutdown() wakes a thread that is blocked in recv on Linux and macOS. On Windows recv first waits for data or for the
-# server's wake-up socket.
+# On Linux and macOS shutdown() wakes a thread that is blocked in recv; on Windows recv first waits, also for the alarm.
 WAIT_BEFORE_RECV = sys.platform == "win32"
-NOT_WORTH_A_RECORD = (BlockingIOError, TimeoutError, InterruptedError)
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
-PEEK = int(socket.MSG_PEEK)
 
 plain_accept = socket.socket.accept
 plain_close = socket.socket.close
@@ -70,12 +66,12 @@ def recv(self: socket.socket, size: int, /, *flags: Any) -> bytes:
         data = plain_recv(self, size)
     except OSError as error:
         if not observation.stopping:
-            _record(seen, task, "recv", began, error=error)
+            _record(seen, task, "recv", began, error=type(error))
             raise
     finally:
         task.entered = None
     if observation.stopping:  # to its code it looks as if the client hung up
-        _record(seen, task, "recv", began, error=ServerStopped())
+        _record(seen, task, "recv", began, error=ServerStopped)
         return b""
     try:
         connection = task.connection = seen.connection
@@ -120,7 +116,7 @@ def _sender(plain: Callable[..., int | None]) -> Callable[..., int | None]:
         try:
             result = plain(self, data, *flags) if flags else plain(self, data)
         except OSError as error:
-            _record(seen, task, "send", began, error=error)
+            _record(seen, task, "send", began, error=type(error))
             raise
         finally:
             task.entered = None
@@ -160,8 +156,8 @@ def accept(self: socket.socket) -> tuple[socket.socket, Address]:
         with noting(observation):
             note_functions(observation, accepts=True)
         try:
-            # One thread at a time: between select and accept another could take the client, and this one would then
-            # sleep in accept, where a stop does not wake it. (With a timeout it would not sleep long.)
+            # One thread at a time: another could take the client between select and accept, and no stop wakes a thread
+            # that sleeps in accept. (With a timeout it would not sleep long.)
             with seen.turn if self.gettimeout() is None else contextlib.nullcontext():
                 _wait(seen, self)
                 if observation.stopping:
@@ -170,7 +166,7 @@ def accept(self: socket.socket) -> tuple[socket.socket, Address]:
         except OSError as error:
             if observation.stopping:
                 raise ServerStopped from None
-            _record(seen, task, "accept", began, error=error)
+            _record(seen, task, "accept", began, error=type(error))
             raise
     with noting(observation):
         accepted = observation.watch_connection(conn, address)
@@ -178,8 +174,8 @@ def accept(self: socket.socket) -> tuple[socket.socket, Address]:
             accepted.connection.waited = waited(conn)
         _record(accepted, task, "accept", began)
     if observation.stopping:  # and it came after all were told to hang up
-        with contextlib.suppress(OSError):
-            if observation.abort:
+        if observation.abort:
+            with contextlib.suppress(OSError):
                 conn.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         conn.close()
         raise ServerStopped
@@ -219,16 +215,16 @@ def read(
             result = plain(sock, *args, **named)
         except OSError as error:
             if not observation.stopping:
-                _record(seen, task, "recv", began, error=error)
+                _record(seen, task, "recv", began, error=type(error))
                 raise
     if observation.stopping:
-        _record(seen, task, "recv", began, error=ServerStopped())
+        _record(seen, task, "recv", began, error=ServerStopped)
         return nothing
     with noting(observation):
         flags = args[1 + into] if len(args) > 1 + into else named.get("flags", 0)
-        if not operator.index(flags) & PEEK:
-            data: Any = (args[0] if args else named["buffer"]) if into else result
-            _record(seen, task, "recv", began, result if isinstance(result, int) else len(data), data)
+        if not operator.index(flags) & socket.MSG_PEEK:
+            data: Any = memoryview(args[0] if args else named["buffer"]).cast("B") if into else result
+            _record(seen, task, "recv", began, data[: len(data) if isinstance(result, bytes) else result])
     return result
 
 
@@ -273,9 +269,7 @@ def _now(seen: Observed) -> float | None:
 
 @contextlib.contextmanager
 def _made(name: str, seen: Observed) -> Iterator[tuple[Task | None, float | None]]:
-    """As long as the calling thread is in the call `name`, its task says so. Gives the task, and when the call began;
-    None where observing has failed.
-    """
+    """The thread's task says that it is in the call `name`. Gives the task, and when it began; None if that failed."""
     task, began = None, _now(seen)
     with noting(seen.observation):
         task = task_for(seen.observation)
@@ -291,15 +285,10 @@ def _made(name: str, seen: Observed) -> Iterator[tuple[Task | None, float | None
 
 
 def _record(
-    seen: Observed,
-    task: Task | None,  # None: the calling thread's
-    kind: str,
-    began: float | None,  # None: now
-    size: int = 0,
-    data: Any = b"",  # whatever recv_into takes
-    error: BaseException | None = None,
+    seen: Observed, task: Task | None, kind: str, began: float | None, data: Any = b"", error: type | None = None
 ) -> None:
-    if isinstance(error, NOT_WORTH_A_RECORD):
+    """The thread's task where `task` is None; now where `began` is None."""
+    if error in (BlockingIOError, TimeoutError, InterruptedError):
         return
     observation, connection = seen.observation, seen.connection
     with noting(observation):
@@ -310,22 +299,18 @@ def _record(
         if kind == "recv" and not connection.messages:
             with noting(observation):
                 note_functions(observation)
-        if size:
-            connection.received += size
+        if data:
+            connection.received += len(data)
             connection.messages += 1
-        ended, name = observation.log.clock(), "" if error is None else type(error).__name__
-        first = bytes(memoryview(data).cast("B")[: min(size, PREVIEW)])
-        observation.log.add(
-            kind, ended if began is None else began, connection, task.label, size, first, name, ended=ended
-        )
+        ended, name = observation.log.clock(), "" if error is None else error.__name__
+        began, first = ended if began is None else began, bytes(data[:PREVIEW])
+        observation.log.add(kind, began, connection, task.label, len(data), first, name, ended=ended)
         if type(sys.stdout) is not Routed:
             route_streams()  # something like redirect_stdout has replaced it, or put back what was there before
 
 
 def _wait(seen: Observed, sock: socket.socket) -> None:
-    """Wait as a blocking read of `sock` would, and also for the server's stop, or Ctrl+C. TimeoutError as `sock` has it
-    set.
-    """
+    """Wait as a blocking read of `sock` would, with its timeout, and also for the server's stop, or Ctrl+C."""
     observation, timeout = seen.observation, sock.gettimeout()
     if timeout == 0 or sock.fileno() == -1 or observation.stopping:
         return  # the real call returns at once

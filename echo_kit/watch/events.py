@@ -80,7 +80,6 @@ class Line:
 
 
 Record = tuple[str, float, float, Connection, str, int, bytes, str]  # the fields of a SocketEvent, as a plain tuple
-_ENDED = itemgetter(2)
 
 
 class EventLog:
@@ -102,18 +101,11 @@ class EventLog:
         self.count: Callable[[], int] = self._counter.__next__  # after each `append`
 
     def add(
-        self,
-        kind: str,
-        began: float,
-        connection: Connection,
-        thread: str = "",
-        size: int = 0,
-        data: bytes = b"",
-        error: str = "",
-        ended: float | None = None,
+        self, kind: str, began: float, connection: Connection, *rest: Any, ended: float | None = None, **named: Any
     ) -> None:
-        """Record a call that began at `began` and, unless told otherwise, ends now."""
-        self.append((kind, began, self.clock() if ended is None else ended, connection, thread, size, data, error))
+        """Record a call that began at `began` and, unless told otherwise, ends now. The rest are a SocketEvent's."""
+        ended = self.clock() if ended is None else ended
+        self.append(SocketEvent(kind, began, ended, connection, *rest, **named))
         self.count()
 
     def __iter__(self) -> Iterator[SocketEvent]:
@@ -163,24 +155,21 @@ class Reader:
               brook. `missed` says so.
         """
         kept, last = self._log.records(), self._last
-        new = list(itertools.takewhile(lambda record: record is not last, reversed(kept)))
+        new = [*itertools.takewhile(lambda record: record is not last, reversed(kept))][::-1]
         self.missed = last is not None and len(new) == len(kept)
-        records = new[::-1]
-        if records:
-            self._last = records[-1]
+        self._last = new[-1] if new else last
         if most is not None:
-            moved = [record for record in records if record[5] and record[0] in TRAFFIC]
-            if len(moved) > most:
-                skipped = {id(record) for record in moved[: len(moved) - most]}
-                records = [record for record in records if id(record) not in skipped]
-                self.missed = True
-        return in_order(records)
+            moved = [record for record in new if record[5] and record[0] in TRAFFIC]
+            skipped = {id(record) for record in moved[:-most]}
+            new = [record for record in new if id(record) not in skipped]
+            self.missed = self.missed or bool(skipped)
+        return in_order(new)
 
 
 def in_order(records: Iterable[Record]) -> list[SocketEvent]:
     """The records as events, in the order in which the calls ended."""
     new = tuple.__new__  # half the time of SocketEvent(*record), of which there may be hundreds of thousands
-    return [new(SocketEvent, record) for record in sorted(records, key=_ENDED)]
+    return [new(SocketEvent, record) for record in sorted(records, key=itemgetter(2))]
 
 
 def plain_address(address: Address) -> Address:

@@ -34,26 +34,21 @@ GIVEN_BY_PYTHON = re.compile(r"Thread-\d+( \(.*\))?|.*ThreadPoolExecutor-\d+_\d+
 
 
 class ServerStopped(KeyboardInterrupt):
-    """What `accept` raises in a server that is being stopped.
-
-    To the code it looks like Ctrl+C: `except OSError` and `except Exception` do not swallow it, and the clean-up that
-    was written for Ctrl+C runs.
+    """What `accept` raises in a server that is being stopped: it runs the clean-up that was written for Ctrl+C, and
+    `except OSError` and `except Exception` do not swallow it.
     """
 
 
 class Call(NamedTuple):
-    """A socket call that has not returned, or before which a thread is held: since `began` in the log's clock.
+    """A socket call that has not returned, or before which a thread is held."""
 
-    `name` is accept, recv or recv_into, send or sendall; of one that is still to come also close.
-    """
-
-    name: str
+    name: str  # accept, recv, recv_into, send or sendall; of one that is still to come also close
     seen: Observed
-    began: float
+    began: float  # in seconds of the log's clock
 
     @property
     def kind(self) -> str:
-        return "recv" if self.name == "recv_into" else "send" if self.name == "sendall" else self.name
+        return {"recv_into": "recv", "sendall": "send"}.get(self.name, self.name)
 
 
 @dataclass(eq=False)
@@ -96,8 +91,8 @@ class Task:
         return self.thread.is_alive() if self.thread else self.life() is not None
 
     def status(self) -> bytes:
-        """What Linux says of the thread: one that wants to run is "R", or runs again and again to ask for Python's
-        lock, which its count of switches shows. Empty elsewhere.
+        """What Linux says of the thread, elsewhere nothing: one that wants to run is "R", or runs again and again to
+        ask for Python's lock, which its count of switches shows.
         """
         native_id = self.thread.native_id if self.thread else self.native_id
         try:
@@ -128,11 +123,7 @@ class _Here(threading.local):
 
     task: Task | None = None  # the newest that `task_for` found, for the two calls that must be fast
     raw: Task | None = None  # of a thread that `threading` does not know
-    life: object = None  # of such a thread: held as long as it lives
-
-
-class _Life:
-    """Something that a weak reference can point to."""
+    life: set[object] | None = None  # of such a thread: held as long as it lives
 
 
 here = _Here()
@@ -180,7 +171,7 @@ class Observation:
         if starts_it is not None:
             task.connection, task.starting = starts_it.connection, True
         if thread is None:
-            here.raw, here.life = task, _Life()
+            here.raw, here.life = task, set()  # a set: a weak reference can point to it
             task.ident, task.native_id = threading.get_ident(), threading.get_native_id()
             task.life = weakref.ref(here.life)
         else:
@@ -194,7 +185,7 @@ class Observation:
         return task
 
     def drop(self, tasks: list[Task]) -> None:
-        """These have ended, or are a pool's workers of which the server is stopped."""
+        """Forget these: they have ended, or are workers of a pool, and the server is stopped."""
         self.lines.extend(each.partial for each in tasks if each.partial)
         self.tasks = [each for each in self.tasks if each not in tasks]
         for each in tasks:
@@ -220,8 +211,7 @@ class Observation:
         return seen
 
     def watch_connection(self, sock: socket.socket, address: Address) -> Observed:
-        connection = Connection(plain_address(address))
-        self.accepted[connection.client] = connection
+        connection = self.accepted[plain_address(address)] = Connection(plain_address(address))
         return self._watch(sock, connection)
 
     def _watch(self, sock: socket.socket, connection: Connection, listening: bool = False) -> Observed:
@@ -250,7 +240,7 @@ class Observation:
                     sock.close()
 
     def close_all(self) -> None:
-        """Close its sockets, and our own two."""
+        """Close also our own two."""
         self.close_sockets()
         self.kept.clear()
         self.alarm.close()
@@ -260,7 +250,8 @@ class Observation:
     def write(self, task: Task, text: str) -> None:
         if task.connection is None:  # pool workers serve many, one at a time
             seen = socket_in_the_frames()
-            task.connection = seen.connection if seen is not None and seen.observation is self else None
+            if seen is not None and seen.observation is self:
+                task.connection = seen.connection
         *whole, rest = ((task.partial.text if task.partial else "") + text).split("\n")
         self.lines.extend(Line(task.label, task.connection, cut(line, LINE_LENGTH)) for line in whole)
         task.partial = Line(task.label, task.connection, cut(rest, LINE_LENGTH)) if rest else None
@@ -280,9 +271,7 @@ class Observation:
 
 @contextlib.contextmanager
 def noting(observation: Observation) -> Iterator[None]:
-    """The guard around all that observing does before or after a real call: whatever fails in it is kept in
-    `observation.trouble`, and the watched program goes on.
-    """
+    """Around all that observing does: whatever fails in it is kept in `trouble`, and the watched program goes on."""
     try:
         yield
     except Exception as trouble:
@@ -319,8 +308,7 @@ def task_for(observation: Observation) -> Task:
     if task is None or task.observation is not observation:
         if thread is not None and task is None and thread not in pool_workers:
             return Task(observation, thread.name, thread)  # a cell that uses the server's socket: seen, not owned
-        # Started behind the back of `threading`, or a worker of a pool that is older than this server.
-        task = observation.adopt(thread)
+        task = observation.adopt(thread)  # unknown to `threading`, or a worker of a pool that is older than this server
     if thread not in pool_workers:  # such a worker may outlive the server, and would keep its log
         here.task = task
     return task

@@ -16,8 +16,6 @@ from typing import Any
 from .borrowed import pool_workers
 from .observation import Task, current_task, here, lock, noting, running, socket_in_the_frames, task_for, task_of
 
-LONG = 5.0  # seconds: no print takes as long
-MANY = 32  # pairs of streams that are kept in any case
 STREAMS = ("stdout", "stderr")
 
 found: dict[str, Any] = {}  # what stood in the place of each of our patches, by name; None: it was inherited
@@ -63,7 +61,7 @@ def route_streams() -> None:
                 after = Routed(before) if running else before._plain
                 _kept.append((now, before, after))
                 setattr(sys, name, after)
-            while len(_kept) > MANY and _kept[0][0] < now - LONG:
+            while len(_kept) > 32 and _kept[0][0] < now - 5.0:  # no print takes so many seconds
                 _kept.popleft()
 
 

@@ -220,8 +220,8 @@ def turns_after_each_instruction() -> AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def collector_paused() -> Iterator[None]:
-    """Hundreds of thousands of stretches are made, and all stay: the garbage collector would look through them, and
-    through all else that there is, again and again. (Three quarters of the time that it takes to make them.)
+    """Where hundreds of thousands of objects are made, and all stay: the collector would look through them again and
+    again, for three quarters of the time that it takes to make them.
     """
     with _for_now(gc.isenabled, lambda on: gc.enable() if on else gc.disable(), False):
         yield

@@ -6,7 +6,6 @@ import selectors
 import time
 from collections.abc import Callable
 
-from .events import Connection
 from .frames import thread_frames
 from .observation import Observation
 from .sockets import ready
@@ -20,13 +19,11 @@ def settle(observation: Observation, deadline: float, over: Callable[[], bool]) 
     before: object = None
     while not over():
         at_rest, now = state(observation)
-        if at_rest:
-            return True
         # Threads that wait in ways we cannot see into (join, a queue, sleep) count as resting when none moves. On a
         # busy machine they get a chance to move when this thread gets one to look: so count the looks, too.
         if now != before or now is None:
             before, quiet_since, looks = now, time.monotonic(), 0
-        elif looks > 40 and time.monotonic() - quiet_since > 0.05:
+        if at_rest or (looks > 40 and time.monotonic() - quiet_since > 0.05):
             return True
         looks += 1
         if time.monotonic() > deadline:
@@ -42,33 +39,26 @@ def state(observation: Observation) -> tuple[bool, object]:
     The second value is None while something is certain to move: bytes to be read, a client to be accepted.
     """
     frames = thread_frames()
-    at_rest, accepting = True, False
-    stands: list[object] = []
-    reading: set[Connection] = set()
     if any(task.starting for task in observation.tasks):
         return False, None
     tasks = observation.alive()
-    held = [task.paused for task in tasks]
-    waits = [task.waiting for task in tasks]
+    held, waits = [task.paused for task in tasks], [task.waiting for task in tasks]
+    sockets = [seen for seen, call in zip(waits, held, strict=True) if seen is not None and call is None]
+    stands: list[object] = []  # of those that do neither
     for task, seen, call in zip(tasks, waits, held, strict=True):
-        if call is not None:
-            continue
-        if seen is None:
-            status = task.status()
+        if seen is None and call is None:
+            frame, status = frames.get(task.identity() or 0), task.status()
             if b"State:\tR" in status:
                 return False, None
-            frame = frames.get(task.identity() or 0)
-            at_rest = False
-            switches = status[status.find(b"voluntary_ctxt_switches") :]
-            stands.append((task.identity(), id(frame), frame.f_lasti if frame is not None else 0, switches))
-            continue
+            switches = status.partition(b"voluntary_ctxt_switches")[2]
+            stands.append((task, id(frame), frame.f_lasti if frame is not None else 0, switches))
+    for seen in sockets:
         sock = seen.ref()
         if sock is None or ready(sock, selectors.EVENT_READ):
             return False, None
-        if seen.listening:
-            accepting = True
-        else:
-            reading.add(seen.connection)
+    accepting = any(seen.listening for seen in sockets)
+    reading = {seen.connection for seen in sockets}
+    at_rest = not stands
     for client in observation.clients:
         server_side = observation.accepted.get(client.client)
         if server_side is None:

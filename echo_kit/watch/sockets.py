@@ -17,15 +17,13 @@ PORTS = range(20_000, 32_768)  # from which servers get theirs
 # select.select cannot take descriptors from 1024 up; poll can, and needs no descriptor of its own as epoll does.
 Selector: type[selectors.BaseSelector] = getattr(selectors, "PollSelector", selectors.SelectSelector)
 RESET_ON_CLOSE = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)  # SO_LINGER: close sends a reset
-_MILLISECONDS = struct.Struct("=I")
 
 
 def free_port(host: str = "127.0.0.1") -> int:
     """A port that nobody uses, and that the system gives to nobody who asks for any port (with port 0).
 
-    Linux gives those from 32768 on, others from 49152 on (RFC 6335). Whoever had one of them before us may have left
-    programs behind that go on connecting to it: JupyterLab does, to a kernel that has ended (ZeroMQ tries several times
-    a second, without end). A server that waits for its first client would get such a stranger.
+    Linux gives those from 32768 on, others from 49152 on (RFC 6335). There, programs may go on connecting to an owner
+    that has ended, as JupyterLab does to a kernel (ZeroMQ tries without end): the server would get such a stranger.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for _ in range(100):
@@ -56,7 +54,7 @@ def waited(conn: socket.socket) -> float | None:
     if sys.platform != "linux":
         return None
     try:
-        return float(_MILLISECONDS.unpack_from(conn.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 64), 44)[0]) / 1000
+        return float(struct.unpack_from("=I", conn.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 64), 44)[0]) / 1000
     except (OSError, struct.error):  # broken off already, or a kernel that tells less
         return None
 
@@ -71,7 +69,7 @@ class Alarm:
         self._reader.setblocking(False)
 
     def ring(self) -> None:
-        with contextlib.suppress(OSError):  # a server that closes all sockets that it can find has closed ours, too
+        with contextlib.suppress(OSError):  # a server that closes all sockets that it can find closes ours, too
             self._writer.send(b"!")
 
     def interrupt(self, task: object) -> None:

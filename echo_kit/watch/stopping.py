@@ -84,9 +84,8 @@ def join(observation: Observation, deadline: float) -> list[Task]:
 
 
 def may_be_interrupted(frame: FrameType | None) -> bool:
-    """Whether a thread whose innermost frame this is can take an exception: where it runs the student's code, or waits
-    in a function that is written to be left so. Elsewhere a library may be at work for the interpreter: an exception
-    in the clean-up of a WeakSet leaves it broken.
+    """Whether a thread whose innermost frame this is can take an exception: it runs the student's code, or waits in a
+    function that is written to be left so. An exception in the clean-up of a WeakSet, say, leaves it broken.
     """
     return frame is not None and (frame.f_code in _WAITS or is_student_code(frame))
 
@@ -130,10 +129,8 @@ def give_up(left: list[Task]) -> None:
 
 
 def _take_one() -> None:
-    """Take an exception that was thrown so, in a thread of our own.
-
-    As long as none has been taken, CPython 3.11 looks for one at each instruction, in all threads; and a thread with a
-    trace function, like those of some checks, never gets on. The thread that it is for gets it all the same.
+    """Take an exception that was thrown so, in a thread of our own: as long as none has been taken, CPython 3.11 looks
+    for one at each instruction, in all threads, and one with a trace function, as in some checks, never gets on.
     """
 
     def take() -> None:
