@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 
 from ..watch.text import cut
 from .code import BADGES, CodeView, crowd, margin
-from .draw_timeline import DARK, INCHES_A_LANE, LABEL_LANES, LIGHT, ON_DARK, ON_LIGHT, draw_timelines, drawable
+from .draw_timeline import DARK, INCHES_A_LANE, LABEL_LANES, LIGHT, ON_DARK, ON_LIGHT, draw_timelines, say
 from .snapshot import Snapshot
 from .states import BACKLOG
 
@@ -71,13 +71,13 @@ def _code_rows(code: CodeView) -> list[tuple[str, str]]:
 
 def _draw_code(axis: Any, snapshot: Snapshot, rows: list[tuple[str, str]], colours: dict[str, str]) -> None:
     ink = colours["ink"]
-    _say(axis, 0, 0.9, snapshot.code.server[:NARROW], ink, size=24, weight="bold")
+    say(axis, 0, 0.9, snapshot.code.server[:NARROW], ink, size=24, weight="bold")
     for number, line in enumerate(textwrap.wrap(snapshot.headline, HEADLINE)[:2]):
-        _say(axis, 0, 2.2 + 1.05 * number, line, ink, size=19)
+        say(axis, 0, 2.2 + 1.05 * number, line, ink, size=19)
     room = int((ROOM - INDENT) / LETTER)
     for number, (kind, text) in enumerate(rows, FIRST):
         if not kind:
-            _say(axis, INDENT, number, cut(text, room), ink, family="monospace", size=15)
+            say(axis, INDENT, number, cut(text, room), ink, family="monospace", size=15)
             continue
         colour, border = BADGES[kind]
         said = cut(text.strip(), int((ROOM - EDGE) / BADGE))
@@ -85,7 +85,7 @@ def _draw_code(axis: Any, snapshot: Snapshot, rows: list[tuple[str, str]], colou
         at = max(EDGE, min(indent, ROOM - len(said) * BADGE))  # a long one begins further left
         box = {"boxstyle": "round,pad=0.18", "linewidth": 2, "linestyle": BORDERS[border]}
         box |= {"edgecolor": colour, "facecolor": "none" if border else colour}
-        _say(axis, at, number, said, ink if border else ON_DARK, size=14, weight="bold", bbox=box)
+        say(axis, at, number, said, ink if border else ON_DARK, size=14, weight="bold", bbox=box)
 
 
 def _draw_backlog(axis: Any, snapshot: Snapshot, top: float, colours: dict[str, str]) -> None:
@@ -93,20 +93,15 @@ def _draw_backlog(axis: Any, snapshot: Snapshot, top: float, colours: dict[str, 
     heading = "Connected, not accepted yet (the backlog):"
     if backlog.listens and not backlog.complete:  # this system does not tell of others
         heading = "Clients of echo_kit in the backlog:"
-    _say(axis, 0, top, heading, ink, size=19, weight="bold")
+    say(axis, 0, top, heading, ink, size=19, weight="bold")
     boxes = list(backlog.lines())
     if len(boxes) > BOXES:
         boxes = [*boxes[: BOXES - 1], (f"and {len(backlog) - BOXES + 1:,} more", "")]
     if not boxes:
-        _say(axis, INDENT, top + 1.5, "nobody" if backlog.listens else "(it no longer listens)", ink, size=19)
+        say(axis, INDENT, top + 1.5, "nobody" if backlog.listens else "(it no longer listens)", ink, size=19)
     for number, (name, said) in enumerate(boxes):
         at = INDENT + number * (BOX + 0.35)
         axis.add_patch(Rectangle((at, top + 0.75), BOX, 1.9, facecolor=BACKLOG.colour, edgecolor=ink, lw=1.5))
         middle = at + BOX / 2
-        _say(axis, middle, top + 1.4, cut(name, NAME), ON_LIGHT, size=18, weight="bold", ha="center")
-        _say(axis, middle, top + 2.2, said.split(",")[0], ON_LIGHT, size=13, ha="center")
-
-
-def _say(axis: Any, x: float, y: float, text: str, ink: str, **style: Any) -> None:
-    style.setdefault("ha", "left")
-    axis.text(x, y, drawable(text), color=ink, va="center", parse_math=False, **style)
+        say(axis, middle, top + 1.4, cut(name, NAME), ON_LIGHT, size=18, weight="bold", ha="center")
+        say(axis, middle, top + 2.2, said.split(",")[0], ON_LIGHT, size=13, ha="center")
