@@ -81,3 +81,14 @@ def test_whatever_of_ours_fails_the_file_is_saved_as_jupyterlab_would_have(noteb
     book.save()
     file = nbformat.read(jupyterlab.files / book.path, 4)
     assert strip_transient(file) == strip_transient(nbformat.from_dict(theirs))
+
+
+def test_a_panel_works_where_its_place_in_the_notebook_cannot_be_noted(notebook):
+    book = notebook(CELL)
+    book.promised("""async (panel) => {
+        panel.context.model.echoKitViews = { set() { throw new Error("broken"); } };
+    }""")
+    book.run_cell(0)
+    alice = book.panel("alice")
+    alice.type("hello")
+    alice.says("> hello", "Received  :  hello")

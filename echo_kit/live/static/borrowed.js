@@ -2,6 +2,17 @@
 // Nobody promises these names; tests/browser/test_borrowed.py names the one that is gone. Without them every panel works,
 // but a saved notebook says "model not found" in its place. It stands before panel.js: see `script` in panel.py.
 
+// `call`, but what fails in it leaves the panel alone.
+function guarded(call) {
+  return (...args) => {
+    try {
+      call(...args);
+    } catch (error) {
+      console.warn("echo_kit cannot change the notebook's outputs:", error);
+    }
+  };
+}
+
 // `widget_manager.context.model`, JupyterLab's NotebookModel. Other programs that show notebooks have none: then nothing
 // is done to outputs and files.
 function notebookOf(model) {

@@ -64,12 +64,14 @@ function removeViews(file, views) {
 
 // Called once for each model: from then on its views leave something behind, however it ends.
 function leaveAtTheEnd({ model }) {
-  model.on("msg:custom", (message) => message.still && leave(model, message.still));
-  whenTheKernelGoes(model, () => leave(model));
-  model.on("change:_view", () => saveWithoutViews(model));
+  const leaveViews = guarded((still) => leave(model, still));
+  const save = guarded(() => saveWithoutViews(model));
+  model.on("msg:custom", (message) => message.still && leaveViews(message.still));
+  whenTheKernelGoes(model, () => leaveViews());
+  model.on("change:_view", save);
   model.on("change:_now", () => {
     const notebook = notebookOf(model);
     if (notebook) needsSaving(notebook);
   });
-  saveWithoutViews(model);
+  save();
 }
