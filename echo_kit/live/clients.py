@@ -16,10 +16,8 @@ from ..client import address_of
 from ..server import Server
 from ..watch.events import Address
 from ..watch.text import visible
-from .panel import STATIC, Bundle, Panel, Slot, close_earlier, give_up, script, take_place
+from .panel import STATIC, Bundle, InOutputs, Panel, script
 from .worker import Entry, Worker
-
-__all__ = ["ClientPanel", "panels"]
 
 SAVED = 40  # entries that a saved notebook shows
 CONNECTS = 0.5  # seconds that a new panel waits for its connection, so that panels connect in the order of their cells
@@ -103,47 +101,48 @@ def panels(server: Server | Address, *names: str) -> ClientPanels:
     return ClientPanels(server, names or ("alice", "bob"))
 
 
-class ClientPanels:
+class ClientPanels(InOutputs, ipywidgets.Box):
     """What `panels` returns. `panels` are its clients in their order; `close` closes them all."""
+
+    panels: tuple[ClientPanel, ...] = ()
 
     def __init__(self, server: Server | Address, names: tuple[str, ...]) -> None:
         for name in names:
             _check(server, name)
             if names.count(name) > 1:
                 raise ValueError(f"each panel needs a different name, got {name!r} twice")
-        self._key = ("panels", _key(server))
-        close_earlier(self._key)
-        self._slot = Slot()
-        self.panels = tuple(ClientPanel(server, name) for name in names)
-        self._box = ipywidgets.Box(self.panels)
-        self._box.add_class("echo-clients")
+        super().__init__()
+        self._take_place(_key(server))  # first: the clients of an earlier row hang up together
+        self.children = self.panels = tuple(ClientPanel(server, name) for name in names)
+        self.add_class("echo-clients")
         for panel in self.panels:
             panel.row = self
-            panel.stand_in(self._box.model_id)
-        take_place(self._key, self)
+            panel.stand_in(self.model_id)
+
+    @property
+    def seen(self) -> bool:
+        """Whether a page has drawn one of them."""
+        return any(panel.seen for panel in self.panels)
+
+    def send(self, content: Any, buffers: Any = None) -> None:
+        """Send it to the first of the panels: a box has no script of ours in the page."""
+        for panel in self.children[:1]:
+            panel.send(content, buffers)
 
     def lose(self, panel: ClientPanel) -> None:
         """Let that one go: a newer panel has taken its name."""
-        others = tuple(each for each in self._box.children if each is not panel)
-        if others:
-            self._box.children = others
-        else:
+        self.children = tuple(each for each in self.children if each is not panel)
+        if not self.children:
             self.close()
 
     def close(self) -> None:
         """Hang up all clients and remove them. Calling it again does nothing."""
-        if self._box.comm is None:
-            return
-        give_up(self._key, self)
         for panel in reversed(self.panels):  # else the second would be served when the first hangs up
             panel.hang_up()
-        alive = [panel for panel in self.panels if panel.comm is not None]
-        if any(panel.seen for panel in self.panels):
-            self._slot.leave(self._still(), alive)
-        for panel in alive:
+        super().close()
+        for panel in self.panels:
             panel.row = None
             panel.close()
-        self._box.close()
 
     def __repr__(self) -> str:
         return f"ClientPanels {', '.join(panel.name for panel in self.panels)}"
@@ -151,9 +150,6 @@ class ClientPanels:
     def _still(self) -> Bundle:
         words = "".join(each._still()[0]["text/html"] for each in self.panels)
         return {"text/plain": repr(self), "text/html": words}, {}
-
-    def _ipython_display_(self) -> None:
-        self._slot.show(self._box, self._still())
 
 
 def _check(server: Any, name: Any) -> None:

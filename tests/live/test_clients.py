@@ -394,10 +394,10 @@ def test_a_newer_row_takes_the_place_of_the_whole_earlier_one(single, open_row):
 def test_a_panel_takes_its_place_out_of_a_row(single, open_row, open_panel):
     row = open_row(single, "alice", "bob")
     open_panel(single, name="alice")
-    assert row._box.children == (row.panels[1],)
+    assert row.children == (row.panels[1],)
     until(row.panels[1], lambda it: it.state == "being served")
     open_panel(single, name="bob")
-    assert row._box.comm is None
+    assert row.comm is None
 
 
 # -- what stays in the notebook ----------------------------------------------------------------------------------------
