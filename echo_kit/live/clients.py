@@ -45,7 +45,7 @@ class ClientPanel(Panel):
 
     def __init__(self, server: Server | Address, name: str = "client") -> None:
         _check(server, name)
-        super().__init__((_key(server), name), name=visible(name))
+        super().__init__((getattr(server, "name", server), name), name=visible(name))
         self.row: ClientPanels | None = None
         self._worker = Worker(server, name, self._show)
         self._worker.do("connect")
@@ -101,7 +101,7 @@ def panels(server: Server | Address, *names: str) -> ClientPanels:
     return ClientPanels(server, names or ("alice", "bob"))
 
 
-class ClientPanels(InOutputs, ipywidgets.Box):
+class ClientPanels(InOutputs, ipywidgets.Box):  # type: ignore[misc]
     """What `panels` returns. `panels` are its clients in their order; `close` closes them all."""
 
     panels: tuple[ClientPanel, ...] = ()
@@ -112,17 +112,12 @@ class ClientPanels(InOutputs, ipywidgets.Box):
             if names.count(name) > 1:
                 raise ValueError(f"each panel needs a different name, got {name!r} twice")
         super().__init__()
-        self._take_place(_key(server))  # first: the clients of an earlier row hang up together
+        self._take_place(getattr(server, "name", server))  # first: the clients of an earlier row hang up together
         self.children = self.panels = tuple(ClientPanel(server, name) for name in names)
         self.add_class("echo-clients")
         for panel in self.panels:
             panel.row = self
             panel.stand_in(self.model_id)
-
-    @property
-    def seen(self) -> bool:
-        """Whether a page has drawn one of them."""
-        return any(panel.seen for panel in self.panels)
 
     def send(self, content: Any, buffers: Any = None) -> None:
         """Send it to the first of the panels: a box has no script of ours in the page."""
@@ -139,6 +134,7 @@ class ClientPanels(InOutputs, ipywidgets.Box):
         """Hang up all clients and remove them. Calling it again does nothing."""
         for panel in reversed(self.panels):  # else the second would be served when the first hangs up
             panel.hang_up()
+        self.seen = any(panel.seen for panel in self.panels)
         super().close()
         for panel in self.panels:
             panel.row = None
@@ -158,12 +154,8 @@ def _check(server: Any, name: Any) -> None:
         raise TypeError(f"name must be a non-empty string, got {name!r}")
 
 
-def _key(server: Server | Address) -> object:
-    return server.name if isinstance(server, Server) else server
-
-
 def _line(entry: Entry) -> str:
     """An entry as a line of text."""
-    lead: str = {"sent": "> ", "received": "Received  :  ", "note": ""}[entry["kind"]]
+    lead = {"sent": "> ", "received": "Received  :  ", "note": ""}[entry["kind"]]
     mark = entry["mark"] or ("no answer yet" if entry["open"] else "")
-    return lead + entry["text"] + entry["cut"] + (f"    ({mark})" if mark else "")
+    return f"{lead}{entry['text']}{entry['cut']}{f'    ({mark})' if mark else ''}"

@@ -27,9 +27,11 @@ ENTRIES = 200  # that a transcript keeps
 LETTERS = 2_000  # of an entry
 OUTBOX = 50_000_000  # bytes that may wait for a server that does not read
 PAINTS = 20  # a second, at most
+NOT_YET = "connected, not accepted yet"  # a state in which the server is looked at ten times a second
 TOGETHER = 0.005  # seconds: what happens so close together, like a message and its echo, is painted once
 
 Entry = dict[str, Any]
+BLANK: Entry = {"key": "", "at": 0.0, "open": False, "mark": "", "cut": ""}
 Show = Callable[[dict[str, Any], list[Entry], list[Entry]], None]
 
 
@@ -47,7 +49,7 @@ class Worker:
         self.tried = threading.Event()  # set when the first attempt to connect is over
         self._client: Client | None = None
         self._attempt: list[Client | str] | None = None  # to connect; its thread adds the client, or what went wrong
-        self._commands: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        self._commands: queue.SimpleQueue[tuple[str, dict[str, Any]]] = queue.SimpleQueue()
         self._reader, self._writer = socket.socketpair()  # a byte in it wakes the thread
         self._reader.setblocking(False)
         self._writer.setblocking(False)
@@ -59,10 +61,8 @@ class Worker:
         self._end = self._received = 0  # bytes up to the end of the last message, and bytes of answers
         self._whole = True  # whether the last entry is a whole answer
         self._where, self._state = "", "not connected"
-        self._shown: tuple[dict[str, Any], dict[int, Entry]] = (
-            {},
-            {},
-        )  # the traits and, by id, the entries as shown last
+        self._shown: dict[str, Any] = {}  # the traits as they were shown last
+        self._told: dict[int, Entry] = {}  # by id, the entries as they were
         self._due: float | None = None  # when what has changed is to be shown; None: nothing has
         self._earliest = 0.0  # when that may be
         self._lock = threading.Lock()  # guards _attempt
@@ -71,9 +71,9 @@ class Worker:
 
     # -- called from any thread ----------------------------------------------------------------------------------------
 
-    def do(self, command: str, what: Any = None) -> None:
+    def do(self, command: str, what: dict[str, Any] | None = None) -> None:
         """Hand a command to the thread: see `_step`."""
-        self._commands.put((command, what))
+        self._commands.put((command, what or {}))
         self._wake()
 
     def _wake(self) -> None:
@@ -120,10 +120,11 @@ class Worker:
             selector.register(self._reader, selectors.EVENT_READ)
             if self._client is not None:
                 selector.register(self._client, selectors.EVENT_READ | (selectors.EVENT_WRITE if self._outbox else 0))
-            selector.select(self._patience())
+            due = self._due - time.monotonic() if self._due is not None else 0.1 if self._state == NOT_YET else 60.0
+            selector.select(max(0.0, due) if self._commands.empty() else 0.0)
         with contextlib.suppress(BlockingIOError):
             self._reader.recv(4096)
-        command, what = self._commands.get() if not self._commands.empty() else ("", None)
+        command, what = self._commands.get() if not self._commands.empty() else ("", {})
         if command == "end":
             return False
         if command == "send":
@@ -133,7 +134,7 @@ class Worker:
         elif command == "disconnect":
             self._hang_up("disconnected")
         elif command == "hello":  # from a page that knows nothing yet
-            self._shown[1].clear()
+            self._told = {}
         self._see_whether_connected()
         try:
             self._receive()
@@ -144,14 +145,6 @@ class Worker:
         self._paint()
         return True
 
-    def _patience(self) -> float:
-        """Seconds until something must be looked at that wakes nobody."""
-        if not self._commands.empty():
-            return 0.0
-        if self._due is not None:
-            return max(0.0, self._due - time.monotonic())
-        return 0.1 if self._client and self._client.observation and self._state != "being served" else 60.0
-
     def _plugged(self) -> bool:
         return self._attempt is not None or self._client is not None
 
@@ -161,11 +154,11 @@ class Worker:
         target = self._server
         if isinstance(target, Server) and not target.running:
             target = newest(target.name) or target  # its cell was run again
-        if isinstance(target, Server) and not target.running:
-            self._add("note", f"the server {target.name} does not run: run its cell again, then Connect")
-            self._state = "not connected"
-            self.tried.set()
-            return
+            if not target.running:
+                self._add("note", f"the server {target.name} does not run: run its cell again, then Connect")
+                self._state = "not connected"
+                self.tried.set()
+                return
         self._where = visible(":".join(str(part) for part in address_of(target)))
         self._state = "connecting"
         self._attempt = []
@@ -203,18 +196,9 @@ class Worker:
 
     # -- messages and answers ------------------------------------------------------------------------------------------
 
-    def _add(self, kind: str, text: str, size: int = 0, key: str = "", **more: Any) -> Entry:
+    def _add(self, kind: str, text: str, size: int = 0, **more: Any) -> Entry:
         """A new last entry."""
-        entry = {
-            "id": next(self._ids),
-            "kind": kind,
-            "key": key,
-            "at": 0.0,
-            "open": False,
-            "mark": "",
-            "cut": "",
-            **more,
-        }
+        entry = BLANK | {"id": next(self._ids), "kind": kind} | more
         self._entries.append(entry)
         self._fill(entry, visible(text[: LETTERS + 1]), size)
         return entry
@@ -239,7 +223,7 @@ class Worker:
             self._add("note", refused, key=key)
             return
         self._connect()
-        entry = self._add("sent", text, len(data), key, at=time.perf_counter(), open=self._plugged())
+        entry = self._add("sent", text, len(data), key=key, at=time.perf_counter(), open=self._plugged())
         if not self._plugged():
             entry["mark"] = "not sent"
             return
@@ -284,32 +268,28 @@ class Worker:
         """Only a server of this kernel can be asked."""
         if self._client is not None and self._client.observation is not None and self._state != "being served":
             accepted = self._client.connection.client in self._client.observation.accepted
-            self._state = "being served" if accepted else "connected, not accepted yet"
+            self._state = "being served" if accepted else NOT_YET
 
     # -- what is shown -------------------------------------------------------------------------------------------------
 
-    def _unanswered(self) -> str:
-        if not self._open:
-            return ""
-        owed = counted(max(0, self._end - self._received), "byte")
-        waits = f", {self._unsent:,} not sent yet" if self._unsent else ""
-        return f"{counted(len(self._open), 'message')}, {owed} unanswered{waits}"
-
     def _paint(self, at_once: bool = False) -> None:
         """Show what has changed, if anything has and it is time."""
-        traits = {"where": self._where, "state": self._state, "connected": self._plugged()}
-        traits["unanswered"] = self._unanswered()
+        traits = {"where": self._where, "state": self._state, "connected": self._plugged(), "unanswered": ""}
+        if self._open:
+            owed = counted(max(0, self._end - self._received), "byte")
+            waits = f", {self._unsent:,} not sent yet" if self._unsent else ""
+            traits["unanswered"] = f"{counted(len(self._open), 'message')}, {owed} unanswered{waits}"
         entries = {entry["id"]: dict(entry) for entry in self._entries}
-        shown, told = self._shown
-        changed = [entry for number, entry in entries.items() if entry != told.get(number)]
-        if traits == shown and not changed:
+        changed = [entry for number, entry in entries.items() if entry != self._told.get(number)]
+        if traits == self._shown and not changed:
             self._due = None
             return
         now = time.monotonic()
         if self._due is None:
             self._due = max(self._earliest, now + TOGETHER)
         if at_once or now >= self._due:
-            self._due, self._earliest, self._shown = None, now + 1 / PAINTS, (traits, entries)
+            self._due, self._earliest = None, now + 1 / PAINTS
+            self._shown, self._told = traits, entries
             self._show(traits | {"now": time.perf_counter()}, list(entries.values()), changed)
 
 
