@@ -64,15 +64,11 @@ class ClientPanel(Panel):
             self.send({"entries": changed, "first": entries[0]["id"] if entries else 0})
         self.entries = entries
 
-    def hang_up(self) -> None:
-        """End the worker; the panel stays as it is."""
-        self._worker.end()
-
     def close(self) -> None:
-        """Hang up, end the worker and remove the widget. Calling it again does nothing."""
+        """Hang up and remove the widget. Calling it again does nothing."""
         if self.comm is None:  # closed, or never made
             return
-        self.hang_up()
+        self._worker.end()
         row, self.row = self.row, None
         if row is not None:
             row.lose(self)
@@ -133,7 +129,7 @@ class ClientPanels(InOutputs, ipywidgets.Box):  # type: ignore[misc]
     def close(self) -> None:
         """Hang up all clients and remove them. Calling it again does nothing."""
         for panel in reversed(self.panels):  # else the second would be served when the first hangs up
-            panel.hang_up()
+            panel._worker.end()
         self.seen = any(panel.seen for panel in self.panels)
         super().close()
         for panel in self.panels:

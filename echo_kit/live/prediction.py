@@ -115,7 +115,7 @@ class Comparison:
 
     def __init__(self, values: dict[str, Any], chosen: str | None, happened: Any) -> None:
         fits = next((option for option, value in values.items() if _same(value, happened)), None)
-        self.predicted = [] if chosen is None else [_sentence("You predicted:", chosen)]
+        self.predicted = "" if chosen is None else _sentence("You predicted:", chosen)
         self.happened = f"What happened: {_shown(happened)}, which none of the options says."
         self.so = "If you have changed the experiment: can you say why? If not, the question lacks an option."
         if fits is not None:
@@ -124,10 +124,10 @@ class Comparison:
             self.so = "You made no prediction: next time choose first, then run." if chosen is None else said
 
     def __repr__(self) -> str:
-        return "\n".join([*self.predicted, self.happened, self.so])
+        return "\n".join(filter(None, (self.predicted, self.happened, self.so)))
 
     def _repr_html_(self) -> str:
-        predicted, happened, so = map(html.escape, ("".join(self.predicted), self.happened, self.so))
+        predicted, happened, so = map(html.escape, (self.predicted, self.happened, self.so))
         return f'<p class="{NO_MATHS}">{predicted and predicted + "<br>"}<b>{happened}</b><br>{so}</p>'
 
 

@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from threading import Thread
 from typing import Any
 
 import traitlets
@@ -33,7 +32,7 @@ NAME_LETTERS = 40  # of the server's name
 NOTE_LETTERS = 500  # of what went wrong
 TABLE = [asdict(state) | {"usual": state in USUAL} for state in STATES]  # what the page draws stretches by
 
-# by what the page asks for: the state that it shows meanwhile, and the call
+# By what the page asks for: the state that it shows meanwhile, and the call.
 COMMANDS: dict[str, tuple[str, Callable[[Server, str | None], object]]] = {
     "stop": ("stopping", lambda server, _: server.stop()),
     "start": ("starting", lambda server, _: server.restart()),
@@ -102,9 +101,9 @@ class ServerPanel(Panel):
         with self._lock:
             if not self._threads and not self._over:
                 name = f"stage of {self.server.name}"
-                self._threads = [Thread(target=work, name=name, daemon=True) for work in (self._paint, self._act)]
-                for thread in self._threads:
-                    thread.start()
+                for work in (self._paint, self._act):
+                    self._threads.append(threading.Thread(target=work, name=name, daemon=True))
+                    self._threads[-1].start()
         self._wake.set()
 
     def close(self) -> None:
