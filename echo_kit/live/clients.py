@@ -100,6 +100,7 @@ def panels(server: Server | Address, *names: str) -> ClientPanels:
 class ClientPanels(InOutputs, ipywidgets.Box):  # type: ignore[misc]
     """What `panels` returns. `panels` are its clients in their order; `close` closes them all."""
 
+    rank = 1  # so that its clients are still there to tell the page of it
     panels: tuple[ClientPanel, ...] = ()
 
     def __init__(self, server: Server | Address, names: tuple[str, ...]) -> None:

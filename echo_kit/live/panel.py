@@ -35,7 +35,7 @@ _open: dict[object, InOutputs] = {}  # by key, so that a cell that is run again 
 class InOutputs(ipywidgets.DOMWidget):  # type: ignore[misc]
     """A widget that replaces the earlier one of its class and key, and leaves `_still()` in its outputs at the end."""
 
-    watches = False  # True: closed before the others at the end, so that its last picture still shows them
+    rank = 0  # at the end, those of a higher rank are closed first
     seen = False  # whether a page has drawn it
 
     def _take_place(self, key: object) -> None:
@@ -108,6 +108,6 @@ class Panel(InOutputs, anywidget.AnyWidget):
 
 
 def _close_all() -> None:
-    for each in sorted(_open.values(), key=lambda each: each.watches)[::-1]:  # the latest first
+    for each in sorted(_open.values(), key=lambda each: each.rank)[::-1]:  # the latest first
         with contextlib.suppress(Exception):  # so that the others are closed, too
             each.close()

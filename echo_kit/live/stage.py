@@ -54,7 +54,7 @@ class ServerPanel(Panel):
     _css = STATIC / "server_panel.css"
     name = traitlets.Unicode().tag(sync=True)
     states = traitlets.List(traitlets.Dict(), TABLE).tag(sync=True)
-    watches = True
+    rank = 2  # so that its last picture still shows the others
 
     def __init__(self, server: Server) -> None:
         if not isinstance(server, Server):

@@ -400,6 +400,19 @@ def test_a_panel_takes_its_place_out_of_a_row(single, open_row, open_panel):
     assert row.comm is None
 
 
+def test_at_the_end_a_row_is_closed_before_its_panels_and_one_of_them_tells_the_page(single, open_row, monkeypatch):
+    monkeypatch.setattr(echo_kit.live.panel, "_open", {})
+    row, told = open_row(single), []
+    row._ipython_display_()
+    for panel in row.panels:
+        monkeypatch.setattr(panel, "send", lambda message, _=None: told.append(message))
+    do(row.panels[1], "hello")
+    echo_kit.live.panel._close_all()
+    (still,) = [message["still"] for message in told if "still" in message]
+    assert still[0]["text/plain"] == "ClientPanels alice, bob"
+    assert [panel.comm for panel in (row, *row.panels)] == [None] * 3
+
+
 # -- what stays in the notebook ----------------------------------------------------------------------------------------
 
 VIEW = "application/vnd.jupyter.widget-view+json"
