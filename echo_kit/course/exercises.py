@@ -1,7 +1,7 @@
 """`check`: from a student's function to the report; and `EXERCISES`, one row for each exercise of the notebooks.
 
-The function becomes a server (`serving.py`), clients try it (`trial.py`) as the exercise requires (`part1.py`,
-`part2.py`, `surprises.py`), and what they see becomes a `Report`. Nothing that a server does can hold a check up: every
+The function becomes a server, and clients try it (`trial.py`) as the exercise requires (`part1.py`, `part2.py`,
+`surprises.py`); what they see becomes a `Report`. Nothing that a server does can hold a check up: every
 wait has a bound, the number of its threads has one, and in the end it is stopped.
 """
 
@@ -22,10 +22,7 @@ from ..watch.patches import no_default_timeout
 from ..watch.text import cut, visible
 from . import part1, part2, surprises
 from .report import LONGEST, NotYet, Report, died_of
-from .serving import Serve, a_thread_each, as_it_is, not_at_all, one_at_a_time
-from .trial import PATIENCE, Trial
-
-__all__ = ["EXERCISES", "Exercise", "check"]
+from .trial import PATIENCE, Serve, Trial, a_thread_each, as_it_is, not_at_all, one_at_a_time
 
 THREADS = 100  # that a server on trial may have
 EVENTS = 10_000  # the newest, that its views know: a server that never waits makes thousands a second
@@ -101,13 +98,13 @@ def check(number: str, function: Callable[..., Any]) -> Report:
             problem = NotYet("your server can be tried", happened, "does your code change what all code uses?")
         finally:
             stuck = _end(trial)
-    if problem is not None and stuck is not None:
-        problem.happened += f"\nAnd then it could not be ended: {cut(str(stuck), LONGEST)}"
-    elif stuck is not None:
+    if problem is None:
         trial.tries("Ctrl+C is pressed")
-        problem = NotYet("the server ends", str(stuck), "a loop that goes on after an error, or waits without a limit")
-    elif problem is None:
-        trial.done.append(trial.trying)
+        if stuck is not None:
+            look = "a loop that goes on after an error, or waits without a limit"
+            problem = NotYet("the server ends", str(stuck), look)
+    elif stuck is not None:
+        problem.happened += f"\nAnd then it could not be ended: {cut(str(stuck), LONGEST)}"
     return Report(name, tuple(trial.done), trial.trying, problem, view)
 
 

@@ -126,32 +126,29 @@ def make_them_wait(trial: Trial) -> None:
     result = trial.result_of(trial.server, look="a client that is not served gets no answer: do not wait for it")
     clients = list(result) if isinstance(result, list | tuple) else [] if result is None else [result]
     trial.guests += [Guest(trial, each) for each in clients if isinstance(each, Client)]
-    expected = "your function returns the list of its clients"
-    happened = f"it returned {clients or 'nothing'}"
-    trial.expects(expected, trial.guests, happened, "the last line: return [alice, bob, carol]")
+    expected, look = "your function returns the list of its clients", "the last line: return [alice, bob, carol]"
+    trial.expects(expected, trial.guests, f"it returned {clients or 'nothing'}", look)
 
     expected = "alice is served; bob and carol stand in the backlog, each with 5 bytes unread"
     backlog = trial.server.backlog().waiting
     waiting = [f"{each.name} ({each.unread} unread{', has left' if each.left else ''})" for each in backlog]
     happened = f"in the backlog: {', '.join(waiting) or 'nobody'}"
     lanes = {lane.name: lane for lane in trial.server.timeline().lanes}
-    there = f"connected: {', '.join(lanes) or 'nobody'}"
-    all_three = {"alice", "bob", "carol"} <= lanes.keys()
-    trial.expects(expected, all_three, there, 'three clients, each with its name, like name="alice"')
+    there, look = f"connected: {', '.join(lanes) or 'nobody'}", 'three clients, each with its name, like name="alice"'
+    trial.expects(expected, {"alice", "bob", "carol"} <= lanes.keys(), there, look)
     alice, names = lanes["alice"], [each.name for each in backlog]
     trial.expects(expected, alice.accepted is not None, f"alice is not served; {happened}", "alice connects first")
     trial.expects(expected, alice.left is None, f"alice has left; {happened}", "alice stays: no close, no with")
-    look = "bob and carol connect while alice is there, and stay: no close, no with"
-    look = "their order: bob, then carol" if names == ["carol", "bob"] else look
-    stay = names == ["bob", "carol"] and not any(each.left for each in backlog)
-    trial.expects(expected, stay, happened, look)
-    five = all(each.unread == 5 for each in backlog)
-    trial.expects(expected, five, happened, 'bob and carol each send 5 bytes, like "hello"')
+    stay = "bob and carol connect while alice is there, and stay: no close, no with"
+    look = "their order: bob, then carol" if names == ["carol", "bob"] else stay
+    trial.expects(expected, names == ["bob", "carol"] and not any(each.left for each in backlog), happened, look)
+    look = 'bob and carol each send 5 bytes, like "hello"'
+    trial.expects(expected, all(each.unread == 5 for each in backlog), happened, look)
 
     trial.tries("alice hangs up")
     guests = {each.name: each for each in trial.guests}
-    both = {"alice", "bob"} <= guests.keys()
-    trial.expects("your function returns all three clients", both, f"it returned {', '.join(guests)}", "the last line")
+    expected, happened = "your function returns all three clients", f"it returned {', '.join(guests)}"
+    trial.expects(expected, {"alice", "bob"} <= guests.keys(), happened, "the last line")
     guests["alice"].leaves()
     served = trial.until(lambda: guests["bob"].there)
     trial.expects("bob is served then", served, "he is not", "the client that has waited longest is served first")
@@ -203,9 +200,8 @@ def _is_hung_up_in_time(guest: Guest, look: str) -> None:
     trial, there = guest.trial, guest.there
     trial.until(lambda: there is None or there.closed)  # the client knows it before the log does
     events = [each for each in trial.server.observation.log if each.connection is there]
-    heard = max(
-        (each.ended for each in events if each.kind == "accept" or (each.kind == "recv" and each.size)), default=0.0
-    )
+    came = [each.ended for each in events if each.kind == "accept" or (each.kind == "recv" and each.size)]
+    heard = max(came, default=0.0)
     hung_up = max((each.ended for each in events if each.kind in ("close", "shutdown")), default=heard)
     late = hung_up - heard > LIMIT
     in_time = LIMIT - 0.05 < hung_up - heard < LIMIT + PATIENCE / 2

@@ -9,8 +9,6 @@ from ..views.code import CodeView
 from ..views.snapshot import Snapshot
 from ..watch.text import cut, visible
 
-__all__ = ["NotYet", "Report", "died_of", "quoted"]
-
 LONGEST = 300  # characters of an error's message, or of a line of code, that a report shows
 QUOTED = 60  # characters of a message that a report quotes
 INDENT = "\n" + " " * 12

@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..watch.patches import silent_ends
-from .serving import Serve
-from .trial import Guest, Trial
+from .trial import Guest, Serve, Trial
 
 TWO = "recv(2): two bytes at most, and these go back"
 MANY = 2_000_000  # bytes: more than the buffers between the client and this server hold

@@ -1,4 +1,5 @@
-"""A trial: real clients talk to a student's server, and the first thing that is not as expected ends it.
+"""A trial: a student's function becomes a server, real clients talk to it, and the first thing that is not as expected
+ends it.
 
 `Trial` is one run of the server, `Guest` one of its clients. Both tell what they see in a student's words. A server
 cannot hold a trial up: every wait has a bound, and where it is certain that nothing will come, the wait ends at once.
@@ -7,6 +8,7 @@ cannot hold a trial up: every wait has a bound, and where it is certain that not
 from __future__ import annotations
 
 import contextlib
+import random
 import socket
 import threading
 import time
@@ -18,13 +20,16 @@ from typing import Any
 
 from ..client import Client, EchoError, Refused, Reset
 from ..server import Server
+from ..servers import serve_single
 from ..views.code import DIED, STANDS, CodeView, Mark
+from ..watch import patches
 from ..watch.events import Connection
 from ..watch.frames import source_line, student_frame
+from ..watch.observation import current_task
 from ..watch.text import cut, listed
 from .report import LONGEST, NotYet, died_of, quoted
 
-__all__ = ["ACCEPT_LOOP", "PATIENCE", "Guest", "Trial"]
+Serve = Callable[[str, int], object]
 
 PATIENCE = 3.0  # seconds that a server has for each answer; less where it is certain that none will come
 MOMENT = 0.05  # seconds from one look to the next
@@ -265,3 +270,63 @@ class Guest:
 def _marks(view: CodeView) -> list[tuple[str, Mark]]:
     """Each mark with the line at which it stands."""
     return [(line.text.strip(), mark) for function in view.functions for line in function.lines for mark in line.marks]
+
+
+# -- how the function becomes a server, serve(host, port) --------------------------------------------------------------
+
+
+def as_it_is(serve: Callable[..., Any], trial: Trial) -> Serve:
+    """The function is a server. The trial notes what it was called with, and the threads left when it returned."""
+
+    def run(host: str, port: int) -> None:
+        trial.called_with = (host, port)
+        try:
+            serve(host, port)
+        finally:
+            task = current_task()
+            trial.left = tuple(each.label for each in task.observation.alive()) if task is not None else ()
+            trial.returned = True
+
+    return run
+
+
+def one_at_a_time(handle: Callable[..., Any], trial: Trial) -> Serve:
+    """The function handles a client; the server around it is that of Part 1."""
+
+    def run(conn: socket.socket, addr: Any) -> None:
+        with conn:
+            handle(conn, addr)
+
+    return _accepting(run)
+
+
+def a_thread_each(handle: Callable[..., Any], trial: Trial) -> Serve:
+    """The function handles a client; the server around it is that of Part 2.
+
+    Nobody would guess the names of its threads, but they are the same in each check, and so are the reports. The
+    threads take turns after every instruction of the student's code: a race between two instructions is then lost.
+    """
+    numbers = random.Random(1969)
+
+    def run(conn: socket.socket, addr: Any) -> None:
+        with conn, patches.turns_after_each_instruction():
+            handle(conn, addr)
+
+    def begin(conn: socket.socket, addr: Any) -> None:
+        threading.Thread(target=run, args=(conn, addr), name=f"waiter {numbers.getrandbits(24):06x}").start()
+
+    return _accepting(begin)
+
+
+def _accepting(each: Callable[[socket.socket, Any], None]) -> Serve:
+    def serve(host: str, port: int) -> None:
+        with socket.create_server((host, port)) as s:
+            while True:
+                each(*s.accept())
+
+    return serve
+
+
+def not_at_all(function: Callable[..., Any], trial: Trial) -> Serve:
+    """The function is an experiment with a server: the finished one of Part 1."""
+    return serve_single

@@ -16,10 +16,8 @@ from ..client import address_of
 from ..server import Server
 from ..watch.events import Address
 from ..watch.text import visible
-from .panel import STATIC, Bundle, Panel, Slot, close_earlier, give_up, script, take_place
+from .panel import STATIC, Bundle, InOutputs, Panel, script
 from .worker import Entry, Worker
-
-__all__ = ["ClientPanel", "panels"]
 
 SAVED = 40  # entries that a saved notebook shows
 CONNECTS = 0.5  # seconds that a new panel waits for its connection, so that panels connect in the order of their cells
@@ -47,7 +45,7 @@ class ClientPanel(Panel):
 
     def __init__(self, server: Server | Address, name: str = "client") -> None:
         _check(server, name)
-        super().__init__((_key(server), name), name=visible(name))
+        super().__init__((getattr(server, "name", server), name), name=visible(name))
         self.row: ClientPanels | None = None
         self._worker = Worker(server, name, self._show)
         self._worker.do("connect")
@@ -66,15 +64,11 @@ class ClientPanel(Panel):
             self.send({"entries": changed, "first": entries[0]["id"] if entries else 0})
         self.entries = entries
 
-    def hang_up(self) -> None:
-        """End the worker; the panel stays as it is."""
-        self._worker.end()
-
     def close(self) -> None:
-        """Hang up, end the worker and remove the widget. Calling it again does nothing."""
+        """Hang up and remove the widget. Calling it again does nothing."""
         if self.comm is None:  # closed, or never made
             return
-        self.hang_up()
+        self._worker.end()
         row, self.row = self.row, None
         if row is not None:
             row.lose(self)
@@ -103,47 +97,45 @@ def panels(server: Server | Address, *names: str) -> ClientPanels:
     return ClientPanels(server, names or ("alice", "bob"))
 
 
-class ClientPanels:
+class ClientPanels(InOutputs, ipywidgets.Box):  # type: ignore[misc]
     """What `panels` returns. `panels` are its clients in their order; `close` closes them all."""
+
+    rank = 1  # so that its clients are still there to tell the page of it
+    panels: tuple[ClientPanel, ...] = ()
 
     def __init__(self, server: Server | Address, names: tuple[str, ...]) -> None:
         for name in names:
             _check(server, name)
             if names.count(name) > 1:
                 raise ValueError(f"each panel needs a different name, got {name!r} twice")
-        self._key = ("panels", _key(server))
-        close_earlier(self._key)
-        self._slot = Slot()
-        self.panels = tuple(ClientPanel(server, name) for name in names)
-        self._box = ipywidgets.Box(self.panels)
-        self._box.add_class("echo-clients")
+        super().__init__()
+        self._take_place(getattr(server, "name", server))  # first: the clients of an earlier row hang up together
+        self.children = self.panels = tuple(ClientPanel(server, name) for name in names)
+        self.add_class("echo-clients")
         for panel in self.panels:
             panel.row = self
-            panel.stand_in(self._box.model_id)
-        take_place(self._key, self)
+            panel.stand_in(self.model_id)
+
+    def send(self, content: Any, buffers: Any = None) -> None:
+        """Send it to the first of the panels: a box has no script of ours in the page."""
+        for panel in self.children[:1]:
+            panel.send(content, buffers)
 
     def lose(self, panel: ClientPanel) -> None:
         """Let that one go: a newer panel has taken its name."""
-        others = tuple(each for each in self._box.children if each is not panel)
-        if others:
-            self._box.children = others
-        else:
+        self.children = tuple(each for each in self.children if each is not panel)
+        if not self.children:
             self.close()
 
     def close(self) -> None:
         """Hang up all clients and remove them. Calling it again does nothing."""
-        if self._box.comm is None:
-            return
-        give_up(self._key, self)
         for panel in reversed(self.panels):  # else the second would be served when the first hangs up
-            panel.hang_up()
-        alive = [panel for panel in self.panels if panel.comm is not None]
-        if any(panel.seen for panel in self.panels):
-            self._slot.leave(self._still(), alive)
-        for panel in alive:
+            panel._worker.end()
+        self.seen = any(panel.seen for panel in self.panels)
+        super().close()
+        for panel in self.panels:
             panel.row = None
             panel.close()
-        self._box.close()
 
     def __repr__(self) -> str:
         return f"ClientPanels {', '.join(panel.name for panel in self.panels)}"
@@ -152,9 +144,6 @@ class ClientPanels:
         words = "".join(each._still()[0]["text/html"] for each in self.panels)
         return {"text/plain": repr(self), "text/html": words}, {}
 
-    def _ipython_display_(self) -> None:
-        self._slot.show(self._box, self._still())
-
 
 def _check(server: Any, name: Any) -> None:
     address_of(server)  # raises TypeError
@@ -162,12 +151,8 @@ def _check(server: Any, name: Any) -> None:
         raise TypeError(f"name must be a non-empty string, got {name!r}")
 
 
-def _key(server: Server | Address) -> object:
-    return server.name if isinstance(server, Server) else server
-
-
 def _line(entry: Entry) -> str:
     """An entry as a line of text."""
-    lead: str = {"sent": "> ", "received": "Received  :  ", "note": ""}[entry["kind"]]
+    lead = {"sent": "> ", "received": "Received  :  ", "note": ""}[entry["kind"]]
     mark = entry["mark"] or ("no answer yet" if entry["open"] else "")
-    return lead + entry["text"] + entry["cut"] + (f"    ({mark})" if mark else "")
+    return f"{lead}{entry['text']}{entry['cut']}{f'    ({mark})' if mark else ''}"

@@ -20,8 +20,6 @@ from IPython.display import display
 from ..watch.text import cut, visible
 from .panel import STATIC, Bundle, Panel, script
 
-__all__ = ["Prediction", "predict"]
-
 VALUE_LETTERS = 201  # of a value that no option stands for, with the ellipsis
 NOTHING = -1  # the choice before anything was chosen
 NO_MATHS = "mathjax_ignore tex2jax_ignore"  # CSS classes that keep JupyterLab from reading dollar signs as a formula
@@ -118,25 +116,19 @@ class Comparison:
     def __init__(self, values: dict[str, Any], chosen: str | None, happened: Any) -> None:
         fits = next((option for option, value in values.items() if _same(value, happened)), None)
         self.predicted = "" if chosen is None else _sentence("You predicted:", chosen)
-        if fits is None:
-            self.happened = f"What happened: {_shown(happened)}, which none of the options says."
-            self.so = "If you have changed the experiment: can you say why? If not, the question lacks an option."
-        else:
+        self.happened = f"What happened: {_shown(happened)}, which none of the options says."
+        self.so = "If you have changed the experiment: can you say why? If not, the question lacks an option."
+        if fits is not None:
             self.happened = _sentence("What happened:", fits)
-            if chosen is None:
-                self.so = "You made no prediction: next time choose first, then run."
-            elif chosen == fits:
-                self.so = "As you said."
-            else:
-                self.so = "Not as you said: that is where one learns. Read on."
+            said = "As you said." if fits == chosen else "Not as you said: that is where one learns. Read on."
+            self.so = "You made no prediction: next time choose first, then run." if chosen is None else said
 
     def __repr__(self) -> str:
         return "\n".join(filter(None, (self.predicted, self.happened, self.so)))
 
     def _repr_html_(self) -> str:
-        predicted = f"{html.escape(self.predicted)}<br>" if self.predicted else ""
-        happened = f"<b>{html.escape(self.happened)}</b><br>"
-        return f'<p class="{NO_MATHS}">{predicted}{happened}{html.escape(self.so)}</p>'
+        predicted, happened, so = map(html.escape, (self.predicted, self.happened, self.so))
+        return f'<p class="{NO_MATHS}">{predicted and predicted + "<br>"}<b>{happened}</b><br>{so}</p>'
 
 
 def _text(what: str, text: Any) -> str:

@@ -24,8 +24,6 @@ from ..watch.text import cut, visible
 from .feed import Live
 from .panel import STATIC, Bundle, Panel, script
 
-__all__ = ["ServerPanel"]
-
 TICK = 0.1  # seconds from one look to the next
 UNSEEN = 0.5  # the same, while nobody looks or the picture is frozen
 LEASE = 5.0  # seconds for which a page that has said that it looks is believed
@@ -34,10 +32,8 @@ NAME_LETTERS = 40  # of the server's name
 NOTE_LETTERS = 500  # of what went wrong
 TABLE = [asdict(state) | {"usual": state in USUAL} for state in STATES]  # what the page draws stretches by
 
-Command = Callable[[Server, str | None], object]
-COMMANDS: dict[
-    str, tuple[str, Command]
-] = {  # by what the page asks for: the state that it shows meanwhile, and the call
+# By what the page asks for: the state that it shows meanwhile, and the call.
+COMMANDS: dict[str, tuple[str, Callable[[Server, str | None], object]]] = {
     "stop": ("stopping", lambda server, _: server.stop()),
     "start": ("starting", lambda server, _: server.restart()),
     "pause": ("", lambda server, _: server.pause()),
@@ -58,47 +54,17 @@ class ServerPanel(Panel):
     _css = STATIC / "server_panel.css"
     name = traitlets.Unicode().tag(sync=True)
     states = traitlets.List(traitlets.Dict(), TABLE).tag(sync=True)
-    watches = True
-    _stage: _Stage
+    rank = 2  # so that its last picture still shows the others
 
     def __init__(self, server: Server) -> None:
         if not isinstance(server, Server):
             raise TypeError(f"ServerPanel() needs a server that start() returned, not {server!r}")
-        self._stage = _Stage(server, lambda message: self.send(message))
-        super().__init__(server.name, name=cut(visible(server.name), NAME_LETTERS))
-
-    @property
-    def server(self) -> Server:
-        """The server that is shown now."""
-        return self._stage.server
-
-    def _do(self, message: dict[str, Any]) -> None:
-        self._stage.do(message)
-
-    def close(self) -> None:
-        """Remove the panel, and leave its last picture in the notebook. Calling it again does nothing."""
-        if self.comm is not None:  # None: closed, or never made
-            self._stage.end()
-        super().close()
-
-    def __repr__(self) -> str:
-        return f"ServerPanel {self.name}"
-
-    def _still(self) -> Bundle:
-        return self.server.snapshot()._repr_mimebundle_()
-
-
-class _Stage:
-    """The two threads behind a panel. Only the painter looks at the server and sends."""
-
-    def __init__(self, server: Server, send: Callable[[dict[str, Any]], object]) -> None:
-        self.server = server
-        self._send = send
+        self.server = server  # that is shown now
         self._live: Live | None = None
         self._commands: queue.SimpleQueue[tuple[str, str | None]] = queue.SimpleQueue()
         self._wake = threading.Event()
         self._asked = False  # whether a page needs the whole picture
-        self._looked_at = 0.0  # when a page last said that it looks
+        self._looked_at_until = 0.0  # as long as a page is believed that has said that it looks
         self._frozen = False
         self._doing = self._note = self._trouble = ""
         self._head: dict[str, Any] = {}  # as it was sent last
@@ -106,15 +72,22 @@ class _Stage:
         self._over = False
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()  # guards _over and _threads
+        super().__init__(server.name, name=cut(visible(server.name), NAME_LETTERS))
+
+    def __repr__(self) -> str:
+        return f"ServerPanel {self.name}"
+
+    def _still(self) -> Bundle:
+        return self.server.snapshot()._repr_mimebundle_()
 
     # -- called from any thread ----------------------------------------------------------------------------------------
 
-    def do(self, message: dict[str, Any]) -> None:
+    def _do(self, message: dict[str, Any]) -> None:
         """Note what the page asks for, and wake the thread that does it."""
         what, thread = message.get("do"), message.get("thread")
         if what in ("hello", "look"):
             self._asked = self._asked or what == "hello"
-            self._looked_at = time.monotonic()
+            self._looked_at_until = time.monotonic() + LEASE
         elif what in ("freeze", "go on"):  # at once, also while a command is being done
             self._frozen = what == "freeze"
         elif isinstance(what, str) and what in COMMANDS:
@@ -125,20 +98,18 @@ class _Stage:
             self._commands.put((what, thread if isinstance(thread, str) else None))
         else:
             return
-        self._begin()
+        with self._lock:
+            if not self._threads and not self._over:
+                name = f"stage of {self.server.name}"
+                for work in (self._paint, self._act):
+                    self._threads.append(threading.Thread(target=work, name=name, daemon=True))
+                    self._threads[-1].start()
         self._wake.set()
 
-    def _begin(self) -> None:
-        with self._lock:
-            if self._threads or self._over:
-                return
-            for work in (self._paint, self._act):
-                thread = threading.Thread(target=work, name=f"stage of {self.server.name}", daemon=True)
-                self._threads.append(thread)
-                thread.start()
-
-    def end(self) -> None:
-        """End both threads, which takes no longer than a stop."""
+    def close(self) -> None:
+        """Remove the panel, and leave its last picture in the notebook. Calling it again does nothing."""
+        if self.comm is None:  # closed, or never made
+            return
         with self._lock:
             self._over = True
         self._commands.put(("end", None))
@@ -146,6 +117,7 @@ class _Stage:
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join(timeout=6)  # longer than a stop takes
+        super().close()
 
     # -- the painter's thread ------------------------------------------------------------------------------------------
 
@@ -155,11 +127,8 @@ class _Stage:
             began = time.monotonic()
             self._wake.clear()
             self._tick(began)
-            pause = TICK if self._is_looked_at(began) and not self._frozen else UNSEEN
+            pause = TICK if began <= self._looked_at_until and not self._frozen else UNSEEN
             self._wake.wait(max(TICK / 2, began + pause - time.monotonic()))
-
-    def _is_looked_at(self, now: float) -> bool:
-        return now - self._looked_at <= LEASE
 
     def _tick(self, now: float) -> None:
         asked, self._asked = self._asked, False
@@ -174,7 +143,7 @@ class _Stage:
         if head != self._head or "whole" in picture or len(picture) > 1 or (picture and now - self._sent > BEAT):
             self._head, self._sent = head, now
             with contextlib.suppress(AttributeError):  # the panel was closed meanwhile
-                self._send({"head": head, "picture": picture})
+                self.send({"head": head, "picture": picture})
 
     def _look(self, now: float, asked: bool) -> dict[str, Any]:
         """What the page is told of the picture: all of it (when it asked, or for another server), or what has changed.
@@ -184,13 +153,11 @@ class _Stage:
         server = newest(self.server.name) or self.server  # its cell may have been run again
         if self._live is None or self._live.observation is not server.observation:
             self.server, self._live, self._frozen, asked = server, Live(server.observation), False, True
-        picture: dict[str, Any] = {}
-        looked_at = self._is_looked_at(now)
-        if looked_at and not self._frozen:
-            picture = self._live.look()
-        else:
+        if now > self._looked_at_until or self._frozen:
             self._live.read()
-            picture = {"now": self._live.now} if looked_at else {}
+            picture = {"now": self._live.now} if now <= self._looked_at_until else {}
+        else:
+            picture = self._live.look()
         return {"whole": True, **self._live.whole(), "now": self._live.now} if asked else picture
 
     def _make_head(self) -> dict[str, Any]:

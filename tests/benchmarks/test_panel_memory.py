@@ -20,7 +20,7 @@ TYPE = """for number in range({messages}):
     for panel in panels.panels:
         panel._do({{"do": "send", "text": f"message {{number}}", "key": ""}})"""
 KEPT = """gc.collect()
-live, observation = stage._stage._live, server.observation
+live, observation = stage._live, server.observation
 print(json.dumps({
     "of the log": len(observation.log),
     "connections": len({*observation.accepted.values(), *(event.connection for event in observation.log)}),

@@ -98,7 +98,7 @@ def test_with_a_thread_for_each_client_nobody_waits(notebook):
 # What the painter has taken in while the picture was frozen: until then, nothing could have moved.
 TAKEN_IN = """import threading
 taken = threading.Event()
-live = stage._stage._live
+live = stage._live
 read = live.read
 def and_look():
     read()
@@ -298,13 +298,13 @@ def test_the_cell_again_the_kernel_anew_the_page_anew_and_a_second_view(notebook
 UNSEEN = """import threading
 from echo_kit.live import stage as server_panel
 unseen = threading.Event()
-look = stage._stage._look
+look = stage._look
 def and_tell(*args):
     picture = look(*args)
     if not picture:
         unseen.set()
     return picture
-stage._stage._look = and_tell"""
+stage._look = and_tell"""
 
 
 def test_while_nobody_can_see_it_nothing_is_sent(notebook):

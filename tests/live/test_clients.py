@@ -394,10 +394,23 @@ def test_a_newer_row_takes_the_place_of_the_whole_earlier_one(single, open_row):
 def test_a_panel_takes_its_place_out_of_a_row(single, open_row, open_panel):
     row = open_row(single, "alice", "bob")
     open_panel(single, name="alice")
-    assert row._box.children == (row.panels[1],)
+    assert row.children == (row.panels[1],)
     until(row.panels[1], lambda it: it.state == "being served")
     open_panel(single, name="bob")
-    assert row._box.comm is None
+    assert row.comm is None
+
+
+def test_at_the_end_a_row_is_closed_before_its_panels_and_one_of_them_tells_the_page(single, open_row, monkeypatch):
+    monkeypatch.setattr(echo_kit.live.panel, "_open", {})
+    row, told = open_row(single), []
+    row._ipython_display_()
+    for panel in row.panels:
+        monkeypatch.setattr(panel, "send", lambda message, _=None: told.append(message))
+    do(row.panels[1], "hello")
+    echo_kit.live.panel._close_all()
+    (still,) = [message["still"] for message in told if "still" in message]
+    assert still[0]["text/plain"] == "ClientPanels alice, bob"
+    assert [panel.comm for panel in (row, *row.panels)] == [None] * 3
 
 
 # -- what stays in the notebook ----------------------------------------------------------------------------------------
