@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -230,6 +230,9 @@ def say(axis: Any, x: float, y: float, text: str, ink: str, **style: Any) -> Non
 # -- lanes -----------------------------------------------------------------------------------------------------------
 
 
+_Bar = tuple[State, float, float, float, float]
+
+
 class _View(NamedTuple):
     """How an axis shows its lanes: from `start` on, in units of 1 / `scale` seconds, of which it has `width`."""
 
@@ -278,10 +281,13 @@ def _draw_bars(axis: Any, rows: list[_Row], view: _View, half: float) -> set[Sta
     corners: defaultdict[State, defaultdict[int, list[Any]]] = defaultdict(lambda: defaultdict(list))
     words, wide = view.most <= LABEL_LANES, set()
     for number, row in enumerate(rows):
-        for state, begin, end in (_merged if len(row.spans) > FINE else _stretches)(row.spans, view):
-            low, high = (number - half / 2, number + half / 2) if state.thin else (number - half, number + half)
+        dense, area = len(row.spans) > FINE, Counter[State]()
+        for state, begin, end, top, bottom in (_merged if dense else _stretches)(row.spans, view):
+            tall = half / 2 if state.thin else half
+            low, high = number - tall + 2 * tall * top, number - tall + 2 * tall * bottom
             corners[state][number] += ((begin, low), (end, low), (end, high), (begin, high), (begin, low))
-            if end - begin > 0.004 * view.width:
+            area[state] = (end - begin) * (bottom - top) + (area[state] if dense else 0)
+            if area[state] > 0.004 * view.width:
                 wide.add(state)
     for state in (each for each in STATES if each in corners):
         edge, thick = (view.colours["ink"], 1.0) if state.hatch else (state.colour, 0.8)  # its hatch, too
@@ -294,32 +300,41 @@ def _draw_bars(axis: Any, rows: list[_Row], view: _View, half: float) -> set[Sta
     return wide
 
 
-def _stretches(spans: list[Span], view: _View) -> Iterator[tuple[State, float, float]]:
-    """(state, begin, end) on the axis. A sendall that does not wait is a part of the work."""
+def _stretches(spans: list[Span], view: _View) -> Iterator[_Bar]:
+    """(state, begin, end, top, bottom): on the axis, and in parts of the bar. A sendall that does not wait is work."""
     start, scale, short = view.start, view.scale, view.width / view.scale / PIXELS
     for state, begin, end, _, _ in spans:
         works = state is IN_SEND and end - begin < short
-        yield WORKS if works else state, (begin - start) * scale, (end - start) * scale
+        yield WORKS if works else state, (begin - start) * scale, (end - start) * scale, 0.0, 1.0
 
 
-def _merged(spans: list[Span], view: _View) -> Iterable[tuple[State, float, float]]:
-    """The same of a lane with more stretches than can be seen: at most one for each pixel.
+def _merged(spans: list[Span], view: _View) -> Iterator[_Bar]:
+    """The same of a lane with more stretches than can be seen: in each pixel its states, one above the other.
 
-    A pixel gets the state that took most of its time: a server that works for a tenth of the time is not drawn as one
-    that works all the time, only because each of its pixels has some work in it.
+    Each is as tall as the part of the time that it took: a server that works for a tenth of the time is drawn neither
+    as one that always works nor as one that never does.
     """
     width = view.width / PIXELS
     taken: defaultdict[int, defaultdict[State, float]] = defaultdict(lambda: defaultdict(float))
-    for state, begin, end in _stretches(spans, view):
+    for state, begin, end, *_ in _stretches(spans, view):
         begin, end = begin / width, end / width
         for pixel in range(int(begin), math.ceil(end)):
             taken[pixel][state] += min(end, pixel + 1) - max(begin, pixel)
-    found: list[tuple[State, float, float]] = []
+    alone: list[Any] = [None, 0.0, 0.0, 0.0, 1.0]  # a bar of pixels that have one state only
     for pixel, parts in sorted(taken.items()):
-        most = max(parts, key=parts.__getitem__)
-        goes_on = bool(found) and found[-1][::2] == (most, pixel * width)
-        found.append((most, found.pop()[1] if goes_on else pixel * width, (pixel + 1) * width))
-    return found
+        if alone[0] is not None and (len(parts) > 1 or alone[0] not in parts or alone[2] != pixel * width):
+            yield tuple(alone)
+            alone[0] = None
+        if len(parts) == 1:
+            alone[:3] = [*parts, pixel * width if alone[0] is None else alone[1], (pixel + 1) * width]
+            continue
+        whole, top = sum(parts.values()), 0.0
+        for state in (each for each in STATES if each in parts):
+            bottom = top + parts[state] / whole
+            yield state, pixel * width, (pixel + 1) * width, top, bottom
+            top = bottom
+    if alone[0] is not None:
+        yield tuple(alone)
 
 
 def _draw_marks(axis: Any, row: _Row, number: int, view: _View) -> None:

@@ -288,26 +288,37 @@ def test_an_empty_timeline_says_so():
 # -- very much to draw -----------------------------------------------------------------------------------------------
 
 
-def test_a_dense_lane_is_drawn_by_pixels():
-    """Most of its time counts: a server that works for a tenth of it is not drawn as one that always works."""
-    for works, state, other in ((0.1, IN_RECV, WORKS), (0.9, WORKS, IN_RECV)):
-        timeline = made(1)
-        spans = [Span(BACKLOG, 0.0, 0.5)]
-        for begin in np.arange(0.5, 1.5, 0.5 / FINE):  # 3.4 of them in a pixel
-            middle = begin + works * 0.5 / FINE
-            spans += [Span(WORKS, begin, middle), Span(IN_RECV, middle, begin + 0.5 / FINE)]
-        spans.append(Span(IN_SEND, 1.5, 1.9))
-        timeline.__dict__["spans"] = {"client 0": spans}
-        (axis,) = timeline.figure().axes
-        pixel = 2.0 * 1.02 / PIXELS
-        assert bars(axis, state) == [pytest.approx((0.5, 1.5), abs=pixel)]
-        assert not bars(axis, other)
-        assert bars(axis, BACKLOG) == [pytest.approx((0, 0.5), abs=pixel)]
-        assert bars(axis, IN_SEND) == [pytest.approx((1.5, 1.9), abs=pixel)]
-        assert "client sends" in legend(axis.figure)
+def area(axis, state, begin, end):
+    """The part of the lane's bar between two times that has the colour of a state."""
+    total = 0.0
+    for each in axis.collections:
+        if type(each).__name__ == "PolyCollection" and tuple(each.get_facecolor()[0]) == to_rgba(state.colour):
+            boxes = np.concatenate([path.vertices.reshape(-1, 5, 2) for path in each.get_paths()])
+            (x0, y0), (x1, y1) = boxes.min(1).T, boxes.max(1).T
+            total += sum((x1 - x0) * (y1 - y0) * ((begin <= (x0 + x1) / 2) & ((x0 + x1) / 2 <= end)))
+    return total / ((end - begin) * 2 * HALF)
 
 
-def test_a_pixel_gets_the_state_that_took_most_of_it():
+@pytest.mark.parametrize("works", [0.1, 0.5, 0.6, 0.9])
+def test_a_dense_lane_shows_how_much_of_the_time_the_server_worked(works):
+    """Neither as one that always works nor as one that never does."""
+    timeline = made(1)
+    spans = [Span(BACKLOG, 0.0, 0.5)]
+    for begin in np.arange(0.5, 1.5, 0.5 / FINE):  # 3.4 of them in a pixel
+        middle = begin + works * 0.5 / FINE
+        spans += [Span(WORKS, begin, middle), Span(IN_RECV, middle, begin + 0.5 / FINE)]
+    spans.append(Span(IN_SEND, 1.5, 1.9))
+    timeline.__dict__["spans"] = {"client 0": spans}
+    (axis,) = timeline.figure().axes
+    pixel = 2.0 * 1.02 / PIXELS
+    assert area(axis, WORKS, 0.5, 1.5) == pytest.approx(works, abs=0.01)
+    assert area(axis, IN_RECV, 0.5, 1.5) == pytest.approx(1 - works, abs=0.01)
+    assert bars(axis, BACKLOG)[0] == pytest.approx((0, 0.5), abs=pixel), "pixels of one state are one bar"
+    assert bars(axis, IN_SEND)[-1] == pytest.approx((1.5, 1.9), abs=pixel)
+    assert IN_SEND.legend in legend(axis.figure)
+
+
+def test_a_pixel_is_shared_by_its_states_as_they_shared_its_time():
     timeline = made(1)
     pixel = 2.0 * 1.02 / PIXELS
     shares = [(0, IN_RECV, 10.25), (10.25, WORKS, 20.5), (20.75, BACKLOG, 20.875), (30, PAUSED, 32)]
@@ -319,10 +330,12 @@ def test_a_pixel_gets_the_state_that_took_most_of_it():
     def pixels(state):
         return [(round(begin / pixel), round(end / pixel)) for begin, end in bars(axis, state)]
 
-    assert pixels(IN_RECV) == [(0, 10)]
-    assert pixels(WORKS) == [(10, 21), (500, 500 + FINE)]
+    assert pixels(IN_RECV) == [(0, 10), (10, 11)]
+    assert area(axis, IN_RECV, 10 * pixel, 11 * pixel) == pytest.approx(0.25, abs=0.01)
+    assert area(axis, WORKS, 20 * pixel, 21 * pixel) == pytest.approx(0.8, abs=0.01)
+    assert area(axis, BACKLOG, 20 * pixel, 21 * pixel) == pytest.approx(0.2, abs=0.01)
+    assert pixels(WORKS)[-1] == (500, 500 + FINE), "a sendall that does not wait is work"
     assert pixels(PAUSED) == [(30, 32)]
-    assert not pixels(BACKLOG)
     assert not pixels(IN_SEND)
 
 
@@ -332,7 +345,7 @@ def test_however_many_stretches_there_are_the_bars_are_bounded_by_the_pixels(lan
     assert sum(map(len, timeline.spans.values())) > 50_000
     (axis,) = timeline.figure().axes
     drawn = [lane for state in STATES for lane, *_ in rows_of(axis, state)]
-    assert max(map(drawn.count, range(lanes))) <= max(FINE, PIXELS)
+    assert max(map(drawn.count, range(lanes))) <= max(FINE, len(STATES) * PIXELS)
 
 
 def test_of_too_many_messages_none_is_marked():
