@@ -16,7 +16,7 @@ import operator
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 from .events import PREVIEW, Address
 from .observation import Observed, ServerStopped, Task, current_task, here, note_functions, noting, observed, task_for
@@ -26,6 +26,7 @@ from .sockets import RESET_ON_CLOSE, waited
 # On Linux and macOS shutdown() wakes a thread that is blocked in recv; on Windows recv first waits, also for the alarm.
 WAIT_BEFORE_RECV = sys.platform == "win32"
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
+PEEK = int(socket.MSG_PEEK)  # `&` of the enumeration itself takes microseconds
 
 plain_accept = socket.socket.accept
 plain_close = socket.socket.close
@@ -35,20 +36,19 @@ plain_recv_into = socket.socket.recv_into
 plain_send = socket.socket.send
 plain_shutdown = socket.socket.shutdown
 seen_at = observed.get
-Read = TypeVar("Read", int, bytes)
 
 
 # -- the two that must be fast ---------------------------------------------------------------------------------------
 
 
 @functools.wraps(plain_recv)
-def recv(self: socket.socket, size: int, /, *flags: Any) -> bytes:
+def recv(self: socket.socket, size: int, /, *flags: Any) -> Any:
     __tracebackhide__ = True  # IPython leaves this frame out of a student's traceback
     seen = seen_at(id(self))
     if seen is None:
         return plain_recv(self, size, *flags)
     if flags or WAIT_BEFORE_RECV:
-        return read(plain_recv, b"", self, seen, size, *flags)
+        return read(plain_recv, self, seen, size, *flags)
     observation = seen.observation
     log = observation.log
     try:
@@ -192,20 +192,19 @@ def listen(self: socket.socket, /, *backlog: int) -> None:
 
 
 @functools.wraps(plain_recv_into)
-def recv_into(self: socket.socket, /, *args: Any, **named: Any) -> int:
+def recv_into(self: socket.socket, /, *args: Any, **named: Any) -> Any:
     __tracebackhide__ = True
     seen = seen_at(id(self))
     if seen is None:
         return plain_recv_into(self, *args, **named)
-    return read(plain_recv_into, 0, self, seen, *args, **named)
+    return read(plain_recv_into, self, seen, *args, **named)
 
 
-def read(
-    plain: Callable[..., Read], nothing: Read, sock: socket.socket, seen: Observed, *args: Any, **named: Any
-) -> Read:
-    """Read as `plain` does: recv with flags, or recv_into; `nothing` is what it returns when the client has hung up."""
+def read(plain: Callable[..., Any], sock: socket.socket, seen: Observed, *args: Any, **named: Any) -> Any:
+    """Read as `plain` does: recv with flags, or recv_into, which returns a size."""
     __tracebackhide__ = True
     observation, into = seen.observation, plain is plain_recv_into
+    nothing = 0 if into else b""
     with _made(plain.__name__, seen) as (task, began):
         try:
             if WAIT_BEFORE_RECV:
@@ -222,9 +221,9 @@ def read(
         return nothing
     with noting(observation):
         flags = args[1 + into] if len(args) > 1 + into else named.get("flags", 0)
-        if not operator.index(flags) & socket.MSG_PEEK:
-            data: Any = memoryview(args[0] if args else named["buffer"]).cast("B") if into else result
-            _record(seen, task, "recv", began, data[: len(data) if isinstance(result, bytes) else result])
+        if not operator.index(flags) & PEEK:
+            data = bytes(memoryview(args[0] if args else named["buffer"]).cast("B")[:result]) if into else result
+            _record(seen, task, "recv", began, data)
     return result
 
 
@@ -285,7 +284,7 @@ def _made(name: str, seen: Observed) -> Iterator[tuple[Task | None, float | None
 
 
 def _record(
-    seen: Observed, task: Task | None, kind: str, began: float | None, data: Any = b"", error: type | None = None
+    seen: Observed, task: Task | None, kind: str, began: float | None, data: bytes = b"", error: type | None = None
 ) -> None:
     """The thread's task where `task` is None; now where `began` is None."""
     if error in (BlockingIOError, TimeoutError, InterruptedError):
@@ -303,8 +302,8 @@ def _record(
             connection.received += len(data)
             connection.messages += 1
         ended, name = observation.log.clock(), "" if error is None else error.__name__
-        began, first = ended if began is None else began, bytes(data[:PREVIEW])
-        observation.log.add(kind, began, connection, task.label, len(data), first, name, ended=ended)
+        began = ended if began is None else began
+        observation.log.add(kind, began, connection, task.label, len(data), data[:PREVIEW], name, ended=ended)
         if type(sys.stdout) is not Routed:
             route_streams()  # something like redirect_stdout has replaced it, or put back what was there before
 

@@ -85,8 +85,8 @@ Record = tuple[str, float, float, Connection, str, int, bytes, str]  # the field
 class EventLog:
     """The newest `capacity` events, cheap to add to from any thread: a bounded deque of plain tuples.
 
-    The two patched calls that move bytes call `append` and `count` themselves; everybody else calls `add`. Neither
-    takes a lock or makes a system call: in CPython both are one atomic step under the interpreter lock.
+    The patched calls that must be fast call `append` and `count`, everybody else `add`: no lock and no system call, for
+    in CPython each of the two is one atomic step under the interpreter lock.
     """
 
     def __init__(self, capacity: int = CAPACITY, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -133,20 +133,16 @@ class EventLog:
         return self._records.copy()  # one C call under the interpreter lock: walked while it grows, a deque raises
 
     def reader(self) -> Reader:
-        """A reader that gets what the log holds, and at each later read what has come since."""
         return Reader(self)
 
 
 class Reader:
-    """Reads a log while it grows, and remembers where it was. For one thread.
-
-    missed  whether events may be missing between the last read and the one before
-    """
+    """Reads a log while it grows, and remembers where it was. For one thread."""
 
     def __init__(self, log: EventLog) -> None:
         self._log = log
         self._last: Record | None = None
-        self.missed = False
+        self.missed = False  # whether events may be missing between the last read and the one before
 
     def read(self, most: int | None = None) -> list[SocketEvent]:
         """What has come since the last read, in the order in which the calls ended; at first, what the log holds.

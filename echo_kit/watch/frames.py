@@ -30,10 +30,8 @@ def _is_student_file(filename: str) -> bool:
 
 
 def source_lines(filename: str) -> list[str]:
-    """The lines of a file or a cell; none where they are not at hand.
-
-    "<string>" is the name of all code that was made from a string, so its lines are nobody's: there, Python 3.13 has
-    what `python -c` was given, whatever code is asked for.
+    """The lines of a file or a cell; none where they are not at hand. "<string>" is the name of all code that was made
+    from a string: there, Python 3.13 has what `python -c` was given, whatever code is asked for.
     """
     return [] if filename == "<string>" else linecache.getlines(filename)
 

@@ -66,7 +66,7 @@ def route_streams() -> None:
 
 
 def _printing_task() -> Task | None:
-    """The task of a thread that prints; a worker of a pool older than the server is known by the socket it holds."""
+    """The calling thread's; a worker of a pool that is older than the server is known by the socket that it holds."""
     task = current_task()
     if task is None and threading.current_thread() in pool_workers:
         seen = socket_in_the_frames()

@@ -47,9 +47,8 @@ def ready(sock: socket.socket, event: int) -> bool:
 
 
 def waited(conn: socket.socket) -> float | None:
-    """Seconds since the connection was made, if the kernel tells: to the tick (1 to 10 ms), and only before a send.
-
-    Linux stamps "last data sent" when the handshake is complete (tcp_create_openreq_child), long before the accept.
+    """Seconds since the connection was made, if the kernel tells: to the tick (1 to 10 ms), and only before a send, for
+    Linux stamps "last data sent" first when the handshake is complete (tcp_create_openreq_child).
     """
     if sys.platform != "linux":
         return None
@@ -82,12 +81,12 @@ class Alarm:
     def take(self, task: object | None) -> bool:
         """Whether there is one for `task`. There is none any more."""
         with self._lock:
-            mine = task is not None and self.meant is task
-            if mine:
-                self.meant = None
-                with contextlib.suppress(OSError):
-                    self._reader.recv(1)
-            return mine
+            if task is None or self.meant is not task:
+                return False
+            self.meant = None
+            with contextlib.suppress(OSError):
+                self._reader.recv(1)
+            return True
 
     def wait(self, sock: socket.socket, timeout: float | None, task: object | None, rings: Callable[[], bool]) -> bool:
         """Wait until `sock` can be read, or it `rings`. True: there was a Ctrl+C for `task`."""
