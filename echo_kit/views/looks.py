@@ -10,20 +10,19 @@ import re
 import selectors
 import sys
 import time
+import traceback
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from types import CodeType, FrameType
+from types import FrameType
 from typing import Any
 
 from ..watch.events import Connection
 from ..watch.frames import is_student_code, thread_frames
-from ..watch.observation import Call, Observation, Observed, Task, current_task, task_of
+from ..watch.observation import Call, Observation, Task, current_task, task_of
 from ..watch.sockets import ready
 from ..watch.text import counted, listed, visible
 from .code import CROWD, DIED, INSIDE, NOBODY, PAUSED, STANDS, CodeView, Mark
 from .source import Chain, Spot, called, chain_of, expression, functions_of, spot
-
-__all__ = ["Watch", "code_view"]
 
 LOOK_AGAIN = 0.03  # seconds from one look at a thread to the next; one that runs has moved by then
 LOOKS = 3  # a thread that was quiet between two of them waits, whatever woke it before
@@ -34,11 +33,14 @@ Names = Mapping[Connection, str]  # what each connection's client is called
 
 def code_view(observation: Observation, names: Names, stopped: bool = False) -> CodeView:
     """Take the snapshot."""
-    return _made(observation, _stands(_tasks(observation, stopped), names), stopped)
-
-
-def _tasks(observation: Observation, stopped: bool) -> list[Task]:
-    return [task for task in observation.alive() if not (stopped and task.idle())]
+    looks = [_Look(task) for task in _tasks(observation, stopped)]
+    for again in range(1 + LOOKS):
+        unsure = [look for look in looks if not look.words]
+        if again and unsure:
+            time.sleep(max(LOOK_AGAIN, 3 * sys.getswitchinterval()))  # one wait for all of them
+        _see(unsure, names)
+    looks = [look for look in looks if look.words or look.task.alive()]  # one without words may have ended
+    return _made(observation, looks, stopped)
 
 
 class Watch:
@@ -46,39 +48,32 @@ class Watch:
 
     def __init__(self, observation: Observation) -> None:
         self.observation = observation
-        self._looks: dict[Task, tuple[object, _Look]] = {}
+        self._looks: dict[Task, _Look] = {}
         self._seen: object = None
         self._view: CodeView | None = None
 
     def look(self, names: Names, stopped: bool = False) -> CodeView:
         """As `code_view`. The same object as before, if nothing has moved."""
-        looks: dict[Task, tuple[object, _Look]] = {}
-        tasks = _tasks(self.observation, stopped)
-        calls, frames = {task: task.call for task in tasks}, thread_frames()
-        for task in tasks:
-            before, key = self._looks.get(task), None
-            waiting = task.waiting
-            if waiting is not None:  # in accept or recv, and where it was: nothing new is to be seen
-                key = (waiting, chain_of(frames.get(task.identity() or 0)), names.get(waiting.connection))
-                if before is not None and before[0] == key:
-                    looks[task] = before
-                    continue
-            look = _Look(task, names)
-            if before is not None:
-                look.before = before[1].before
-            look.see(calls[task], frames)
-            # It may have gone on since: what is kept must be what was seen of this call, at this place.
-            same = key is not None and look.waits is waiting and look.chain == key[1]
-            looks[task] = (key if same else None), look
-        frames = {}  # a function that returns meanwhile lets go of its variables, as it would without us
-        self._looks = looks
-        observation = self.observation
-        seen: list[object] = [stopped, observation.error, observation.gate.closed]
-        seen += [len(observation.functions), observation.accepts.copy()]
-        seen += [(task, *each[1].seen) for task, each in looks.items()]
+        observation, tasks = self.observation, _tasks(self.observation, stopped)
+        self._looks = {task: self._looks.get(task) or _Look(task) for task in tasks}
+        looks = list(self._looks.values())
+        _see(looks, names)
+        seen = [stopped, observation.error, observation.gate.closed, len(observation.functions)]
+        seen += [observation.accepts.copy(), *((look.task, look.chain, look.mark, look.selects) for look in looks)]
         if self._view is None or seen != self._seen:
-            self._seen, self._view = seen, _made(observation, [each[1] for each in looks.values()], stopped)
+            self._seen, self._view = seen, _made(observation, looks, stopped)
         return self._view
+
+
+def _tasks(observation: Observation, stopped: bool) -> list[Task]:
+    return [task for task in observation.alive() if not (stopped and task.idle())]
+
+
+def _see(looks: list[_Look], names: Names) -> None:
+    calls = [look.task.call for look in looks]  # before the frames are taken, and again when one is looked at
+    frames = thread_frames() if looks else {}
+    for look, call in zip(looks, calls, strict=True):
+        look.see(call, frames.get(look.task.identity() or 0), names)
 
 
 def _made(observation: Observation, looks: list[_Look], stopped: bool) -> CodeView:
@@ -93,11 +88,13 @@ def _made(observation: Observation, looks: list[_Look], stopped: bool) -> CodeVi
         for (outer, name), times in inside.items():
             words = f"is inside {name}" + (f" ({times:,} calls deep)" if times > 1 else "")
             marks[spot(*outer)].append(Mark(INSIDE, look.mark.thread, words, look.mark.client))
-    place = _place_of(observation.error)
-    if place is not None:
-        functions.setdefault((place[0].co_filename, place[0]))
-        words = f"ended here, {visible(type(observation.error).__name__)}"
-        marks[spot(*place)].append(Mark(DIED, observation.error_thread, words))
+    error = observation.error
+    # The innermost line of student code in the traceback.
+    walked = traceback.walk_tb(error.__traceback__ if error is not None else None)
+    for code, line in [(frame.f_code, line) for frame, line in walked if is_student_code(frame)][-1:]:
+        functions.setdefault((code.co_filename, code))
+        words = f"ended here, {visible(type(error).__name__)}"
+        marks[spot(code, line)].append(Mark(DIED, observation.error_thread, words))
     # A thread in select is ready for a new client, so nobody is missing at the accept.
     if looks and not stopped and not any(look.selects for look in looks):
         for code, line in observation.accepts.copy().items():
@@ -122,50 +119,18 @@ def _note(observation: Observation, threads: int, stopped: bool) -> str:
     return note
 
 
-def _place_of(error: BaseException | None) -> tuple[CodeType, int] | None:
-    """The innermost line of student code in the traceback."""
-    place, link = None, error.__traceback__ if error is not None else None
-    while link is not None:
-        if is_student_code(link.tb_frame):
-            place = link.tb_frame.f_code, link.tb_lineno
-        link = link.tb_next
-    return place
-
-
-def _stands(tasks: list[Task], names: Names) -> list[_Look]:
-    """Where each thread stands, from where it was called, and what it does there."""
-    looks = [_Look(task, names) for task in tasks]
-    for again in range(1 + LOOKS):
-        unsure = [look for look in looks if not look.words]
-        if again and unsure:
-            time.sleep(max(LOOK_AGAIN, 3 * sys.getswitchinterval()))  # one wait for all of them
-        _see(unsure)
-    return [look for look in looks if look.words or look.task.alive()]  # one without words may have ended
-
-
-def _see(looks: list[_Look]) -> None:
-    calls = [look.task.call for look in looks]  # before the frames are taken, and again when one is looked at
-    frames = thread_frames() if looks else {}
-    for look, call in zip(looks, calls, strict=True):
-        look.see(call, frames)
-
-
 class _Look:
     """One thread in the snapshot. No `words`: whether it runs or waits is to be seen from another look."""
 
-    def __init__(self, task: Task, names: Names) -> None:
-        self.task, self.names = task, names
-        self.words = self.client = self.expression = ""
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.words = self.client = ""
         self.chain: Chain = []
         self.selects = False  # it waits for whichever of many sockets has something to say
         self.paused = False  # it is held before a call
-        self.waits: Observed | None = None  # of which socket it is in accept or recv
         self.guessed = False  # what it is in is no call that we know
-        self.before: tuple[object, bytes] | None = None  # at the last look: where it stood, how often it was switched
-
-    @property
-    def seen(self) -> tuple[object, ...]:
-        return self.chain, self.words, self.client, self.expression, self.paused
+        self._key: object = None  # in which accept or recv it waited, where, and for whom
+        self._before: tuple[object, bytes] | None = None  # at the last look: where it stood, how often it was switched
 
     @property
     def mark(self) -> Mark:
@@ -176,60 +141,53 @@ class _Look:
             words += f", serving {self.client}"
         return Mark(PAUSED if self.paused else STANDS, self.task.label, words, self.client)
 
-    def see(self, before: Call | None, frames: Mapping[int, FrameType]) -> None:
-        """Look at it. `before`: the call that it was in before the frames were taken."""
-        innermost = frames.get(self.task.identity() or 0)
-        self.chain, self.expression = chain_of(innermost), ""
+    def see(self, before: Call | None, innermost: FrameType | None, names: Names) -> None:
+        """Look at it. `before`: the call that it was in before its frame was taken."""
+        waiting, chain = self.task.waiting, chain_of(innermost)
+        key = (waiting, chain, names.get(waiting.connection)) if waiting is not None else None
+        if key is not None and key == self._key:
+            return  # it waits in accept or recv, where it was: nothing new is to be seen
+        self.chain, self.words, self.selects = chain, "", False
         served = self.task.connection
-        self.client = self.names.get(served, "") if served is not None and not served.closed else ""
+        self.client = names.get(served, "") if served is not None and not served.closed else ""
         held = self.task.paused
         call = held or self.task.call
         if held is None and call != before:
             call = None  # it has gone on meanwhile: its frame was of another call, or of none
-        if call is not None and not call.seen.listening:
-            self.client = self.names.get(call.seen.connection, "")
+        if call is not None:
+            self.client = self.client if call.seen.listening else names.get(call.seen.connection, "")
+            self.words = (_words if held is None else _held)(call, self.client)
         self.paused = held is not None
-        self.waits = call.seen if call is not None and held is None and call.kind in ("accept", "recv") else None
-        if held is not None:
-            self.words = _held(held, self.client)
-        elif call is not None:
-            self.words = _words(call, self.client)
-        else:
-            self._see_library(innermost)
-        self.guessed = not self.words
-        if self.words:
-            return
+        # What is kept must be what was seen of this call, at this place.
+        same = call is not None and held is None and call.kind in ("accept", "recv") and call.seen is waiting
+        self._key = key if same and self.words else None
         frame = innermost
-        while frame is not None and not is_student_code(frame):
+        while frame is not None and not self.words and not is_student_code(frame):
+            self._see_library(frame, frame is innermost, names)
             frame = frame.f_back
-        if frame is not None:
-            self.expression = expression(frame)
-            self.selects = bool(_SELECT.search(self.expression))
-            self.client = "" if self.selects else self.client
-        self._judge((id(innermost), innermost.f_lasti if innermost is not None else 0, self.chain))
+        self.guessed = not self.words
+        if self.guessed:
+            written = expression(frame) if frame is not None else ""
+            if _SELECT.search(written):
+                self.selects, self.client = True, ""
+            self._judge(written, (id(innermost), innermost.f_lasti if innermost is not None else 0, chain))
 
-    def _see_library(self, innermost: FrameType | None) -> None:
+    def _see_library(self, frame: FrameType, innermost: bool, names: Names) -> None:
         """What it waits for in a function of the standard library that we know: `select`, `join`, a pool's."""
-        frame = innermost
-        while frame is not None and not is_student_code(frame):
-            module, name = frame.f_globals.get("__name__"), frame.f_code.co_name
-            # The variables of no other function are looked at: before Python 3.13 the frame would keep what they hold.
-            if module == "threading" and name == "join":
-                thread = frame.f_locals.get("self")
-                task = task_of(thread)
-                label = task.label if task else visible(getattr(thread, "name", "a thread"))[:40]
-                self.words, self.client = f"waits in join for {label}", ""
-            elif module == "selectors" and name == "select":
-                self.words, self.client = f"waits in select for {self._selected(frame.f_locals.get('self'))}", ""
-                self.selects = True
-            elif module == "concurrent.futures.thread" and name == "_worker" and frame is innermost:
-                self.words, self.client = "has nothing to do (an idle worker of the pool)", ""
-            else:
-                frame = frame.f_back
-                continue
-            return
+        # The variables of no other function are looked at: before Python 3.13 the frame would keep what they hold.
+        module, name = frame.f_globals.get("__name__"), frame.f_code.co_name
+        if module == "threading" and name == "join":
+            thread = frame.f_locals.get("self")
+            task = task_of(thread)
+            label = task.label if task else visible(getattr(thread, "name", "a thread"))[:40]
+            self.words, self.client = f"waits in join for {label}", ""
+        elif module == "selectors" and name == "select":
+            self.words, self.client = f"waits in select for {self._selected(frame.f_locals.get('self'), names)}", ""
+            self.selects = True
+        elif module == "concurrent.futures.thread" and name == "_worker" and innermost:
+            self.words, self.client = "has nothing to do (an idle worker of the pool)", ""
 
-    def _selected(self, selector: Any) -> str:
+    def _selected(self, selector: Any, names: Names) -> str:
         """Whom a selector waits for."""
         observation = self.task.observation
         known = {sock.fileno(): seen for listening in (True, False) for sock, seen in observation.sockets(listening)}
@@ -237,13 +195,13 @@ class _Look:
             seen = [known[key.fd] for key in (selector.get_map() or {}).values() if key.fd in known]
         except (AttributeError, KeyError, RuntimeError):  # not one of `selectors`; it changed while we looked
             seen = []
-        clients = [self.names.get(each.connection, "a client") for each in seen if not each.listening]
+        clients = [names.get(each.connection, "a client") for each in seen if not each.listening]
         if len(clients) > CROWD:
             clients = [*clients[: CROWD - 1], f"{len(clients) - CROWD + 1:,} more clients"]
         new = ["a new client"] if any(each.listening for each in seen) else []
         return listed(new + clients, last="or") or "none of its clients"
 
-    def _judge(self, stand: object) -> None:
+    def _judge(self, written: str, stand: object) -> None:
         """Does it run, or wait in something that is not a socket call? It waits if it has been quiet since the last
         look: it stands where it stood, and has not been on a processor.
 
@@ -252,14 +210,11 @@ class _Look:
         processor says less: asking for the lock takes as little of it as waking up.
         """
         status = self.task.status()
-        before, switches = self.before or (None, b""), status.partition(b"voluntary_ctxt_switches")[2]
-        self.before = stand, switches
-        if before == self.before and b"State:\tR" not in status:
-            verb = "waits" if status else "is"  # only Linux tells
-            if self.expression:
-                self.words = f"{verb} {'at' if self.expression.startswith('with ') else 'in'} {self.expression}"
-            else:
-                self.words = "waits" if status else "runs or waits"
+        before, self._before = self._before, (stand, status.partition(b"voluntary_ctxt_switches")[2])
+        if before == self._before and b"State:\tR" not in status:
+            verb = "waits" if status else "is" if written else "runs or waits"  # only Linux tells
+            place = f" {'at' if written.startswith('with ') else 'in'} {written}" if written else ""
+            self.words = verb + place
 
 
 def _words(call: Call, client: str) -> str:
