@@ -11,7 +11,6 @@ from ..watch.text import cut, visible
 
 LONGEST = 300  # characters of an error's message, or of a line of code, that a report shows
 QUOTED = 60  # characters of a message that a report quotes
-INDENT = "\n" + " " * 12
 
 
 class NotYet(Exception):
@@ -49,7 +48,7 @@ class Report:
         return rows
 
     def __str__(self) -> str:
-        rows = [f"  {name:<8}  " + words.replace("\n", INDENT) for name, words in self._rows()]
+        rows = [f"  {name:<8}  " + words.replace("\n", "\n" + " " * 12) for name, words in self._rows()]
         return "\n".join([self._title, *rows])
 
     __repr__ = __str__
