@@ -159,7 +159,7 @@ def test_any_number_of_lanes_is_drawn(lanes, dark):
     assert legend(figure) == [state.legend for state in there] + marked
     theme = DARK if dark else LIGHT
     assert tuple(axis.get_facecolor()[:3]) == to_rgb(theme["paper"]) == tuple(figure.get_facecolor()[:3])
-    assert {text.get_color() for text in figure.legends[0].get_texts()} == {theme["ink"]}
+    assert {to_rgb(text.get_color()) for text in figure.legends[0].get_texts()} == {to_rgb(theme["ink"])}
 
 
 def test_bars_are_where_the_times_say():
