@@ -7,45 +7,35 @@ from __future__ import annotations
 
 import math
 import selectors
+import socket
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from html import escape
-from typing import Protocol
+from typing import NamedTuple
 
 from ..watch.events import Address, Connection
 from ..watch.observation import Observation
 from ..watch.sockets import ready
 from ..watch.text import counted, visible
 from . import kernel
+from .lane import Lane
 from .lanes import NAME, lanes_of
 from .states import BACKLOG
-
-__all__ = ["Backlog", "Waiting", "Watch"]
 
 TOLD = 20  # clients that are told one by one
 MANY = 4096  # bytes that every kernel takes at once, whatever its buffers
 ARRIVAL = 0.5  # seconds at most that a view waits for what our own clients have sent to arrive
 
 
-class Known(Protocol):
-    """What is known of a client: a `Lane`, or what a live view keeps."""
-
-    name: str
-    address: Address
-    client: Connection | None
-    server: Connection | None
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """A client in the backlog: `unread` bytes of it lie in the kernel, `seconds` since it connected (None: unknown)."""
+class Waiting(NamedTuple):
+    """A client in the backlog: its name, and what the kernel's `Row` says of it."""
 
     name: str
     client: Address
     unread: int
     seconds: float | None = None
-    left: bool = False  # it has closed, or shut down its side, which nobody can tell; it will be accepted all the same
+    left: bool = False  # which nobody can tell: it will be accepted all the same
 
     def __str__(self) -> str:
         return _unread(self.unread) + (", has closed its side" if self.left else "")
@@ -78,21 +68,19 @@ class Backlog:
         while True:
             table = kernel.look(observation)
             lanes = lanes_of(observation)
-            ours = {lane.address: lane.client for lane in lanes if lane.server is None and lane.client is not None}
             if table is None or not table.sockets or time.monotonic() > deadline:
                 break
             # The kernel does not list all at one moment: a client that is accepted meanwhile has not broken off.
             now = (table.queued, {row.client for row in table.waiting})
-            if _has_all(table, ours) and (not table.broken_off or now == before):
+            if _has_all(table, _ours(lanes)) and (not table.broken_off or now == before):
                 break
             before = now
             time.sleep(0.001)
         return cls._made(observation, table, lanes)
 
     @classmethod
-    def _made(cls, observation: Observation, table: kernel.Table | None, lanes: Collection[Known]) -> Backlog:
-        ours = {lane.address: lane.client for lane in lanes if lane.server is None and lane.client is not None}
-        listeners = [] if observation.stopping else [sock for sock, _ in observation.sockets(listening=True)]
+    def _made(cls, observation: Observation, table: kernel.Table | None, lanes: Collection[Lane]) -> Backlog:
+        listeners = _listeners(observation)
         # What the log no longer knows, our clients do. A port may be used again: the newest is the one that waits.
         names = {end.client: visible(end.name)[:NAME] for end in observation.clients}
         names |= {lane.address: lane.name for lane in lanes}
@@ -101,9 +89,9 @@ class Backlog:
             rows = sorted(table.waiting, key=lambda row: order.get(row.client, len(order)))
         else:
             # One that has broken off may be gone from the queue, and no accept has told us so. An empty queue is known.
-            empty = not any(ready(sock, selectors.EVENT_READ) for sock in listeners)
-            open_ends = [(address, end) for address, end in ours.items() if not (end.closed and empty)]
-            rows = [kernel.Row(address, end.sent, None, end.closed) for address, end in open_ends if listeners]
+            some = any(ready(sock, selectors.EVENT_READ) for sock in listeners)
+            open_ends = [each for each in _ours(lanes).items() if listeners and (some or not each[1].closed)]
+            rows = [kernel.Row(address, end.sent, None, end.closed) for address, end in open_ends]
         told, asked = table or kernel.Table(), None
         if len(listeners) == 1 and kernel.own_address(listeners[0])[0] == observation.address:
             asked = observation.backlog
@@ -190,8 +178,8 @@ class Backlog:
 
 
 _SPACED = "display: inline-block; margin: 2px 4px;"
-_BOX = f"{_SPACED} padding: 4px 10px; border: 2px solid {BACKLOG.colour}; border-radius: 4px"
 _DOOR = f"{_SPACED} font-weight: bold"
+_BOX = f"{_SPACED} padding: 4px 10px; border: 2px solid {BACKLOG.colour}; border-radius: 4px"
 
 
 class Watch:
@@ -207,11 +195,10 @@ class Watch:
         self._backlog: Backlog | None = None
         self._queued: list[int | None] = []  # how many waited at each listening socket
 
-    def look(self, lanes: Collection[Known]) -> Backlog:
+    def look(self, lanes: Collection[Lane]) -> Backlog:
         """The backlog now. `lanes` are those of the clients that are known, whoever has accepted them."""
         began = time.monotonic()
-        listening = [] if self.observation.stopping else [s for s, _ in self.observation.sockets(listening=True)]
-        before, queued = self._backlog, [kernel.queued(sock) for sock in listening]
+        before, queued = self._backlog, [kernel.queued(sock) for sock in _listeners(self.observation)]
         quiet = queued == self._queued and None not in queued and not any(queued)
         quiet = quiet and before is not None and not (len(before) or before.half or before.unanswered)
         if before is not None and len(queued) == len(self._queued) and (began < self._due or quiet):
@@ -221,6 +208,15 @@ class Watch:
         self._queued = queued
         self._due = time.monotonic() + 20 * (time.monotonic() - began)
         return self._backlog
+
+
+def _listeners(observation: Observation) -> list[socket.socket]:
+    return [] if observation.stopping else [sock for sock, _ in observation.sockets(listening=True)]
+
+
+def _ours(lanes: Collection[Lane]) -> dict[Address, Connection]:
+    """Our own clients' ends that nobody has accepted, by their addresses."""
+    return {lane.address: lane.client for lane in lanes if lane.server is None and lane.client is not None}
 
 
 def _has_all(table: kernel.Table, ours: dict[Address, Connection]) -> bool:

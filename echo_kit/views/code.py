@@ -13,8 +13,6 @@ from html import escape
 from ..watch.text import counted
 from .states import BACKLOG
 
-__all__ = ["BADGES", "SIGNS", "CodeView", "Function", "Line", "Mark", "crowd"]
-
 STANDS, PAUSED, INSIDE, NOBODY, DIED = "stands", "paused", "inside", "nobody", "died"
 SIGNS = {STANDS: "◀", PAUSED: "‖", INSIDE: "↳", NOBODY: "○", DIED: "✕"}
 BLUE, BLACK = "#0077BB", "#1A1A1A"
@@ -66,7 +64,7 @@ class Function:
         """The lines to be shown; None stands for those that are left out of a long function."""
         if len(self.lines) <= LONG:
             return list(self.lines)
-        heads = [at for at, line in enumerate(self.lines) if _DEF.match(line.text)]
+        heads = [at for at, line in enumerate(self.lines) if re.match(r"\s*(async\s+)?def\s", line.text)]
         near = set(range(heads[0] + 1 if heads else 1))  # decorators stand above the first `def`
         for at, line in enumerate(self.lines):
             if line.marks:
@@ -88,9 +86,6 @@ class Function:
                 yield head
 
 
-_DEF = re.compile(r"\s*(async\s+)?def\s")
-
-
 def margin(text: str) -> int:
     """How many spaces stand before it."""
     return len(text) - len(text.lstrip())
@@ -108,8 +103,8 @@ class CodeView:
 
     @property
     def title(self) -> str:
-        said = [counted(self.threads, "thread")] if self.threads and not self.note.startswith("stopped") else []
-        return f"{self.server}: {', '.join([*said, *([self.note] if self.note else [])]) or 'no thread is left'}"
+        threads = counted(self.threads, "thread") if self.threads and not self.note.startswith("stopped") else ""
+        return f"{self.server}: {', '.join(filter(None, (threads, self.note))) or 'no thread is left'}"
 
     def __str__(self) -> str:
         text = [self.title]
@@ -133,9 +128,9 @@ class CodeView:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        parts = [f'<div style="{_TITLE}">{escape(self.title)}</div>']
+        parts = [f'<div style="font-weight: bold; margin: 4px 0">{escape(self.title)}</div>']
         for function in self.functions:
-            rows = [f'<div style="{_NAME}"># {escape(function.name)}</div>'] if "." in function.name else []
+            rows = [f'<div style="opacity: 0.7"># {escape(function.name)}</div>'] if "." in function.name else []
             for line in function.shown():
                 if line is None:
                     rows.append("<div>…</div>")
@@ -146,12 +141,9 @@ class CodeView:
                 rows += [f"<div{standing}>{' ' * len(line.text)}  {chip}</div>" for chip in chips[1:]]
             parts.append(f'<pre style="{_CODE}">{"".join(rows)}</pre>')
         parts += [f"<div>{_chip(mark)}</div>" for mark in crowd(self.elsewhere)]
-        return f'<div style="{_FRAME}">{"".join(parts)}</div>'
+        return f'<div style="max-width: 70em">{"".join(parts)}</div>'
 
 
-_FRAME = "max-width: 70em"
-_TITLE = "font-weight: bold; margin: 4px 0"
-_NAME = "opacity: 0.7"
 _CODE = f"line-height: 1.6; margin: 0 0 8px 0; padding: 6px 8px; border-left: 3px solid {BLUE}; background: none"
 _STANDING = ' style="background: rgba(0, 119, 187, 0.14)"'
 _CHIP = "font-family: sans-serif; font-weight: bold; padding: 1px 6px; border-radius: 4px; white-space: nowrap; "

@@ -41,7 +41,7 @@ CHOSEN = 12  # lanes that are named where there is no room for all the names
 FINE = 300  # stretches of a lane that are drawn as they are; more of them are merged into pixels
 MARKS = 60  # messages of a lane that are marked one by one
 TEXT = {"va": "center", "size": 13, "parse_math": False}
-RECTANGLE = [Path.MOVETO, Path.LINETO, Path.LINETO, Path.LINETO, Path.CLOSEPOLY]
+RECTANGLE: list[Any] = [Path.MOVETO, Path.LINETO, Path.LINETO, Path.LINETO, Path.CLOSEPOLY]
 
 
 @dataclass
@@ -187,7 +187,8 @@ def _draw(figure: Any, panels: list[_Panel], dark: bool, letters: float = LETTER
     handles = _legend([row for panel in panels for row in panel.rows], wide, ink, most <= LABEL_LANES)
     columns = _columns([each.get_label() for each in handles], figure.bbox.width / figure.dpi)
     style = {"fontsize": 13, "frameon": False, "handlelength": 1.6, "handletextpad": 0.5, "columnspacing": 1.4}
-    figure.legend(handles=handles, loc="outside upper center", ncols=columns, labelcolor=ink, **style)
+    for text in figure.legend(handles=handles, loc="outside upper center", ncols=columns, **style).get_texts():
+        text.set_color(ink)
 
 
 def _legend(rows: list[_Row], wide: set[State], ink: str, words: bool) -> list[Any]:
@@ -195,8 +196,8 @@ def _legend(rows: list[_Row], wide: set[State], ink: str, words: bool) -> list[A
     handles: list[Any] = []
     for state in STATES:
         if state in wide or state in (USUAL if clients else (IN_ACCEPT, IN_RECV, WORKS)):
-            style = {"edgecolor": ink, "linewidth": 0.5, "hatch": HATCHES[state.hatch]}
-            handles.append(Patch(facecolor=state.colour, label=state.legend, **style))
+            said, hatch = state.legend, HATCHES[state.hatch]
+            handles.append(Patch(facecolor=state.colour, edgecolor=ink, linewidth=0.5, hatch=hatch, label=said))
     if words and any(row.lane and len(row.lane.to_server) <= MARKS for row in rows):
         handles += [
             Line2D([], [], marker="v", markersize=10, linestyle="", color=ink, label="client sends"),

@@ -22,8 +22,6 @@ from ..watch.events import Address, plain_address
 from ..watch.observation import Observation
 from .lanes import TICK
 
-__all__ = ["STATES", "Row", "Table", "TcpSocket", "look", "own_address", "parsed", "queued", "tcp_sockets"]
-
 REPLY_TIME = 1.0  # seconds that the kernel has to send the table
 
 # linux/tcp_states.h, linux/sock_diag.h, linux/inet_diag.h, linux/netlink.h
@@ -164,7 +162,6 @@ def tcp_sockets(family: int, states: int, port: int = 0, to_port: int = 0) -> li
     found: list[TcpSocket] = []
     deadline = time.monotonic() + REPLY_TIME
     with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, NETLINK_SOCK_DIAG) as asked:
-        asked.settimeout(REPLY_TIME)
         asked.sendall(HEADER.pack(HEADER.size + len(request), SOCK_DIAG_BY_FAMILY, DUMP_REQUEST, 1, 0) + request)
         while (left := deadline - time.monotonic()) > 0:
             asked.settimeout(left)

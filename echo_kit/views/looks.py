@@ -58,7 +58,7 @@ class Watch:
         self._looks = {task: self._looks.get(task) or _Look(task) for task in tasks}
         looks = list(self._looks.values())
         _see(looks, names)
-        seen = [stopped, observation.error, observation.gate.closed, len(observation.functions)]
+        seen: list[object] = [stopped, observation.error, observation.gate.closed, len(observation.functions)]
         seen += [observation.accepts.copy(), *((look.task, look.chain, look.mark, look.selects) for look in looks)]
         if self._view is None or seen != self._seen:
             self._seen, self._view = seen, _made(observation, looks, stopped)

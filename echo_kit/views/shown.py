@@ -15,8 +15,6 @@ from . import snapshot, timeline
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Shown", "Snapshot", "Snapshots", "Threads", "Timeline", "Timelines", "side_by_side", "stacked"]
-
 
 class Shown:
     """Shows itself in a notebook: a picture, and the text beside it."""

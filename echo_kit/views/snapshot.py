@@ -8,8 +8,6 @@ from .backlog import Backlog
 from .code import PAUSED, STANDS, CodeView
 from .timeline import Timeline
 
-__all__ = ["Snapshot"]
-
 
 @dataclass(frozen=True)
 class Snapshot:

@@ -17,8 +17,6 @@ from ..watch.observation import Task
 from ..watch.text import cut, visible
 from .code import Function, Line, Mark, margin
 
-__all__ = ["Chain", "Place", "Spot", "called", "chain_of", "expression", "functions_of", "spot", "where"]
-
 EXPRESSION = 40  # characters of what a thread waits in
 _COMPREHENSIONS = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")
 
