@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -282,7 +282,7 @@ def _draw_bars(axis: Any, rows: list[_Row], view: _View, half: float) -> set[Sta
     corners: defaultdict[State, defaultdict[int, list[Any]]] = defaultdict(lambda: defaultdict(list))
     words, wide = view.most <= LABEL_LANES, set()
     for number, row in enumerate(rows):
-        dense, area = len(row.spans) > FINE, Counter[State]()
+        dense, area = len(row.spans) > FINE, defaultdict[State, float](float)
         for state, begin, end, top, bottom in (_merged if dense else _stretches)(row.spans, view):
             tall = half / 2 if state.thin else half
             low, high = number - tall + 2 * tall * top, number - tall + 2 * tall * bottom
