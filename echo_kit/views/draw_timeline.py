@@ -41,7 +41,7 @@ CHOSEN = 12  # lanes that are named where there is no room for all the names
 FINE = 300  # stretches of a lane that are drawn as they are; more of them are merged into pixels
 MARKS = 60  # messages of a lane that are marked one by one
 TEXT = {"va": "center", "size": 13, "parse_math": False}
-RECTANGLE: list[Any] = [Path.MOVETO, Path.LINETO, Path.LINETO, Path.LINETO, Path.CLOSEPOLY]
+RECTANGLE = [Path.MOVETO, Path.LINETO, Path.LINETO, Path.LINETO, Path.CLOSEPOLY]
 
 
 @dataclass
@@ -296,7 +296,8 @@ def _draw_bars(axis: Any, rows: list[_Row], view: _View, half: float) -> set[Sta
         outlines = [thick if words and len(rows[number].spans) <= FINE else 0 for number in lanes]
         hatch = HATCHES[state.hatch] if words else None
         bars = PolyCollection([], facecolors=state.colour, edgecolors=edge, linewidths=outlines, hatch=hatch, zorder=2)
-        bars.set_verts_and_codes(list(lanes.values()), [RECTANGLE * (len(each) // 5) for each in lanes.values()])
+        codes: list[Any] = [RECTANGLE * (len(each) // len(RECTANGLE)) for each in lanes.values()]
+        bars.set_verts_and_codes(list(lanes.values()), codes)
         axis.add_collection(bars, autolim=False)
     return wide
 
