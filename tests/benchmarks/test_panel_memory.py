@@ -26,7 +26,7 @@ print(json.dumps({
     "connections": len({*observation.accepted.values(), *(event.connection for event in observation.log)}),
     "of the stage": sum(len(part) for part in vars(live).values() if hasattr(part, "__len__")),
     "objects": len(gc.get_objects()) - len(observation.log)
-    - sum(len(each.stretches) + len(each.marks) for each in live._lanes.values()),
+    - sum(len(each.stretches) + len(each.marks) for each in live._sent.values()),
 }))"""
 ANSWERED = """(root, last) => !root.querySelector(".echo-client-open")
     && [...root.querySelectorAll(".echo-client-sent")].at(-1)?.textContent.includes(last)"""

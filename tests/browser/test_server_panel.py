@@ -102,7 +102,7 @@ live = stage._live
 read = live.read
 def and_look():
     read()
-    if len(live._lanes) == 3:
+    if len(live._lanes.lanes) == 3:
         taken.set()
 live.read = and_look
 echo_kit.Client(server, name="carol").close()
