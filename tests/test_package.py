@@ -39,7 +39,7 @@ DOCUMENTED = {
     "_replace",
 }  # public, whatever they look like
 BORROWED = "watch.borrowed"  # the one module that uses what others call private
-LARGEST, ALL = 400, 6_500  # lines: of a module, of the package
+LARGEST, ALL = 400, 7_800  # lines: of a module, of the package
 
 
 def sources():
