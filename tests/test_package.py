@@ -409,3 +409,12 @@ def test_conda_and_pip_install_the_same():
 def test_lower_bounds_and_no_pins():
     for requirement in requirements():
         assert re.fullmatch(r"[a-z][a-z0-9-]*>=\d+(\.\d+)*", requirement), requirement
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_a_newcomer_finds_each_file_that_is_named(page):
+    """With its folder, or, as README's table has it, below the package."""
+    named = re.findall(r"`([\w./-]+\.(?:py|js|cfg|toml|yml|ipynb))`", (ROOT / page).read_text("utf-8"))
+    missing = [each for each in named if not any((folder / each).exists() for folder in (ROOT, ROOT / "echo_kit"))]
+    assert named
+    assert not missing
