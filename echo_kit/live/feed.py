@@ -14,7 +14,7 @@ from typing import Any
 
 from ..views import backlog, code, looks
 from ..views.lane import Lane
-from ..views.lanes import Lanes, beginnings, pending_calls, selects
+from ..views.lanes import Lanes, Pending, beginnings, pending_calls, selects
 from ..views.states import ACCEPTED, IN_RECV, WORKS, State
 from ..views.story import quote
 from ..watch.events import Line, SocketEvent
@@ -92,8 +92,13 @@ class Live:
             now = self._end
         names = {lane.server: lane.name for lane in self._lanes.lanes.values() if lane.server is not None}
         view = self._threads.look(names, stopped)
+        calls = pending_calls(self.observation)
         if not stopped:
-            self._see_what_lasts(now)
+            self._see_what_lasts(calls, now)
+        busy = {self._lanes.of(each.connection) for each in calls if each.kind}  # the record of the call is to come
+        for lane in self._lanes.touched - busy:
+            if lane.closed is not None:
+                lane.last(now)
         queue = self._backlog.look(self._lanes.waiting())
         self._see_strangers(queue, now)
         log = self._new_lines(lines)
@@ -248,11 +253,11 @@ class Live:
 
     # -- what lasts ----------------------------------------------------------------------------------------------------
 
-    def _see_what_lasts(self, now: float) -> None:
+    def _see_what_lasts(self, calls: list[Pending], now: float) -> None:
         """What the server's threads are in at this moment, which no event tells yet."""
         lasting: dict[Lane, tuple[State, float] | None] = {}
         calling: dict[Lane, list[str]] = {}  # which threads are in a call on it
-        for state, begin, _, thread, lane in self._lanes.lasting(pending_calls(self.observation), now):
+        for state, begin, _, thread, lane in self._lanes.lasting(calls, now):
             if lane is None:
                 continue
             lasting[lane] = (state, begin) if state is not IN_RECV and now - begin >= SHORTEST else None
@@ -263,11 +268,7 @@ class Live:
                 lane.thread = threads[0]
                 self._lanes.touched.add(lane)
         for lane in self._lanes.lanes.values():
-            if lane.accepted is None:
-                continue
-            if lane.closed is not None:
-                if lane in self._lanes.touched and lane not in calling:  # else the record of a call is still to come
-                    lane.last(now)
+            if lane.accepted is None or lane.closed is not None:
                 continue
             nobody = (ACCEPTED, lane.seen) if lane.seen is not None and now - lane.seen >= SHORTEST else None
             lasts, sent = lasting.get(lane, nobody), self._of(lane)
