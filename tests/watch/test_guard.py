@@ -38,14 +38,15 @@ def broken(*args, **named):
 
 @pytest.mark.parametrize("part", PARTS)
 def test_a_broken_part_breaks_nothing(part, monkeypatch, capsys):
-    going_on = threading.Event()
+    going_on, started = threading.Event(), []
 
     def serve(host, port):
         with socket.create_server((host, port)) as listener:
             going_on.wait(LONG)
             listener.listen(5)
             while True:
-                threading.Thread(target=talk, args=listener.accept()).start()
+                started.append(threading.Thread(target=talk, args=listener.accept()))
+                started[-1].start()
 
     def talk(conn, _):
         with conn:
@@ -72,6 +73,8 @@ def test_a_broken_part_breaks_nothing(part, monkeypatch, capsys):
                 client.sendall(b"!")
                 assert client.recv(100) == b""
         server.stop()
+        for thread in started:  # where Thread.start is broken, the server knows nothing of them
+            thread.join(LONG)
         monkeypatch.undo()
         assert server.error is None
         assert not server.running
