@@ -216,7 +216,7 @@ class Live:
         alive = self._alive()
         events = self._reader.read(TRAFFIC if self._begun else None)
         if self.zero is None and events:
-            self.zero = events[0].began
+            self.zero = min(event.began for event in events)
         if not self._begun and self.observation.log.dropped:
             self._thinned = True
             self._lanes.fold(beginnings(self.observation, events), missed=True)
