@@ -108,14 +108,17 @@ def look(observation: Observation) -> Table | None:
     """Ask the kernel who waits, and remember the clients that are not ours for the timeline. None: it does not tell."""
     if sys.platform != "linux" or observation.stopping:
         return None
-    now = observation.log.clock()  # before the kernel looks: who is accepted after this was seen to wait before
-    table = Table()
-    for sock, _ in observation.sockets(listening=True):
-        try:
-            table.add(sock)
-        except (OSError, struct.error, ValueError):  # not allowed here, or a kernel that answers in another way
-            if sock.fileno() != -1:
-                return None  # else the server has just closed it
+    for _ in range(3):  # on a busy machine the answer may be late, and says less of the time at which it was asked for
+        now = observation.log.clock()  # before the kernel looks: who is accepted after this was seen to wait before
+        table = Table()
+        for sock, _ in observation.sockets(listening=True):
+            try:
+                table.add(sock)
+            except (OSError, struct.error, ValueError):  # not allowed here, or a kernel that answers in another way
+                if sock.fileno() != -1:
+                    return None  # else the server has just closed it
+        if observation.log.clock() - now < TICK:
+            break
     ours = {each.client for each in observation.clients}
     for row in table.waiting:
         arrived = now - max(0.0, (row.seconds or 0) - TICK)

@@ -229,13 +229,15 @@ def test_a_client_that_is_not_ours():
         assert netcat.recv(100) == b"hello\n"
         with Client(server, name="alice") as alice:
             echoed(alice, "hi")
-        assert text_of(server) == (
+        # On a busy machine it waits for its accept so long that the kernel's clock tells when it connected.
+        assert text_of(server).replace("client 1  connected · ", "client 1  ") == (
             "serve_threaded: 2 connections\n"
             '  client 1  accepted · served by thread 1 · "hello\\n" echoed\n'
             '  alice     connected · accepted · served by thread 2 · "hi" echoed · left'
         )
         netcat.close()
-        assert stories(server)["client 1"] == 'accepted · served by thread 1 · "hello\\n" echoed · left'
+        told = stories(server)["client 1"].removeprefix("connected · ")
+        assert told == 'accepted · served by thread 1 · "hello\\n" echoed · left'
 
 
 def test_our_client_waits_for_one_that_is_not_ours():
