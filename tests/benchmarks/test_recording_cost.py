@@ -19,9 +19,9 @@ ROOT = HERE.parent.parent
 LIMIT = 120  # seconds that anything may take before the test fails
 BLOCKS, MILLISECONDS = 100, 25  # short ones, by turns: what else runs on the machine hits all alike
 WARM = 10  # blocks until the interpreter has specialised the code
-# By the number of clients, the part of the plain server's messages that is left; 0.95, 0.8 and 0.6 were wished for. At one
-# client a message takes 26 µs with a client in C, of which being observed takes 5. At 10, what is left varies from run
-# to run (0.43 to 0.77): it depends on how the threads of the plain server happen to share the interpreter lock.
+# By the number of clients, what is left of the plain server's messages; 0.95, 0.8 and 0.6 were wished for. At one a
+# message takes 26 µs with a client in C, of which being observed takes 5. At 10 it varies from run to run (0.43 to
+# 0.77): it depends on how the threads of the plain server happen to share the interpreter lock.
 AIMS = {1: 0.85, 10: 0.6, 100: 0.6}
 # "growing" has a log that is not full yet: each new event takes new memory, for which some systems take longer than the
 # calls do (measured: 13 to 23 µs a page, and 8 messages fill one). It is shown, and not judged. "resumed" has run step

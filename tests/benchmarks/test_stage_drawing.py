@@ -12,7 +12,7 @@ import pytest
 from echo_kit.live.feed import Live
 from echo_kit.live.panel import script
 from echo_kit.live.stage import TABLE
-from echo_kit.views.timeline import Timeline
+from echo_kit.views.shown import Timeline
 from echo_kit.watch.events import Connection, EventLog
 from echo_kit.watch.observation import Observation
 
@@ -83,11 +83,8 @@ def milliseconds(work):
 def test_the_page_draws_in_a_fraction_of_the_time(browser, connections, waiting, messages):
     observation = filled(connections, waiting, messages)
     live = Live(observation)
-    try:
-        live.look()
-        picture = {"whole": True, **live.whole(), "now": live.now}
-    finally:
-        live.close()
+    live.look()
+    picture = {"whole": True, **live.whole(), "now": live.now}
     page = browser.new_page()
     try:
         source = script("server_panel") + "\nexport { States, Timeline, emptyPicture, takeIn };"
