@@ -45,10 +45,12 @@ def clients_of_the_cell():
 
 @pytest.fixture
 def ended(monkeypatch):
-    """Ends the threads that wait for a place or a lock which nobody gives back: no stop can."""
+    """Ends the threads that no stop can end: they wait for a place or a lock, or catch every exception."""
     before = set(threading.enumerate())
+    wrong_answers.business.set()
     yield
     monkeypatch.setattr(threading, "excepthook", lambda died: None)  # the check has closed their sockets long ago
+    wrong_answers.business.clear()
     for lock in (wrong_answers.held, wrong_answers.asked):
         if lock.locked():
             lock.release()
