@@ -8,6 +8,7 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -123,6 +124,17 @@ class Terminal:
         code = self._process.wait(LIMIT)
         self._reader.join(LIMIT)
         return code, self._text
+
+
+def free_address():
+    """What to type after the program's name: nothing if the default port is free, else HOST PORT."""
+    for port in range(8000, 8100):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            probe.listen()
+            return "" if port == 8000 else f"127.0.0.1 {port}"
+    raise AssertionError("none of the ports from 8000 to 8099 is free")
 
 
 # -- the stories -------------------------------------------------------------------------------------------------------
