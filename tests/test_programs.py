@@ -261,7 +261,7 @@ def test_a_reply_that_comes_in_pieces_is_put_together():
 def test_an_empty_line_sends_nothing_and_blocks_nobody(name):
     with start(name) as server, client_of(server) as client:
         client.enter("")
-        client.expect("> ")
+        assert client.expect("> ") == "> "
         assert talk(client, "hello") == "Received  :  hello"
 
 
