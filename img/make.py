@@ -1,6 +1,7 @@
-"""Make the pictures in this folder anew, from real runs: `python img/make.py`.
+"""Make the pictures in this folder anew, from real runs: `python img/make.py [views|terminals|panels|embed …]`.
 
-Those of the panels are taken in a real JupyterLab, in a real browser, as tests/lab.py has them.
+`terminals` types into real programs in real pseudo-terminals. `panels` takes a real JupyterLab in a real browser, as
+tests/lab.py has them. `embed` puts the pictures of terminals into their notebooks' cells. Without a word it makes all.
 """
 
 import socket
@@ -128,7 +129,6 @@ CLIENTS = 'echo_kit.panels(server, "alice", "bob")'
 
 def panels_on_a_page() -> None:
     """Raises what says that there is no browser to take a picture with."""
-    sys.path.insert(0, str(HERE.parent))
     from playwright.sync_api import sync_playwright
 
     from tests.lab import JupyterLab, Notebook, find_browser, write_notebook
@@ -177,7 +177,7 @@ def shoot(panel, name: str) -> None:
     print(f"{name}.png")
 
 
-if __name__ == "__main__":
+def views() -> None:
     single = run(echo_kit.serve_single, two_clients)
     threaded = run(echo_kit.serve_threaded, two_clients)
     moments = while_bob_waits(one_thread, "One thread"), while_bob_waits(thread_for_each, "A thread for each client")
@@ -191,7 +191,37 @@ if __name__ == "__main__":
     for name, picture in pictures.items():
         picture.figure().savefig(HERE / f"{name}.png", dpi=110, metadata={"Description": str(picture)})
         print(f"{name}.png\n{picture}")
+
+
+def terminals() -> None:
+    import terminals  # beside this file
+
+    from tests.terminals import NO_PTY
+
+    if sys.platform == "win32":
+        print(NO_PTY)
+    else:
+        terminals.make()
+
+
+def panels() -> None:
     try:
         panels_on_a_page()
     except Exception as error:  # Playwright is missing, or its browser
         print(f"no browser, so these stay as they are: {', '.join(PANELS)} ({str(error).splitlines()[0]})")
+
+
+def embed() -> None:
+    import terminals
+
+    terminals.embed()
+
+
+PARTS = {each.__name__: each for each in (views, terminals, panels, embed)}
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(HERE.parent))
+    for name in sys.argv[1:] or PARTS:
+        if name not in PARTS:
+            sys.exit(f"{name!r} is not a part of this: {', '.join(PARTS)}")
+        PARTS[name]()
