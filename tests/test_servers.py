@@ -102,7 +102,7 @@ def test_no_control_character_reaches_the_terminal(server, client):
     evil = "\x1b[2J\x1b]0;title\x07\r\x00\x7f\x85\x9b31m\u202e\u2028\ud83d".encode("utf-8", "surrogatepass")
     assert ask(client, evil + b"\n\tend") == evil + b"\n\tend"
     text = server.expect("end\n").splitlines()[-1]
-    assert text.endswith(r" : \x1b[2J\x1b]0;title\x07\r\x00\x7f\x85\x9b31m\u202e\u2028\xed\xa0\xbd\n\tend")
+    assert text.endswith(r" : \x1b[2J\x1b]0;title\x07\r\x00\x7f\x85\x9b31m\u202e\u2028\\xed\\xa0\\xbd\n\tend")
     client.close()
     still_serves(server)
     assert re.search(r"[^\n -~]", server.out) is None
@@ -111,9 +111,10 @@ def test_no_control_character_reaches_the_terminal(server, client):
 def test_long_texts_are_cut(server, client):
     ask(client, b"y" * 300)
     ask(client, b"\0" * 300)
-    server.expect(" : " + "y" * 200 + "…\n")
-    server.expect(" : " + r"\x00" * 50 + "…\n")
-    assert [len(readable(b"z" * size)) for size in (0, 1, 200, 201)] == [0, 1, 200, 201]
+    server.expect(" : " + "y" * 199 + "…\n")
+    server.expect(" : " + r"\x00" * 49 + r"\x0" + "…\n")
+    assert [len(readable(b"z" * size)) for size in (0, 1, 200, 201)] == [0, 1, 200, 200]
+    assert readable("it's “é”, C:\\temp".encode()) == "it's “é”, C:\\temp"  # what a terminal can show, it shows
 
 
 @pytest.mark.parametrize("command", COMMANDS)
