@@ -86,8 +86,8 @@ class Program:
             if not self.observation.stopping:
                 self.error = error
                 self.observation.report(self._task, error)
-                if isinstance(error, ServerStopped):
-                    self.observation.write(self._task, "KeyboardInterrupt\n")
+                if isinstance(error, ServerStopped):  # for which there is no traceback
+                    self.observation.write(self._task, "\nKeyboardInterrupt\n")
         finally:
             self._end()
 
@@ -129,15 +129,20 @@ class Program:
         """Wait until it waits, and all servers of ours with which it talks do, too. False: not within `timeout` s."""
         deadline = time.monotonic() + timeout
         while not self.ended and time.monotonic() < deadline:
-            sides = [self.observation, *filter(None, self.observation.servers.values())]
-            for each in sides:
+            rest.settle(self.observation, deadline, over=lambda: self.ended)
+            servers = [*self.observation.servers.values()]
+            for each in filter(None, servers):
                 rest.settle(each, deadline, over=lambda: self.ended)
-            if self._is_still() and all(rest.state(each)[0] for each in sides[:1]):
+            if self._is_still() and rest.state(self.observation)[0]:
                 return True
         return self.ended
 
     def _is_still(self) -> bool:
-        """Whether nothing comes from a server that is not one of ours, for a while."""
+        """Whether all that its servers have sent has come; from one that is not ours nothing comes, for a while."""
+        for connection, server in self.observation.servers.items():
+            there = server.accepted.get(connection.client) if server is not None else None
+            if there is not None and there.sent > connection.received and not connection.closed:
+                return False
         seen = self._task.waiting
         sock = seen.ref() if seen is not None and None in self.observation.servers.values() else None
         if sock is None or seen is self._keyboard.seen:
@@ -151,6 +156,7 @@ class Program:
         """Press Ctrl+C: KeyboardInterrupt, at once where it waits. Returns when it waits again, or has ended."""
         self.settle()
         if not self.ended:
+            self.observation.write(self._task, "^C")  # as a terminal does
             stopping.interrupt(self._task, timeout=1.0)
         self.settle()
         return self

@@ -3,6 +3,7 @@
 Use it after a change to a notebook or to what it prints; then read the difference before you commit it.
 """
 
+import re
 import sys
 from pathlib import Path
 
@@ -28,7 +29,12 @@ def refresh(path: Path) -> None:
         if cell.cell_type == "code":  # how a text was cut into messages is chance
             cell.outputs = coalesce_streams(cell.outputs)
             for output in cell.outputs:  # a view of a model of this run: JupyterLab would prefer it to the words beside
-                output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+                data = output.get("data", {})
+                data.pop("application/vnd.jupyter.widget-view+json", None)
+                if (
+                    "text/html" in data
+                ):  # what answers a prediction is open for whoever runs the cell, and for nobody else
+                    data["text/html"] = re.sub("^<details open>", "<details>", data["text/html"])
     nbformat.write(notebook, path)
 
 

@@ -1,6 +1,8 @@
 """The misconceptions: each is stated in a cell tagged as a claim, and proven wrong by cells that nbval compares.
 
 A markdown cell that states one has the tag `claim:NAME`. Code cells whose output proves the truth have `proves:NAME`.
+Where a question comes first, the closed explanation right after its experiment states the claim: before the question
+it would be a hint.
 """
 
 import re
@@ -24,7 +26,9 @@ NAMES = {
         "clean-close",
     ),
     *("run-start", "close-wakes-accept", "reuseaddr", "deadlock", "ctrl-c-join", "daemon", "more-threads"),
+    "no-descriptors",
 }
+EXPLANATION = "<details><summary>Explain</summary>"
 each_name = pytest.mark.parametrize("name", sorted(NAMES))
 
 
@@ -68,7 +72,8 @@ def unproven(name, books):
     for book, position, cell in claims:
         if cell.cell_type != "markdown":
             return f"{book} {cell.id}: a claim is prose"
-        later = [where for where, after, _ in proofs or [] if (where == book and after > position)]
+        first = position - 1 if cell.source.startswith(EXPLANATION) else position + 1
+        later = [where for where, after, _ in proofs or [] if where == book and after >= first]
         linked = [where for where, _, _ in proofs or [] if where in {to for to, _ in links(cell.source)}]
         if not later and not linked:
             return f"{book} {cell.id}: no cell after it proves it, and it has no link to one that does"
@@ -97,11 +102,36 @@ def test_tags_have_no_slip_of_the_pen():
     assert {tag.partition(":")[0] for tag in tags if ":" in tag} <= {"claim", "proves"}
 
 
-def test_the_table_names_all_fifteen_and_links_to_where_each_is_shown():
-    (table,) = [cell.source for cell in BOOKS[SURPRISES].cells if "| Many believe |" in cell.source]
-    rows = [line for line in table.splitlines() if re.match(r"\| \d+ \|", line)]
-    assert [int(row.split("|")[1]) for row in rows] == list(range(1, len(NAMES) + 1))
-    assert all(len(links(row)) == 1 for row in rows)
+def rows_of_the_table(head):
+    """The rows of the one table of the surprises with this head."""
+    (table,) = [cell.source for cell in BOOKS[SURPRISES].cells if head in cell.source]
+    return [line for line in table.splitlines() if re.match(r"\| \d+ \|", line)]
+
+
+@pytest.mark.parametrize("head", ["| Many believe | Find out |", "| What is true |"])
+def test_each_of_the_two_tables_has_all_sixteen(head):
+    numbers = [int(row.split("|")[1]) for row in rows_of_the_table(head)]
+    assert numbers == list(range(1, len(NAMES) + 1)) == list(range(1, 17))
+
+
+def test_the_table_of_beliefs_links_to_where_each_is_shown():
+    assert all(len(links(row)) == 1 for row in rows_of_the_table("| Many believe |"))
+
+
+def test_what_is_true_comes_after_all_questions():
+    asked = [at for at, cell in enumerate(BOOKS[SURPRISES].cells) if "question" in cell.metadata.get("tags", [])]
+    (told,) = [at for at, cell in enumerate(BOOKS[SURPRISES].cells) if "| What is true |" in cell.source]
+    assert max(asked) < told
+
+
+def test_no_claim_stands_between_a_heading_and_the_question_that_it_would_answer():
+    """In the surprises, a claim before a question of its section is proven before that question, too."""
+    cells = BOOKS[SURPRISES].cells
+    for _, claims in tagged("claim").items():
+        for book, position, _ in claims:
+            if book == SURPRISES and not cells[position].source.startswith(EXPLANATION):
+                code = next(cell for cell in cells[position:] if cell.cell_type == "code" and cell.outputs)
+                assert "question" not in code.metadata.get("tags", []), cells[position].source
 
 
 @pytest.mark.parametrize("book", BOOKS)
@@ -132,6 +162,13 @@ def test_a_claim_with_its_proof_is_proven():
     assert unproven("daemon", book_of(claim(), proof())) == ""
     apart = {**book_of(claim("see [there](b.ipynb#1.-Here)")), "b.ipynb": nbformat.v4.new_notebook(cells=[proof()])}
     assert unproven("daemon", apart) == ""
+
+
+def test_an_explanation_may_state_what_the_experiment_before_it_has_proven():
+    explained = claim(text=f"{EXPLANATION}\n\n**Explain.** Many believe that it works.\n\n</details>")
+    assert unproven("daemon", book_of(proof(), explained)) == ""
+    assert "no cell after it proves it" in unproven("daemon", book_of(proof(), claim(), explained))
+    assert "no cell after it proves it" in unproven("daemon", book_of(proof(), proof(tags=()), explained))
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,13 @@ import os
 import random
 import re
 import select
+import selectors
+import signal
 import socket
 import sys
 import threading
+import time
+from pathlib import Path
 
 import pytest
 
@@ -102,7 +106,7 @@ def test_no_control_character_reaches_the_terminal(server, client):
     evil = "\x1b[2J\x1b]0;title\x07\r\x00\x7f\x85\x9b31m\u202e\u2028\ud83d".encode("utf-8", "surrogatepass")
     assert ask(client, evil + b"\n\tend") == evil + b"\n\tend"
     text = server.expect("end\n").splitlines()[-1]
-    assert text.endswith(r" : \x1b[2J\x1b]0;title\x07\r\x00\x7f\x85\x9b31m\u202e\u2028\xed\xa0\xbd\n\tend")
+    assert text.endswith(r" : \x1b[2J\x1b]0;title\x07\r\x00\x7f\x85\x9b31m\u202e\u2028\\xed\\xa0\\xbd\n\tend")
     client.close()
     still_serves(server)
     assert re.search(r"[^\n -~]", server.out) is None
@@ -111,9 +115,10 @@ def test_no_control_character_reaches_the_terminal(server, client):
 def test_long_texts_are_cut(server, client):
     ask(client, b"y" * 300)
     ask(client, b"\0" * 300)
-    server.expect(" : " + "y" * 200 + "…\n")
-    server.expect(" : " + r"\x00" * 50 + "…\n")
-    assert [len(readable(b"z" * size)) for size in (0, 1, 200, 201)] == [0, 1, 200, 201]
+    server.expect(" : " + "y" * 199 + "…\n")
+    server.expect(" : " + r"\x00" * 49 + r"\x0" + "…\n")
+    assert [len(readable(b"z" * size)) for size in (0, 1, 200, 201)] == [0, 1, 200, 200]
+    assert readable("it's “é”, C:\\temp".encode()) == "it's “é”, C:\\temp"  # what a terminal can show, it shows
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -229,6 +234,164 @@ def test_the_threaded_server_forgets_clients_that_have_left():
                 assert read_to_end(sock) == b""
         assert 1 <= kept() <= 10
         assert len(server.threads) <= 10
+
+
+# -- it says no to nobody for long -------------------------------------------------------------------------------------
+
+LIMITED = """
+import os, sys, time
+from echo_kit import servers
+from echo_kit.__main__ import main
+print("pid", os.getpid(), flush=True)
+began = time.process_time()
+{settings}
+main()
+print(f"CPU {{time.process_time() - began:.2f}}", flush=True)
+os._exit(0)
+"""
+FEW = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))"
+has_resource = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit for a single process")
+
+
+def limited(settings, command="server-thread"):
+    """A server with other limits than those that it has in the lesson."""
+    return serving(command, python=("-c", LIMITED.format(settings=settings)))
+
+
+def nothing_comes(sock, seconds=0.3):
+    return select.select([sock], [], [], seconds)[0] == []
+
+
+@has_resource
+@pytest.mark.parametrize("leaves", [True, False], ids=["the hog leaves", "the hog is cut by the idle limit"])
+def test_a_client_that_takes_every_file_descriptor(stack, leaves):
+    server = stack.enter_context(limited(f"{FEW}; servers.IDLE = {60 if leaves else 2}"))
+    hog = [stack.enter_context(connect(server)) for _ in range(80)]
+    server.expect("Full : Too many open files\n")
+    late = stack.enter_context(connect(server))
+    late.sendall(b"hi")
+    if leaves:
+        assert nothing_comes(late, seconds=3)
+        for sock in hog:
+            sock.close()
+    assert read(late, 2) == b"hi"
+    late.close()
+    server.interrupt()
+    assert float(server.out.split()[-1]) < 1  # seconds of processor time; one that tries again and again has 3 here
+    assert server.out.count("Full : ") < 10
+    assert "Traceback" not in server.out
+
+
+def test_clients_beyond_the_limit_wait_in_the_backlog(stack):
+    server = stack.enter_context(limited("servers.MOST = 2"))
+    alice, bob = (stack.enter_context(connect(server)) for _ in "ab")
+    for sock in (alice, bob):
+        ask(sock, b"hello")
+    carol = stack.enter_context(connect(server))
+    carol.sendall(b"hi")
+    assert nothing_comes(carol)
+    assert str(carol.getsockname()) not in server.out
+    reset(bob)
+    assert read(carol, 2) == b"hi"
+    for leave in (socket.socket.close, reset) * 3:  # a place is given back, once, however a client leaves
+        dave, erin = (stack.enter_context(connect(server)) for _ in "de")
+        erin.sendall(b"hi")
+        assert nothing_comes(erin, seconds=0.1)
+        leave(carol)
+        assert ask(dave, b"hello") == b"hello"
+        assert nothing_comes(erin, seconds=0.1)
+        leave(dave)
+        assert read(erin, 2) == b"hi"
+        carol = erin
+    stack.enter_context(connect(server)).sendall(b"hi")
+    server.interrupt()  # while somebody waits
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_silent_client_is_hung_up_on(stack, command):
+    server = stack.enter_context(limited("servers.IDLE = 1", command))
+    silent = stack.enter_context(connect(server))
+    me = silent.getsockname()
+    next_one = stack.enter_context(connect(server))
+    next_one.sendall(b"hi")
+    assert read(next_one, 2) == b"hi"
+    assert silent.recv(1) == b""
+    server.expect(f"Lost {me} : timed out\n")
+    still_serves_after(server, next_one)
+
+
+def still_serves_after(server, sock):
+    sock.close()
+    with connect(server) as another:
+        assert ask(another, b"still there?") == b"still there?"
+    server.interrupt()
+    assert "Traceback" not in server.out
+
+
+def test_a_client_that_never_reads_is_hung_up_on(stack):
+    server = stack.enter_context(limited("servers.IDLE = 1"))
+    client = stack.enter_context(never_reading(server))
+    server.expect(f"Lost {client.getsockname()} : timed out\n")
+    still_serves_after(server, client)
+
+
+def test_an_active_client_is_not_hung_up_on(stack):
+    server = stack.enter_context(limited("servers.IDLE = 1"))
+    active, silent = (stack.enter_context(connect(server)) for _ in range(2))
+    deadline = time.monotonic() + LIMIT
+    while nothing_comes(silent, seconds=0.05):  # the limit begins anew with each message
+        assert time.monotonic() < deadline
+        assert ask(active, b"hello") == b"hello"
+    assert ask(active, b"and again") == b"and again"
+
+
+def room_for_a_thousand():
+    try:
+        import resource
+
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        return most > 2200 and int(Path("/proc/sys/net/core/somaxconn").read_text()) >= 1000
+    except (ImportError, OSError):
+        return False
+
+
+@pytest.fixture
+def many_descriptors():
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.skipif(not room_for_a_thousand(), reason="this system has no room for a thousand clients in a backlog")
+def test_a_thousand_that_come_at_once(stack, many_descriptors):
+    """All are connected before the server takes the first, and then all are served: within 0.5 s, measured."""
+    server = stack.enter_context(limited(""))
+    pid = int(re.search(r"pid (\d+)", server.out)[1])
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        socks = [stack.enter_context(socket.socket()) for _ in range(1000)]
+        chooser = stack.enter_context(selectors.DefaultSelector())
+        for sock in socks:
+            sock.setblocking(False)
+            sock.connect_ex(("127.0.0.1", server.port))
+            chooser.register(sock, selectors.EVENT_WRITE)
+        while len(chooser.get_map()):
+            connected = chooser.select(0.9)  # one that gets no answer tries again after a second
+            assert connected, f"{len(chooser.get_map())} of 1,000 found no room in the backlog"
+            for key, _ in connected:
+                assert key.fileobj.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+                chooser.unregister(key.fileobj)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    for sock in socks:
+        sock.settimeout(LIMIT)
+        sock.sendall(b"hi")
+    for sock in socks:
+        assert read(sock, 2) == b"hi"
+    server.interrupt()  # while all are there
 
 
 # -- Ctrl+C ------------------------------------------------------------------------------------------------------------

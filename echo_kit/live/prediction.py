@@ -1,10 +1,11 @@
 """`predict`: a question before an experiment, with options to choose from. `compare` says afterwards what happened.
 
-    connects = echo_kit.predict("Can bob connect?", {"yes, at once": True, "no, he is refused": False})
-    connects                    # shows the question
-    connects.compare(value)     # after the experiment, with what was computed from it
+    connects = echo_kit.predict("Can bob connect?", {"yes, at once": "connected", "no, he is refused": "refused"})
+    connects                                        # shows the question
+    connects.compare(outcome, server.timeline())    # ends the experiment: what was seen, and what shows it
 
-The values that the options stand for never leave the kernel: neither the page nor a file tells the answer.
+The values that the options stand for never leave the kernel: neither the page nor a file tells the answer. All that
+tells it is the one output of `compare`, in a `<details>` element: open, or closed as `notebooks/refresh.py` saves it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 import traitlets
 from IPython.display import display
 
+from ..views.shown import Shown
 from ..watch.text import cut, visible
 from .panel import STATIC, Bundle, Panel, script
 
@@ -29,7 +31,7 @@ def predict(question: str, options: Mapping[str, Any]) -> Prediction:
     """Ask what is going to happen; as the last line of a cell, the question is shown.
 
     question  a string
-    options   a dict from each text to choose to the value it stands for: {"yes, at once": True, "no": False}
+    options   a dict from each text to choose to the value it stands for: {"yes, at once": "connected", "no": "refused"}
 
     Asked again before the comparison, the question remembers the choice; after it, it is a new prediction.
     Raises `TypeError` for another type, and `ValueError` for an empty text, for fewer than two options, and for two
@@ -78,12 +80,15 @@ class Prediction(Panel):
         """The text of the chosen option; None before anything was chosen."""
         return None if self.choice == NOTHING else self.options[self.choice]
 
-    def compare(self, happened: Any) -> None:
-        """Show what was predicted beside what happened: the option that stands for a value equal to `happened`."""
+    def compare(self, happened: Any, *shown: Any) -> None:
+        """Show what was predicted beside what happened: the option that stands for a value equal to `happened`.
+
+        shown   strings, and views like `server.timeline()`: they are displayed below, in the same output
+        """
         with self._lock:
             self.compared = True
             _chosen.pop(self.question, None)
-        display(Comparison(self._values, self.chosen, happened))
+        display(Comparison(self._values, self.chosen, happened, shown))
 
     def _do(self, message: dict[str, Any]) -> None:
         option = message.get("option")
@@ -111,9 +116,9 @@ class Prediction(Panel):
 
 
 class Comparison:
-    """What `compare` shows: what was chosen, what happened, and one sentence."""
+    """What `compare` shows: what was chosen, what happened, how both fit, and what shows it."""
 
-    def __init__(self, values: dict[str, Any], chosen: str | None, happened: Any) -> None:
+    def __init__(self, values: dict[str, Any], chosen: str | None, happened: Any, shown: tuple[Any, ...] = ()) -> None:
         fits = next((option for option, value in values.items() if _same(value, happened)), None)
         self.predicted = "" if chosen is None else _sentence("You predicted:", chosen)
         self.happened = f"What happened: {_shown(happened)}, which none of the options says."
@@ -121,14 +126,28 @@ class Comparison:
         if fits is not None:
             self.happened = _sentence("What happened:", fits)
             said = "As you said." if fits == chosen else "Not as you said: that is where one learns. Read on."
-            self.so = "You made no prediction: next time choose first, then run." if chosen is None else said
+            self.so = "" if chosen is None else said
+        self.shown = shown
 
     def __repr__(self) -> str:
-        return "\n".join(filter(None, (self.predicted, self.happened, self.so)))
+        return "\n".join([*filter(None, (self.predicted, self.happened, self.so)), *map(str, self.shown)])
 
     def _repr_html_(self) -> str:
         predicted, happened, so = map(html.escape, (self.predicted, self.happened, self.so))
-        return f'<p class="{NO_MATHS}">{predicted and predicted + "<br>"}<b>{happened}</b><br>{so}</p>'
+        said = "<br>".join(filter(None, (predicted, f"<b>{happened}</b>", so)))
+        below = f'<div class="{NO_MATHS}"><p>{said}</p>{"".join(map(_html, self.shown))}</div>'
+        return f"<details open><summary>What happened</summary>{below}</details>"
+
+
+def _html(view: Any) -> str:
+    """Of a view its HTML or its picture, of a string and all else the text."""
+    if hasattr(view, "_repr_html_"):
+        return str(view._repr_html_())
+    if not isinstance(view, Shown):
+        return f"<pre>{html.escape(str(view), quote=False)}</pre>"  # an address stays as `sanitize.cfg` knows it
+    data, about = view._repr_mimebundle_()
+    facts, words = about["image/png"], html.escape(data["text/plain"])
+    return f'<img src="data:image/png;base64,{data["image/png"]}" width="{facts["width"]}" alt="{words}">'
 
 
 def _text(what: str, text: Any) -> str:

@@ -54,7 +54,7 @@ class Keyboard:
             wait(self.seen, self._reader)  # raises what Ctrl+C does
             if observation.stopping:
                 raise ServerStopped
-            plain_recv(self._reader, 1)
+        plain_recv(self._reader, 1)  # not before: the program would seem to wait for another line
         line = self._lines.popleft()
         observation.write(task, "\n" if line is None else f"{line}\n")
         if line is None:

@@ -4,13 +4,16 @@ import nbformat
 import pytest
 from nbformat.v4.rwbase import strip_transient
 
+from ..lab import KERNEL
+
 # A widget whose page is borrowed.js and nothing else: its functions can be called from here.
 PROBE = """import anywidget
 from echo_kit.live.panel import STATIC
 class Probe(anywidget.AnyWidget):
     _esm = (STATIC / "borrowed.js").read_text("utf-8") + '''
         function initialize({ model }) {
-            window.borrowed = { model, notebookOf, outputsOf, replaceOutput, whenSaved, needsSaving, cellAround };
+            window.borrowed = { model, notebookOf, outputsOf, replaceOutput, whenSaved, needsSaving, cellAround,
+                codeCellBelow, pressShiftEnter };
             whenTheKernelGoes(model, () => { window.borrowed.gone = true; });
         }
         export default { initialize, render: () => {} };'''
@@ -47,6 +50,26 @@ def test_what_is_borrowed_is_there(notebook, jupyterlab):
     book.page.locator(".jp-Dialog button.jp-mod-accept").click()
     book.end(done)
     book.until("() => window.borrowed.gone")  # comm_live_update
+
+
+def test_shift_enter_can_be_pressed_in_the_next_code_cell(notebook, jupyterlab):
+    path = "pressed.ipynb"
+    cells = [nbformat.v4.new_code_cell(PROBE), nbformat.v4.new_markdown_cell("between"), nbformat.v4.new_code_cell("7")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": KERNEL}), jupyterlab.files / path)
+    book = notebook(path)
+    book.run_cell(0)
+    book.until("(panel) => window.borrowed && panel.content.model.cells.get(0).outputs.length")
+    found = book.promised("""async (panel) => {
+        const { codeCellBelow, pressShiftEnter } = window.borrowed;
+        const [first, , third] = panel.content.widgets.map((each) => each.node);
+        const below = codeCellBelow(first.querySelector(".jp-Cell-outputArea"));
+        pressShiftEnter(below);
+        return { "jp-CodeCell": below === third, last: codeCellBelow(third) === undefined,
+            elsewhere: codeCellBelow(document.body) === undefined };
+    }""")
+    assert [name for name, there in found.items() if not there] == []
+    book.output(2).get_by_text("7").wait_for()  # keyCode
+    book.until("(panel) => panel.content.activeCellIndex === 3")
 
 
 CELL = """import echo_kit

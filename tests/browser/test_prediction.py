@@ -1,12 +1,13 @@
 """A prediction in JupyterLab: by mouse and by keyboard, in several views and themes, in a saved file."""
 
-import json
+import subprocess
+import sys
 
 import nbformat
 
 from echo_kit.watch.text import visible
 
-from ..lab import KERNEL
+from ..lab import LIMIT, ROOT, write_notebook
 from .test_markup import LOOK, PAYLOADS, nothing_ran
 
 QUESTION = "Can bob connect while alice is being served?"
@@ -15,11 +16,17 @@ ASK = f"""import echo_kit
 connects = echo_kit.predict("{QUESTION}", {{"{YES}": 1, "{NO}": 2, "{LATER}": 3}})
 connects"""
 BEFORE, NOTED = "Choose first", "Noted."
-FOLDED = {"jupyter": {"outputs_hidden": True}}
 
 
 def chosen(book):
     return book.execute("print(connects.chosen)").strip()
+
+
+def result(book):
+    """What is to be read of the result below the second cell, without the word to click on."""
+    seen = book.output(1).locator("details").inner_text().split("\n")
+    assert seen[0] == "What happened"
+    return [line for line in seen[1:] if line]
 
 
 def test_by_mouse_and_the_choice_may_be_changed_until_the_comparison(notebook):
@@ -36,8 +43,7 @@ def test_by_mouse_and_the_choice_may_be_changed_until_the_comparison(notebook):
     asked.shows(NO, f"You predicted: {NO}", disabled=True)
     assert asked.option(YES).is_disabled()
     assert YES not in asked.root.get_by_role("status").text_content()
-    said = book.output(1).locator(".jp-RenderedHTMLCommon").inner_text()
-    assert said.split("\n") == [
+    assert result(book) == [
         f"You predicted: {NO}.",
         f"What happened: {YES}.",
         "Not as you said: that is where one learns. Read on.",
@@ -75,8 +81,7 @@ def test_who_did_not_choose_can_run_the_cell_again(notebook):
     book.run_all()
     asked = book.prediction(QUESTION)
     asked.shows(None, "You made no prediction.", disabled=True)
-    said = book.output(1).locator(".jp-RenderedHTMLCommon").inner_text()
-    assert said.split("\n") == [f"What happened: {NO}.", "You made no prediction: next time choose first, then run."]
+    assert result(book) == [f"What happened: {NO}."]
     book.run_cell(0)
     asked.shows(None, BEFORE)
     asked.option(NO).click()
@@ -97,11 +102,7 @@ def test_what_none_of_the_options_says(notebook):
     asked.option(YES).click()
     asked.shows(YES, NOTED)
     book.run_cell(1)
-    said = book.output(1).locator(".jp-RenderedHTMLCommon").inner_text()
-    assert said.split("\n")[:2] == [
-        f"You predicted: {YES}.",
-        "What happened: '<b>42</b>', which none of the options says.",
-    ]
+    assert result(book)[:2] == [f"You predicted: {YES}.", "What happened: '<b>42</b>', which none of the options says."]
 
 
 def test_after_a_reload_and_in_a_second_view(notebook):
@@ -212,7 +213,9 @@ display(*asked)"""
         assert seen["wide"] <= 0
     book.run_cell(1)
     said = book.output(1).locator(".jp-RenderedHTMLCommon")
-    book.until("(panel, n) => panel.node.querySelectorAll('.jp-RenderedHTMLCommon p').length === n", len(payloads))
+    book.until(
+        "(panel, n) => panel.node.querySelectorAll('.jp-RenderedHTMLCommon details').length === n", len(payloads)
+    )
     for text, payload in zip(said.evaluate_all("(all) => all.map((each) => each.textContent)"), payloads, strict=True):
         assert f"What happened: {payload}" in text
     nothing_ran(book)
@@ -227,7 +230,16 @@ display(*asked)"""
     assert stills.locator("li").evaluate_all("(all) => all.map((each) => each.textContent)") == payloads * 5
     for output in (0, 1):
         seen = other.output(output).locator(".jp-OutputArea-child").evaluate_all(f"(all) => all.map({LOOK})")
-        assert {tag for each in seen for tag in each["tags"]} <= {"DIV", "P", "B", "UL", "LI", "BR"}
+        assert {tag for each in seen for tag in each["tags"]} <= {
+            "DIV",
+            "P",
+            "B",
+            "UL",
+            "LI",
+            "BR",
+            "DETAILS",
+            "SUMMARY",
+        }
     nothing_ran(other)
 
 
@@ -264,17 +276,106 @@ def legible(asked):
     return background
 
 
-def test_a_folded_output_unfolds_when_its_cell_is_run(notebook, jupyterlab):
-    path = "folded.ipynb"
-    cells = [nbformat.v4.new_code_cell(ASK), nbformat.v4.new_code_cell("connects.compare(1)", metadata=FOLDED)]
-    old = nbformat.v4.new_output("display_data", {"text/plain": "the answer"})
-    cells[1].outputs = [old]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": KERNEL}), jupyterlab.files / path)
-    book = notebook(path)
+EXPERIMENT = "import echo_kit\nserver = echo_kit.start(echo_kit.serve_single)\n" + (
+    "connects.compare(1, 'the outcome: $1 <b>', server.timeline(), server.where())\nserver.stop()"
+)
+AFTER = f"You predicted: {NO}."
+
+
+def test_shift_enter_after_a_click_runs_the_experiment(notebook):
+    book = notebook(ASK, EXPERIMENT, "'the last cell'")
+    book.select(0)
+    book.page.keyboard.press("Shift+Enter")  # as a student runs the question
+    asked = book.prediction(QUESTION)
+    asked.shows(None, BEFORE)
+    asked.root.get_by_text(NO).click()
+    book.page.keyboard.press("Shift+Enter")
+    asked.shows(NO, AFTER[:-1], disabled=True)
+    assert result(book)[:2] == [AFTER, f"What happened: {YES}."]
+    assert [book.prompt(cell) for cell in (0, 1, 2)] == ["[1]:", "[2]:", "[ ]:"]
+    book.until("(panel) => panel.content.activeCellIndex === 2 && panel.content.mode === 'command'")
+    book.page.keyboard.press("Shift+Enter")  # and so on: the focus has moved, too
+    book.output(2).get_by_text("the last cell").wait_for()
+
+
+def test_shift_enter_after_the_arrow_keys_runs_the_experiment(notebook):
+    book = notebook(ASK, EXPERIMENT, "'the last cell'")
     book.run_cell(0)
-    assert not book.output(1).get_by_text("the answer").is_visible()
-    book.run_cell(1)
-    book.output(1).get_by_text(f"What happened: {YES}.").wait_for()
-    book.save()
-    (cell,) = json.loads((jupyterlab.files / path).read_text("utf-8"))["cells"][1:]
-    assert not cell["metadata"].get("jupyter", {}).get("outputs_hidden")
+    asked = book.prediction(QUESTION)
+    asked.shows(None, BEFORE)
+    asked.option(YES).focus()
+    book.page.keyboard.press("Shift+Enter")  # nothing is chosen
+    book.page.keyboard.press("Space")
+    book.page.keyboard.press("ArrowDown")
+    book.page.keyboard.press("Shift+Enter")
+    asked.shows(NO, AFTER[:-1], disabled=True)
+    assert result(book)[:2] == [AFTER, f"What happened: {YES}."]
+    assert [book.prompt(cell) for cell in (0, 1, 2)] == ["[1]:", "[2]:", "[ ]:"]
+    book.until("(panel) => panel.content.activeCellIndex === 2 && panel.content.mode === 'command'")
+
+
+SLOW = """import threading
+may, choose = threading.Event(), connects._do
+connects._do = lambda message: (may.wait(60), choose(message))"""
+
+
+def test_shift_enter_waits_until_the_kernel_has_the_choice(notebook):
+    """Choices are taken in a subshell, cells in the main one: a cell that is run later may come first."""
+    book = notebook(ASK, EXPERIMENT)
+    book.run_cell(0)
+    asked = book.prediction(QUESTION)
+    asked.shows(None, BEFORE)
+    book.execute(SLOW)
+    asked.option(LATER).click()
+    asked.option(NO).click()
+    for _ in range(2):
+        book.page.keyboard.press("Shift+Enter")
+    book.execute("may.set()")
+    asked.shows(NO, AFTER[:-1], disabled=True)
+    assert result(book)[:2] == [AFTER, f"What happened: {YES}."]
+    assert [book.prompt(cell) for cell in (0, 1)] == ["[1]:", "[2]:"]
+
+
+def test_shift_enter_does_not_wait_for_ever(notebook):
+    book = notebook(ASK, EXPERIMENT)
+    book.run_cell(0)
+    asked = book.prediction(QUESTION)
+    asked.shows(None, BEFORE)
+    book.execute(SLOW)
+    asked.option(NO).click()
+    book.page.keyboard.press("Shift+Enter")
+    asked.shows(None, "You made no prediction.", disabled=True)
+    assert result(book)[0] == f"What happened: {YES}."
+    book.execute("may.set()")
+
+
+def test_the_saved_result_is_closed_until_its_cell_is_run(notebook, jupyterlab):
+    path = jupyterlab.files / "refreshed.ipynb"
+    write_notebook(path, ASK, EXPERIMENT)
+    subprocess.run([sys.executable, ROOT / "notebooks" / "refresh.py", path], check=True, timeout=LIMIT)
+    book = notebook(path.name)
+    closed = book.output(1)
+    closed.get_by_text("What happened", exact=True).wait_for()
+    assert closed.inner_text().strip() == "What happened"
+    assert not closed.get_by_role("img").is_visible()
+    closed.get_by_text("What happened", exact=True).click()  # who only reads can open it
+    assert_all_is_there(closed)
+    book.run_cell(0)
+    asked = book.prediction(QUESTION)
+    asked.option(NO).click()
+    book.page.keyboard.press("Shift+Enter")
+    asked.shows(NO, AFTER[:-1], disabled=True)
+    closed.get_by_text(AFTER).wait_for()
+    assert_all_is_there(closed)
+
+
+def assert_all_is_there(output):
+    seen = output.inner_text()
+    for words in (f"What happened: {YES}.", "the outcome: $1 <b>", "serve_single", "◀ server thread: waits in accept"):
+        assert words in seen
+    picture = output.get_by_role("img").evaluate(
+        "(img) => img.decode().then(() => [img.naturalWidth / img.width, img.width, img.parentNode.clientWidth])"
+    )
+    scale, width, room = picture
+    assert scale >= 1.5
+    assert 400 < width <= room

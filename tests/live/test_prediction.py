@@ -1,18 +1,24 @@
 """`predict` without a page: what the page would send goes in; what is shown, told and saved comes out."""
 
+import base64
 import json
+import re
 import threading
+from pathlib import Path
 
 import nbformat
 import numpy
 import pytest
+from bs4 import BeautifulSoup
 from jupyter_client.manager import start_new_kernel
 from nbconvert import HTMLExporter
+from nbval.plugin import get_sanitize_patterns
 
 import echo_kit
 from echo_kit.live import prediction
 from echo_kit.live.panel import WIDGET_VIEW
 
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 QUESTION = "Can bob connect?"
 YES, NO = "yes, at once", "no, he is refused"
 
@@ -38,7 +44,7 @@ def choose(panel, option):
 @pytest.mark.parametrize(
     ("option", "happened", "lines"),
     [
-        (None, True, [f"What happened: {YES}.", "You made no prediction: next time choose first, then run."]),
+        (None, True, [f"What happened: {YES}."]),
         (0, True, [f"You predicted: {YES}.", f"What happened: {YES}.", "As you said."]),
         (1, False, [f"You predicted: {NO}.", f"What happened: {NO}.", "As you said."]),
         (
@@ -76,10 +82,48 @@ def test_what_was_predicted_stands_beside_what_happened(ask, capsys, option, hap
 
 def test_a_comparison_is_the_same_in_html():
     shown = prediction.Comparison({"<b>yes</b>": 1, "no": 2}, "no", 1)._repr_html_()
-    words = ["You predicted: no.<br>", "<b>What happened: &lt;b&gt;yes&lt;/b&gt;.</b><br>"]
-    assert shown.endswith("".join(words) + "Not as you said: that is where one learns. Read on.</p>")
+    words = ["You predicted: no.", "<b>What happened: &lt;b&gt;yes&lt;/b&gt;.</b>"]
+    assert "<br>".join([*words, "Not as you said: that is where one learns. Read on.</p>"]) in shown
+    assert "<p><b>What happened: yes.</b></p>" in prediction.Comparison({"yes": 1, "no": 2}, None, 1)._repr_html_()
     assert "&lt;i&gt;" in prediction.Comparison({"yes": 1, "no": 2}, None, "<i>")._repr_html_()
     assert "<i>" not in prediction.Comparison({"yes": 1, "no": 2}, None, "<i>")._repr_html_()
+
+
+def test_all_that_shows_the_answer_is_in_the_same_output(ask, capsys):
+    with echo_kit.start(echo_kit.serve_single) as server:
+        timeline = server.timeline()
+        views = ["$1 & <b>$2\n('127.0.0.1', 80)", server.where(), timeline, 7]
+        ask().compare(True, *views)
+        assert capsys.readouterr().out == "\n".join([f"What happened: {YES}.", *map(str, views), ""])
+    shown = prediction.Comparison({YES: 1}, None, 1, tuple(views))._repr_html_()
+    page = BeautifulSoup(shown, "html.parser")
+    details, *others = page.contents
+    assert (details.name, details.attrs, others) == ("details", {"open": ""}, [])
+    assert details.summary.extract().text == "What happened"
+    (said,) = details.contents
+    assert said["class"] == prediction.NO_MATHS.split()  # dollar signs are no formula
+    happened, text, where, picture, number = said.contents
+    assert [happened.text, text.text, number.text] == [f"What happened: {YES}.", views[0], "7"]
+    assert "('127.0.0.1', 80)" in shown  # an address as sanitize.cfg knows it
+    assert where == BeautifulSoup(views[1]._repr_html_(), "html.parser").div
+    assert picture["alt"] == str(timeline)
+    assert base64.b64decode(picture["src"].removeprefix("data:image/png;base64,")).startswith(b"\x89PNG")
+
+
+def test_nbval_compares_all_of_a_result_but_the_picture_and_whether_it_is_open():
+    def seen(text):
+        for pattern, replacement in get_sanitize_patterns((NOTEBOOKS / "sanitize.cfg").read_text("utf-8")):
+            text = re.sub(pattern, replacement, text)
+        return text
+
+    picture = '<img src="data:image/png;base64,aB+/=" width="9" alt="a">'
+    shown = f"<details open><summary>What happened</summary>{picture}</details>"
+    for same in (shown.replace("<details open>", "<details>"), shown.replace("aB+/=", "0")):
+        assert seen(same) == seen(shown)
+    for part in ("<details", "open>", "What happened", "<img", "src", "png", 'width="9"', 'alt="a"', "</details>"):
+        assert seen(shown.replace(part, "")) != seen(shown), part
+    for other in (f"What happened: {YES}.\n{shown}", "<details open=''>", "data:image/png;base64,aB", "<img src='7'>"):
+        assert seen(other).replace("PNG", "data:image/png;base64,aB+/=") == other
 
 
 def test_what_is_shown_without_a_page(ask):

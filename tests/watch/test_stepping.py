@@ -49,7 +49,7 @@ def held(server):
 
 def calls(server):
     """What the server has done so far."""
-    return [event.kind for event in server.observation.log if event.kind in patched.TWINS]
+    return [event.kind for event in server.observation.log if event.thread and event.kind in patched.TWINS]
 
 
 def swapped():

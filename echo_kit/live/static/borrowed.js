@@ -63,3 +63,18 @@ function whenTheKernelGoes(model, call) {
 function cellAround(node) {
   return node.closest("[tabindex]");
 }
+
+// The classes `jp-Cell` and `jp-CodeCell`, and that the cells of a notebook are siblings: the next code cell below.
+function codeCellBelow(node) {
+  let cell = node.closest(".jp-Cell")?.nextElementSibling;
+  while (cell && !cell.matches(".jp-CodeCell")) cell = cell.nextElementSibling;
+  return cell ?? undefined;
+}
+
+// A cell that gets the focus becomes the active one, and a key that a script presses there (JupyterLab looks at its
+// `keyCode`) is JupyterLab's own: Shift+Enter runs the cell and goes on to the next.
+function pressShiftEnter(cell) {
+  const key = { key: "Enter", code: "Enter", keyCode: 13, shiftKey: true, bubbles: true, cancelable: true };
+  cell.focus();
+  cell.dispatchEvent(new KeyboardEvent("keydown", key));
+}
