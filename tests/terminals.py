@@ -22,7 +22,13 @@ CTRL_C, CTRL_D = "\x03", "\x04"
 NO_PTY = "Windows has no pseudo-terminals of Python's: its programs are not run here, and the pictures stay as they are"
 
 # The child takes the pseudo-terminal as its own, so that Ctrl+C reaches it. (pty.fork() warns where there are threads.)
-AT_HOME = "import os, sys; os.login_tty(0); os.execvp(sys.argv[1], sys.argv[1:])"
+# And in a shell's background pytest ignores Ctrl+C, which its children must not.
+AT_HOME = """
+import os, signal, sys
+os.login_tty(0)
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
 
 
 class Terminal:

@@ -257,6 +257,19 @@ def test_a_reply_that_comes_in_pieces_is_put_together():
 
 
 @in_a_terminal
+def test_a_reply_that_is_no_text_is_shown_as_escapes():
+    with socket.create_server(("127.0.0.1", echo_kit.free_port())) as listener:
+        with Terminal(PROGRAMS / "client.py", *listener.getsockname()) as client:
+            listener.settimeout(LIMIT)
+            conn, _ = listener.accept()
+            with conn:
+                client.expect("> ")
+                client.enter("abc")
+                conn.sendall(b"\xff\xc3a")
+                client.expect("Received  :  \\xff\\xc3a\n> ")
+
+
+@in_a_terminal
 @each_server
 def test_an_empty_line_sends_nothing_and_blocks_nobody(name):
     with start(name) as server, client_of(server) as client:
@@ -352,4 +365,57 @@ def test_ctrl_c_ends_the_threaded_server_with_a_client_that_never_reads():
         client.settimeout(0.5)
         with pytest.raises(TimeoutError):  # its buffers are full, and ours: it waits in sendall
             client.sendall(b"x" * 100_000_000)
-        press_ctrl_c(server, "accept")
+        said = press_ctrl_c(server, "accept")
+        assert "Lost ('127.0.0.1', " in said  # the last words of a thread that was waited for
+
+
+def with_peers(program):
+    """What server_thread.py prints in its last line if `program` comes before it, with four connections in `peers`."""
+    code = f"""
+import runpy, socket, sys, threading
+pairs = [socket.socketpair() for _ in range(4)]
+peers = [theirs for _, theirs in pairs]
+class Socket(socket.socket):
+    def accept(self):
+        look(sys._getframe(1).f_locals["clients"])
+        if not peers:
+            raise KeyboardInterrupt
+        return peers.pop(), "somebody"
+class Thread(threading.Thread):
+{program}
+socket.socket, threading.Thread = Socket, Thread
+runpy.run_path(sys.argv.pop(1), run_name="__main__")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, PROGRAMS / "server_thread.py", "127.0.0.1", str(echo_kit.free_port())],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=True,
+    )
+    return done.stdout.splitlines()[-1]
+
+
+def test_the_threaded_server_remembers_no_client_that_has_left():
+    """Each client here has left, and its thread has ended, before the next one is accepted."""
+    program = """
+    def start(self):
+        super().start()
+        self.join()
+for ours, _ in pairs:
+    ours.close()
+def look(clients):
+    print(len(clients), end=" ", flush=True)
+"""
+    assert with_peers(program) == "0 1 1 1 1 "
+
+
+def test_the_threaded_server_waits_for_each_thread():
+    program = """
+    def join(self, *args):
+        super().join(*args)
+        print("ended:", not self.is_alive(), end=" ")
+def look(clients):
+    pass
+"""
+    assert with_peers(program).count("ended: True") == 4
