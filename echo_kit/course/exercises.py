@@ -27,7 +27,11 @@ from .trial import PATIENCE, Serve, Trial, a_thread_each, as_it_is, not_at_all, 
 THREADS = 100  # that a server on trial may have
 EVENTS = 10_000  # the newest, that its views know: a server that never waits makes thousands a second
 PART = 100  # bytes that one send() takes at most: a system may do that at any time, and only sendall() goes on
-ORDER = "bind, listen, accept, in this order"
+ORDER = "three calls, then a server waits for clients: are they all there, in their order?"
+CALLS = "bind, listen, accept, in this order"
+CALL_AT = 3  # failures of an exercise in a row, and the hint names not only the idea but the call
+
+failures: dict[str, int] = {}  # of each exercise in a row, in this kernel
 
 SERVER, HANDLER, CLIENT = ("host", "port"), ("conn", "addr"), ("sock", "data")  # what students' functions take
 
@@ -94,17 +98,23 @@ def check(number: str, function: Callable[..., Any]) -> Report:
             problem = found
             view = exercise.shows(trial.server) if trial.server is not None else None
         except Exception as error:  # the check itself uses what a student's code may have replaced
-            happened = f"the check ended with {type(error).__name__}: {cut(visible(str(error)), LONGEST)}"
-            problem = NotYet("your server can be tried", happened, "does your code change what all code uses?")
+            got = f"the check ended with {type(error).__name__}: {cut(visible(str(error)), LONGEST)}"
+            problem = NotYet("your server can be tried", got, "does your code change what all code uses?")
         finally:
             stuck = _end(trial)
     if problem is None:
         trial.tries("Ctrl+C is pressed")
         if stuck is not None:
-            look = "a loop that goes on after an error, or waits without a limit"
-            problem = NotYet("the server ends", str(stuck), look)
+            hint = "a loop that goes on after an error, or waits without a limit"
+            problem = NotYet("the server ends", str(stuck), hint)
     elif stuck is not None:
-        problem.happened += f"\nAnd then it could not be ended: {cut(str(stuck), LONGEST)}"
+        problem.got += f"\nAnd then it could not be ended: {cut(str(stuck), LONGEST)}"
+    if problem is None:
+        failures.pop(number, None)
+    else:
+        failures[number] = failures.get(number, 0) + 1
+        idea, _, call = problem.hint.partition(" || ")
+        problem.hint = f"{idea}\n{call}" if call and failures[number] >= CALL_AT else idea
     return Report(name, tuple(trial.done), trial.trying, problem, view)
 
 
@@ -114,8 +124,8 @@ def _unlike(exercise: Exercise, function: Any) -> NotYet | None:
     if not callable(function):
         given = f"check() was given {visible(reprlib.repr(function))}"  # reprlib: a student's own __repr__ may fail
         call = f'check("{exercise.number}", …)'
-        look = f"the last line of the cell: {call} takes the name of your function, without brackets"
-        return NotYet(f"a function {wanted}", given, look)
+        hint = f"the last line of the cell: {call} takes the name of your function, without brackets"
+        return NotYet(f"a function {wanted}", given, hint)
     name = getattr(function, "__name__", "your function")
     try:
         signature = inspect.signature(function)
@@ -131,7 +141,7 @@ def _unlike(exercise: Exercise, function: Any) -> NotYet | None:
 
 def _begin(exercise: Exercise, trial: Trial) -> None:
     name = getattr(trial.function, "__name__", "your function")
-    expected = "your server comes to listen"
+    expected = "your server starts to listen"
     serve = exercise.serve(trial.function, trial)
     try:
         title = f"check of {name}"
@@ -139,18 +149,19 @@ def _begin(exercise: Exercise, trial: Trial) -> None:
     except (KeyboardInterrupt, NotYet):
         raise
     except ServerStuck as stuck:
-        raise NotYet(expected, str(stuck), f"{ORDER}: are they all there?") from None
+        raise NotYet(expected, str(stuck), f"{ORDER} || {CALLS}") from None
     except RuntimeError as error:
-        happened = f"{name} came back at once" if trial.returned else str(error)
-        raise NotYet(expected, happened, "after listen, a loop around accept") from None
+        got = f"{name} returned at once" if trial.returned else str(error)
+        hint = "a server never returns: it needs a loop || after listen, a loop around accept"
+        raise NotYet(expected, got, hint) from None
     except BaseException as error:  # SystemExit, too
         line = [each.strip() for each in "".join(student_traceback(error)).splitlines()[1:-1]]
-        look = f"the line  {cut(line[-1], LONGEST)}" if line else ""
-        raise NotYet(expected, died_of(error), look) from None
+        hint = f"the line  {cut(line[-1], LONGEST)}" if line else ""
+        raise NotYet(expected, died_of(error), hint) from None
     trial.server.observation.most_sent = PART
     trial.settle()
-    look = f"{ORDER}; and a loop around accept, that never ends"
-    trial.expects("your server waits for clients", trial.server.running, "it has ended before one came", look)
+    hint = f"{ORDER} And then a loop that never ends || {CALLS}; and a loop around accept"
+    trial.expects("your server waits for clients", trial.server.running, "it has ended before one came", hint)
 
 
 def _end(trial: Trial) -> ServerStuck | None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 
 from ..client import Client
-from .trial import ACCEPT_LOOP, PATIENCE, Guest, Trial
+from .trial import ACCEPT_LOOP, PATIENCE, RECV_LOOP, Guest, Trial
 
 LIMIT = 0.5  # seconds that exercise 1.7 gives a silent client
-ANEW = f"the time limit is {LIMIT:g} s, and begins anew after each message: it is one for each recv"
-MANY_TIMES = "the loop around recv: one client may send many times"
+ANEW = f"the time limit is {LIMIT:g} s, and begins anew each time bytes arrive: it is one for each recv"
+MANY_TIMES = "one client may send many times, and is answered each time || a loop around recv"
 
 
 def from_memory(trial: Trial) -> None:
@@ -18,58 +18,58 @@ def from_memory(trial: Trial) -> None:
         expected = f"your server listens on the {what} that it is given, here {given}"
         trial.expects(expected, bound == given, f"it listens on {bound}", "the line with bind")
     alice = trial.tries('alice connects, and sends "hello"').guest("alice")
-    alice.echoes("hello", "recv, then sendall with the same bytes")
+    alice.echoes("hello", "send back the bytes that came || recv, then sendall with the same bytes")
     alice.tries('alice sends "how are you?" on the same connection')
-    alice.echoes("how are you?", "a loop around recv: one client may send many times")
+    alice.echoes("how are you?", MANY_TIMES)
     alice.tries("alice sends 3,000 bytes at once")
-    alice.echoes(b"x" * 3000, "the loop around recv, and sendall, not send: send may take a part only")
+    alice.echoes(b"x" * 3000, "a call may take a part of the bytes only || a loop around recv; and sendall, not send")
     bob = trial.tries("bob comes while alice is there, then alice leaves").guest("bob").says("hi")
     alice.leaves()
-    bob.hears("hi", "a loop around accept, too: when alice has left, the next client comes")
+    bob.hears("hi", "when alice has left, the next client comes: that is a loop, too || a loop around accept")
     bob.tries("bob leaves, and carol comes").leaves()
     carol = trial.guest("carol").echoes("hello", ACCEPT_LOOP)
     carol.tries("carol leaves, too").leaves()
     trial.settle()
     expected = "your server hangs up, too: none of its connections is open"
-    has_open(trial, 0, expected, "conn.close(), when recv returns no bytes")
+    has_open(trial, 0, expected, "when a client has left, hang up, too || conn.close(), when recv returns no bytes")
 
 
-def has_open(trial: Trial, number: int, expected: str, look: str) -> None:
+def has_open(trial: Trial, number: int, expected: str, hint: str) -> None:
     """So many connections are open on the server's side."""
     still = sum(1 for _ in trial.server.observation.sockets(listening=False))
-    trial.expects(expected, still == number, f"{still} {'is' if still == 1 else 'are'} still open", look)
+    trial.expects(expected, still == number, f"{still} {'is' if still == 1 else 'are'} still open", hint)
 
 
 def shout(trial: Trial) -> None:
     given = "what sendall is given"
     instead = {
         b"hello": f"{given}: these are the bytes that came, unchanged",
-        b"Hello": "upper() makes every letter a capital, title() and capitalize() only the first",
+        b"Hello": "every letter, not only the first || upper(), not title() or capitalize()",
     }
     alice = trial.tries('alice sends "hello"').guest("alice").says("hello").hears("HELLO", given, instead)
-    instead = {b"oNCE AGAIN": "upper(): what is a capital already stays one"}
+    instead = {b"oNCE AGAIN": "a capital stays as it is || upper(), not swapcase()"}
     alice.tries('alice sends "Once again", on the same connection')
     alice.says("Once again").hears("ONCE AGAIN", MANY_TIMES, instead)
-    look = "upper() of bytes changes a to z only; upper() of text changes é, too. Do you need decode at all?"
+    hint = "is it text that changes, or bytes? || upper() of bytes changes a to z only, upper() of text changes é, too"
     alice.tries('alice sends "café 24": é is no letter from a to z, and stays as it is')
-    alice.says("café 24").hears("CAFé 24", look)
+    alice.says("café 24").hears("CAFé 24", hint)
     for byte in (b"\xc3", b"\xe3"):  # the second is a small letter for code that takes bytes for Latin-1
         alice.tries(f"alice sends half a character, the byte {byte.hex()}")
-        alice.echoes(byte, "bytes have an upper() of their own: no decode is needed")
+        alice.echoes(byte, "not all bytes are text: no decode is needed || bytes have an upper() of their own")
     alice.leaves()
-    look = "what happens when recv returns no bytes"
-    bob = trial.tries('bob comes when the others have left, and sends "bye"').guest("bob", look)
-    bob.says("bye").hears("BYE", look)
+    hint = "what happens when recv returns no bytes"
+    bob = trial.tries('bob comes when the others have left, and sends "bye"').guest("bob", hint)
+    bob.says("bye").hears("BYE", hint)
 
 
 def greeting(trial: Trial) -> None:
-    look = "the greeting comes before the first recv, and ends with \\n"
+    hint = "the greeting comes before the first recv, and ends with \\n"
     instead = {b"Welcome!": "the greeting: Welcome!\\n, with \\n at its end"}
     alice = trial.tries("alice connects, and says nothing yet").guest("alice")
-    alice.hears("Welcome!\n", look, instead).hears_nothing("the greeting comes once")
-    before, echo = "the greeting stands before the loop, not in it", "after the greeting: an echo as before"
-    for text, look in (("hello", echo), ("again", "the loop around recv")):
-        alice.tries(f'alice sends "{text}"').says(text).hears(text, look, {b"Welcome!": before})
+    alice.hears("Welcome!\n", hint, instead).hears_nothing("the greeting comes once")
+    before, echo = "the greeting is sent before the loop, not in it", "after the greeting: an echo as before"
+    for text, hint in (("hello", echo), ("again", RECV_LOOP)):
+        alice.tries(f'alice sends "{text}"').says(text).hears(text, hint, {b"Welcome!": before})
     alice.hears_nothing(before).leaves()
     bob = trial.tries("alice leaves, and bob comes").guest("bob")
     bob.hears("Welcome!\n", "every client is greeted").echoes("hi", echo)
@@ -78,17 +78,19 @@ def greeting(trial: Trial) -> None:
 def count_bytes(trial: Trial) -> None:
     begins = "each client begins with 0: set it inside the function"
     old = {b"%d" % number: begins for number in range(10, 100)}  # counted on since an earlier check
+    letters = "count bytes, not letters || len of the bytes, not of the text"
     alice = trial.tries('alice sends "hello", which is 5 bytes').guest("alice").says("hello")
-    instead = {b"1\n": "count bytes, not messages", **old}
-    alice.hears("5\n", "the answer is the number as text, with \\n at its end", instead)
-    look = "a variable that lives as long as the connection: it is set before the loop, and grows in it"
-    instead = {b"3\n": "add to what has come before: 5 + 3", b"2\n": "count bytes, not messages"}
-    alice.tries('alice sends "abc", which makes 8 bytes in all').says("abc").hears("8\n", look, instead)
-    instead = {b"9\n": "len of the bytes, not of the text"}
+    instead = {b"1\n": "count bytes, not answers", **old}
+    alice.hears_last("5\n", "the answer is the number as text, with \\n at its end", instead)
+    hint = "a variable that lives as long as the connection: it is set before the loop, and grows in it"
+    instead = {b"3\n": "add to what has come before: 5 + 3", b"2\n": "count bytes, not answers"}
+    alice.tries('alice sends "abc", which makes 8 bytes in all').says("abc").hears_last("8\n", hint, instead)
     alice.tries('alice sends "é", which is one letter and 2 bytes: 10 in all')
-    alice.says("é").hears("10\n", "count bytes, not letters", instead).leaves()
+    alice.says("é").hears_last("10\n", letters)
+    alice.tries("alice sends 3,000 bytes at once: the last answer is 3010").says(b"x" * 3000)
+    alice.hears_last("3010\n", "each time bytes arrive, all bytes until then are the answer").leaves()
     bob = trial.tries('alice leaves, and bob comes and sends "hi", which is 2 bytes').guest("bob")
-    bob.says("hi").hears("2\n", "each client begins with 0", {b"12\n": begins})
+    bob.says("hi").hears_last("2\n", "each client begins with 0", {b"3012\n": begins})
 
 
 def lines(trial: Trial) -> None:
@@ -96,7 +98,7 @@ def lines(trial: Trial) -> None:
     keep = "keep the rest that is not a line yet, and put the next bytes behind it"
     instead = {
         b"\ncba": "the \\n does not belong to the line: take it off, reverse, put it back",
-        b"abc\n": "what sendall is given: line[::-1] is the line in reverse order",
+        b"abc\n": "what sendall is given: the line is not reversed || line[::-1] is the line in reverse order",
     }
     alice = trial.tries('alice sends the line "abc\\n"').guest("alice").says("abc\n")
     alice.hears("cba\n", "reverse the line without its \\n, then put the \\n at the end", instead)
@@ -109,46 +111,47 @@ def lines(trial: Trial) -> None:
     long = b"".join(b"%04d" % number for number in range(750))
     strip = "only \\n does not belong to the line: strip() takes spaces away, too"
     swap = "the bytes in reverse order, not the letters: no decode is needed"
-    for what, line, look in (
+    for what, line, hint in (
         ("an empty line", b"", "an empty line is a line, too"),
         ('the line " a b \\n", with spaces at its ends', b" a b ", strip),
         ('the line "é\\n": é is two bytes, which change places', "é".encode(), swap),
         ("a line of 3,000 bytes", long, "a line may be longer than one recv"),
     ):
-        alice.tries(f"alice sends {what}").says(line + b"\n").hears(line[::-1] + b"\n", look)
+        alice.tries(f"alice sends {what}").says(line + b"\n").hears(line[::-1] + b"\n", hint)
     alice.tries("alice leaves in the middle of a line, and bob comes").says("half a li").leaves()
-    look = "what alice has left is none of bob's business: the rest is a variable of the function"
-    trial.guest("bob").says("new\n").hears("wen\n", look)
+    hint = "what alice has left is none of bob's business: the rest is a variable of the function"
+    trial.guest("bob").says("new\n").hears("wen\n", hint)
 
 
 def make_them_wait(trial: Trial) -> None:
-    trial.tries("your experiment is carried out")
-    result = trial.result_of(trial.server, look="a client that is not served gets no answer: do not wait for it")
+    trial.tries("your experiment runs")
+    result = trial.result_of(trial.server, hint="a client that is not served gets no answer: do not wait for it")
     clients = list(result) if isinstance(result, list | tuple) else [] if result is None else [result]
     trial.guests += [Guest(trial, each) for each in clients if isinstance(each, Client)]
-    expected, look = "your function returns the list of its clients", "the last line: return [alice, bob, carol]"
-    trial.expects(expected, trial.guests, f"it returned {clients or 'nothing'}", look)
+    expected = "your function returns the list of its clients"
+    hint = "return all three clients, in a list || the last line: return [alice, bob, carol]"
+    trial.expects(expected, trial.guests, f"it returned {clients or 'nothing'}", hint)
 
     expected = "alice is served; bob and carol stand in the backlog, each with 5 bytes unread"
     backlog = trial.server.backlog().waiting
     waiting = [f"{each.name} ({each.unread} unread{', has left' if each.left else ''})" for each in backlog]
-    happened = f"in the backlog: {', '.join(waiting) or 'nobody'}"
+    got = f"in the backlog: {', '.join(waiting) or 'nobody'}"
     lanes = {lane.name: lane for lane in trial.server.timeline().lanes}
-    there, look = f"connected: {', '.join(lanes) or 'nobody'}", 'three clients, each with its name, like name="alice"'
-    trial.expects(expected, {"alice", "bob", "carol"} <= lanes.keys(), there, look)
+    there, hint = f"connected: {', '.join(lanes) or 'nobody'}", 'three clients, each with its name, like name="alice"'
+    trial.expects(expected, {"alice", "bob", "carol"} <= lanes.keys(), there, hint)
     alice, names = lanes["alice"], [each.name for each in backlog]
-    trial.expects(expected, alice.accepted is not None, f"alice is not served; {happened}", "alice connects first")
-    trial.expects(expected, alice.left is None, f"alice has left; {happened}", "alice stays: no close, no with")
+    trial.expects(expected, alice.accepted is not None, f"alice is not served; {got}", "alice connects first")
+    trial.expects(expected, alice.left is None, f"alice has left; {got}", "alice stays: no close, no with")
     stay = "bob and carol connect while alice is there, and stay: no close, no with"
-    look = "their order: bob, then carol" if names == ["carol", "bob"] else stay
-    trial.expects(expected, names == ["bob", "carol"] and not any(each.left for each in backlog), happened, look)
-    look = 'bob and carol each send 5 bytes, like "hello"'
-    trial.expects(expected, all(each.unread == 5 for each in backlog), happened, look)
+    hint = "their order: bob, then carol" if names == ["carol", "bob"] else stay
+    trial.expects(expected, names == ["bob", "carol"] and not any(each.left for each in backlog), got, hint)
+    hint = 'bob and carol each send 5 bytes, like "hello"'
+    trial.expects(expected, all(each.unread == 5 for each in backlog), got, hint)
 
     trial.tries("alice hangs up")
     guests = {each.name: each for each in trial.guests}
-    expected, happened = "your function returns all three clients", f"it returned {', '.join(guests)}"
-    trial.expects(expected, {"alice", "bob"} <= guests.keys(), happened, "the last line")
+    expected, got = "your function returns all three clients", f"it returned {', '.join(guests)}"
+    trial.expects(expected, {"alice", "bob"} <= guests.keys(), got, "the last line")
     guests["alice"].leaves()
     served = trial.until(lambda: guests["bob"].there)
     trial.expects("bob is served then", served, "he is not", "the client that has waited longest is served first")
@@ -157,7 +160,8 @@ def make_them_wait(trial: Trial) -> None:
 def patience(trial: Trial) -> None:
     soon = 0.1  # seconds to come to rest, of the time in which a client must speak
     hang_up = (
-        "conn.settimeout(0.5) before the first recv; when it raises TimeoutError, leave the loop and send nothing more"
+        "the wait for bytes needs a limit; when the time is up, leave the loop and send nothing more || "
+        "conn.settimeout(0.5) before the first recv, and except TimeoutError: outside the loop"
     )
     trial.tries('alice sends "hello", and then nothing more')
     alice = trial.guest("alice", settle=soon).echoes("hello", "an echo, as before")
@@ -169,8 +173,8 @@ def patience(trial: Trial) -> None:
             expected = f"the server waits {LIMIT:g} s for alice"
             trial.expects(expected, limit <= LIMIT + 0.3, f"its time limit is {limit:g} s", hang_up)
     _is_hung_up_in_time(alice, hang_up)
-    look = "catch the TimeoutError in your function: then the server goes on with the next client"
-    bob.tries("bob has waited for that, and sent something long ago").hears("hi", look)
+    hint = "catch the TimeoutError in your function: then the server goes on with the next client"
+    bob.tries("bob has waited for that, and sent something long ago").hears("hi", hint)
     trial.tries("bob sends something every 0.2 s, for 0.8 s in all")
     for _ in range(5):
         if _has_talked(bob):
@@ -194,9 +198,9 @@ def _has_talked(guest: Guest) -> bool:
     return True
 
 
-def _is_hung_up_in_time(guest: Guest, look: str) -> None:
+def _is_hung_up_in_time(guest: Guest, hint: str) -> None:
     """The server hangs up, and its last recv has waited for the whole limit."""
-    guest.is_hung_up(look, seconds=LIMIT + PATIENCE)
+    guest.is_hung_up(hint, seconds=LIMIT + PATIENCE)
     trial, there = guest.trial, guest.there
     trial.until(lambda: there is None or there.closed)  # the client knows it before the log does
     events = [each for each in trial.server.observation.log if each.connection is there]
@@ -206,26 +210,29 @@ def _is_hung_up_in_time(guest: Guest, look: str) -> None:
     late = hung_up - heard > LIMIT
     in_time = LIMIT - 0.05 < hung_up - heard < LIMIT + PATIENCE / 2
     expected = f"the server waits {LIMIT:g} s for {guest.name}, anew after each message"
-    trial.expects(expected, in_time, f"it hung up too {'late' if late else 'early'}", look if late else ANEW)
+    trial.expects(expected, in_time, f"it hung up too {'late' if late else 'early'}", hint if late else ANEW)
 
 
 def hard_to_break(trial: Trial) -> None:
     alice = trial.tries('alice sends "hello"').guest("alice").echoes("hello", "an echo, as before")
     alice.tries("alice sends half a character, the byte c3")
-    alice.echoes(b"\xc3", "decode raises an error for bytes that are no text: see errors=")
-    look = "a reset is an error that recv raises: catch it inside the loop around accept, where it ends one client only"
+    alice.echoes(b"\xc3", "decode raises an error for bytes that are not text || decode takes errors= for that")
+    hint = (
+        "catch the error of one client inside the loop around accept: it ends one conversation only || "
+        "try: around the inner loop, and except ConnectionError:"
+    )
     alice.tries("alice breaks off, and bob comes").vanishes()
-    bob = trial.guest("bob", look).echoes("hi", look)
-    look = "sendall can raise an error, too: it stands inside the try as well"
+    bob = trial.guest("bob", hint).echoes("hi", hint)
+    hint = "sendall can raise an error, too: it must be inside the try as well"
     bob.tries("bob sends without reading, then breaks off while the server sends").fills_up()
     bob.vanishes()
-    carol = trial.guest("carol", look).echoes("hi", look)
+    carol = trial.guest("carol", hint).echoes("hi", hint)
     carol.tries("carol leaves, and her connection is closed on the server's side").leaves()
     dave = trial.guest("dave").echoes("hi", "the loop around accept")
-    look = "conn is closed however the conversation ends: with conn: does that"
-    has_open(trial, 1, "one connection is open, that of dave", look)
+    hint = "conn is closed however the conversation ends || with conn: does that"
+    has_open(trial, 1, "one connection is open, that of dave", hint)
     trial.tries("Ctrl+C is pressed while dave is served, then dave leaves")
     trial.server.interrupt()
     dave.leaves()
-    look = "except: and except BaseException: catch Ctrl+C, too. Name the errors: except ConnectionError:"
-    trial.expects("the server ends", trial.until(lambda: trial.returned), "it goes on", look)
+    hint = "except: and except BaseException: catch Ctrl+C, too. Name the error || except ConnectionError:"
+    trial.expects("the server ends", trial.until(lambda: trial.returned), "it goes on", hint)

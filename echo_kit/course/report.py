@@ -1,4 +1,5 @@
-"""What `check` returns: whether a solution passed, and in words what was tried, what was expected, what happened."""
+"""What `check` returns: whether a solution passed, and in words what was tried, what was expected and what
+came."""
 
 from __future__ import annotations
 
@@ -14,11 +15,11 @@ QUOTED = 60  # characters of a message that a report quotes
 
 
 class NotYet(Exception):
-    """The first thing that was not as expected. `look` is the hint: where to look in the code."""
+    """The first thing that was not as expected. `hint` names the idea, and after " || " also the call that does it."""
 
-    def __init__(self, expected: str, happened: str, look: str) -> None:
-        super().__init__(happened)
-        self.expected, self.happened, self.look = expected, happened, look
+    def __init__(self, expected: str, got: str, hint: str) -> None:
+        super().__init__(got)
+        self.expected, self.got, self.hint = expected, got, hint
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,10 @@ class Report:
         return f"{'✔' if self.passed else '✘'} {self.exercise}: {'solved' if self.passed else 'not yet'}"
 
     def _rows(self) -> list[tuple[str, str]]:
-        rows = [("right", each) for each in self.done]
+        rows = [("passed", each) for each in self.done]
         if self.problem is not None:
-            rows += [("tried", self.tried), ("expected", self.problem.expected), ("happened", self.problem.happened)]
-            rows += [("look at", self.problem.look)] if self.problem.look else []
+            rows += [("tried", self.tried), ("expected", self.problem.expected), ("got", self.problem.got)]
+            rows += [("hint", self.problem.hint)] if self.problem.hint else []
         return rows
 
     def __str__(self) -> str:

@@ -41,26 +41,28 @@ def _shrink(sock: socket.socket) -> None:
 
 
 def say_goodbye(trial: Trial) -> None:
-    read = "after shutdown: recv until it returns no bytes. Only then nothing of the client's is unread"
-    for name, words, data, look in (
-        ("alice", '"he"', b"he", "shutdown(socket.SHUT_WR) says: I send no more"),
+    read = (
+        "then read until the client has hung up, too: no bytes of it are unread then || recv until it returns no bytes"
+    )
+    for name, words, data, hint in (
+        ("alice", '"he"', b"he", "say that you send no more, and read on || shutdown(socket.SHUT_WR)"),
         ("bob", '"hello"', b"hello", read),
         ("carol", "200,000 bytes", b"x" * 200_000, read),
     ):
         guest = trial.tries(f"{name} sends {words}").guest(name).says(data).hears(data[:2], TWO)
-        _ends_well(trial, guest, look)
+        _ends_well(trial, guest, hint)
 
 
-def _ends_well(trial: Trial, guest: Guest, look: str) -> None:
+def _ends_well(trial: Trial, guest: Guest, hint: str) -> None:
     """After its two bytes the client gets an end of file, and no reset, also not later."""
-    guest.hears_nothing(TWO, "no more than two bytes come back", may_end=True).is_hung_up(look)
+    guest.hears_nothing(TWO, "no more than two bytes are sent back", may_end=True).is_hung_up(hint)
     trial.settle()
     there, sent = trial.server.observation.accepted[guest.client.connection.client], guest.client.connection.sent
     reset = isinstance(guest.client.ended, ConnectionResetError)
-    trial.expects(f"{guest.name} gets a clean end of file", not reset, "it was a reset: bytes lay unread", look)
+    trial.expects(f"{guest.name} gets a clean end of file", not reset, "it was a reset: bytes lay unread", hint)
     expected = f"the server reads what {guest.name} has sent, and waits until {guest.name} hangs up, too"
-    happened = f"it has read {there.received:,} of {sent:,} bytes{', and has closed' if there.closed else ''}"
-    trial.expects(expected, there.received >= sent and not there.closed, happened, look)
+    got = f"it has read {there.received:,} of {sent:,} bytes{', and has closed' if there.closed else ''}"
+    trial.expects(expected, there.received >= sent and not there.closed, got, hint)
     guest.leaves()
     trial.settle()
     closed = trial.until(lambda: there.closed)
@@ -70,17 +72,17 @@ def _ends_well(trial: Trial, guest: Guest, look: str) -> None:
 def much_at_once(trial: Trial) -> None:
     trial.tries(f"your function sends {MANY:,} bytes to an echo server")
     data = (bytes(range(251)) * (MANY // 250))[:MANY]
-    look = "who sends much must read meanwhile: a thread that reads, or a piece to send and its echo, by turns"
+    hint = "read while you send: a thread that reads, or a small piece and then its echo, by turns"
     count = "the server does not hang up: count the bytes, and stop when all have come"
     sock = trial.at_the_end.enter_context(_closed_silently(socket.socket()))
     _shrink(sock)
     sock.connect(trial.server.address)
-    came = trial.result_of(sock, data, look=look, idle=count, still=1.5)
+    came = trial.result_of(sock, data, hint=hint, idle=count, still=1.5)
     expected = f"it returns all of the {len(data):,} bytes, in their order"
     is_bytes = isinstance(came, bytes | bytearray)
     trial.expects(expected, is_bytes, f"it returned {type(came).__name__}", "the last line: return, with the bytes")
-    look = "recv returns what is there, not all: a loop; and join, if a thread reads"
-    trial.expects(expected, len(came) == len(data), f"it returned {len(came):,} bytes", look)
+    hint = "recv returns what is there, not all: a loop; and if a thread reads, wait for it || join()"
+    trial.expects(expected, len(came) == len(data), f"it returned {len(came):,} bytes", hint)
     trial.expects(expected, came == data, "they are in another order", "one thread sends, one reads")
 
 

@@ -32,11 +32,11 @@ from .report import LONGEST, NotYet, died_of, quoted
 Serve = Callable[[str, int], object]
 
 PATIENCE = 3.0  # seconds that a server has for each answer; less where it is certain that none will come
-MOMENT = 0.05  # seconds from one look to the next
+MOMENT = 0.05  # seconds between two looks
 RESTLESS = 0.2  # seconds that a server gets to come to rest once it has failed to do so
 MUCH = 2000  # times 64 KB: more than any system keeps for a server that does not read
-ACCEPT_LOOP = "the loop around accept: it never ends"
-RECV_LOOP = "the loop around recv: it goes on until recv returns no bytes"
+ACCEPT_LOOP = "the loop over the clients never ends || a loop around accept"
+RECV_LOOP = "a conversation goes on until the client has left || a loop around recv, until it returns no bytes"
 
 
 @dataclass
@@ -60,39 +60,39 @@ class Trial:
         self.trying = words
         return self
 
-    def guest(self, name: str, look: str = ACCEPT_LOOP, settle: float = 1.0) -> Guest:
+    def guest(self, name: str, hint: str = ACCEPT_LOOP, settle: float = 1.0) -> Guest:
         """A client that has connected. The server gets `settle` seconds to come to rest, before and after."""
         self.settle(settle)  # else it depends on chance whether a server that is about to end still takes this client
         try:
             guest = Guest(self, Client(self.server, name=name, timeout=PATIENCE))
         except EchoError as error:
             known = {Refused: "nobody listens any more", Reset: f"the server hung up on {name}"}
-            raise self.not_yet(f"{name} can connect", known.get(type(error), "nobody answered"), look) from None
+            raise self.not_yet(f"{name} can connect", known.get(type(error), "nobody answered"), hint) from None
         self.guests.append(guest)
         self.settle(settle)  # what the server does on its own is done before the client speaks
         return guest
 
-    def company(self, *names: str, look: str) -> list[Guest]:
+    def company(self, *names: str, hint: str) -> list[Guest]:
         """Clients that connect one after the other, and then get their echo."""
         self.tries(f"{listed(names)} connect, and each sends something")
         guests = [self.guest(name) for name in names]
-        return [guest.echoes("hello", look) for guest in guests]
+        return [guest.echoes("hello", hint) for guest in guests]
 
-    def expects(self, expected: str, condition: object, happened: str, look: str) -> None:
+    def expects(self, expected: str, condition: object, got: str, hint: str) -> None:
         """The trial ends here unless the condition holds."""
         if not condition:
-            raise self.not_yet(expected, happened, look)
+            raise self.not_yet(expected, got, hint)
 
-    def not_yet(self, expected: str, happened: str, look: str) -> NotYet:
+    def not_yet(self, expected: str, got: str, hint: str) -> NotYet:
         """With what became of the server: the error it died of and on which line, or where its threads stand."""
         view = self.server.where()  # waits until the server is at rest: if it dies of this, it is dead by then
         error = self.server.error
         if error is not None:
             died = [f"the line  {cut(text, LONGEST)}" for text, mark in _marks(view) if mark.kind == DIED]
-            return NotYet(expected, f"{happened}; {died_of(error)}", "\n".join([*died[:1], *filter(None, [look])]))
+            return NotYet(expected, f"{got}; {died_of(error)}", "\n".join([*died[:1], *filter(None, [hint])]))
         if self._reads_nothing():
-            look = "recv returns no bytes when its client has left, each time it is called: leave the loop then"
-        return NotYet(expected, f"{happened}\n({self._stands(view)})", look)
+            hint = "recv returns no bytes when its client has left, each time it is called: leave the loop then"
+        return NotYet(expected, f"{got}\n({self._stands(view)})", hint)
 
     def settle(self, seconds: float = 1.0) -> bool:
         """Wait until the server has come to rest. False: it has not, within `seconds`, or less if it is restless."""
@@ -115,10 +115,10 @@ class Trial:
         socks = [seen.ref() if seen is not None else None for seen in waits]
         return all(sock is not None and sock.gettimeout() is None for sock in socks)
 
-    def result_of(self, *arguments: Any, look: str, idle: str = "", still: float = 3 * PATIENCE) -> Any:
+    def result_of(self, *arguments: Any, hint: str, idle: str = "", still: float = 3 * PATIENCE) -> Any:
         """Call the student's function in a thread of its own, since it may never return, and return its result.
 
-        The wait ends when the server has neither read nor sent a byte for `still` seconds. `look` is the hint then, or
+        The wait ends when the server has neither read nor sent a byte for `still` seconds. `hint` is the hint then, or
         `idle` where the server, too, waits for the function.
         """
         outcome: Future[Any] = Future()
@@ -139,14 +139,14 @@ class Trial:
                 moved, since = now, time.monotonic()
         if thread.is_alive():
             frame = student_frame(thread.ident)
-            happened = f"it still stands at  {source_line(frame) if frame is not None else ''}"
-            look = idle if idle and self.nothing_will_come() else look
+            got = f"it still stands at  {source_line(frame) if frame is not None else ''}"
+            hint = idle if idle and self.nothing_will_come() else hint
         elif (error := outcome.exception()) is not None:
-            happened = f"it{died_of(error).removeprefix('your code')}"
-            look = look if isinstance(error, OSError) else ""
+            got = f"it{died_of(error).removeprefix('your code')}"
+            hint = hint if isinstance(error, OSError) else ""
         else:
             return outcome.result()
-        raise self.not_yet("your function comes back", happened, look)
+        raise self.not_yet("your function returns", got, hint)
 
     def _reads_nothing(self) -> bool:
         """Whether the server goes on calling recv on a connection that has ended."""
@@ -185,42 +185,49 @@ class Guest:
             self.trial.expects(expected, self.has_ended(), "the server did not take it all", RECV_LOOP)
         return self
 
-    def hears(self, data: bytes | str, look: str = "", instead: Mapping[bytes, str] = {}) -> Guest:
+    def hears(self, data: bytes | str, hint: str = "", instead: Mapping[bytes, str] = {}) -> Guest:
         """Wait for exactly these bytes; more of them are for the next call.
 
-        look     the hint when something else comes
+        hint     the hint when something else comes
         instead  hints for known wrong answers, by how these begin
         """
         data = data.encode() if isinstance(data, str) else data
         self._wait_for(lambda: len(self._came) >= len(data))
-        look = next((instead[began] for began in instead if self._came.startswith(began)), look)
-        self._expects(f"{self.name} gets {quoted(data)}", self._came.startswith(data), look)
+        hint = next((instead[began] for began in instead if self._came.startswith(began)), hint)
+        self._expects(f"{self.name} gets {quoted(data)}", self._came.startswith(data), hint)
         self._came = self._came[len(data) :]
         return self
 
-    def echoes(self, data: bytes | str, look: str) -> Guest:
-        """Send it, and wait for the same bytes."""
-        return self.says(data).hears(data, look)
+    def hears_last(self, line: str, hint: str, instead: Mapping[bytes, str] = {}) -> Guest:
+        """As `hears`, after any number of other lines: how TCP cuts the bytes decides how many there are."""
+        end = f"\n{line}".encode()
+        if self._wait_for(lambda: (b"\n" + self._came).endswith(end)):
+            self._came = line.encode()
+        return self.hears(line, hint, instead)
 
-    def hears_line(self, look: str = "") -> str:
+    def echoes(self, data: bytes | str, hint: str) -> Guest:
+        """Send it, and wait for the same bytes."""
+        return self.says(data).hears(data, hint)
+
+    def hears_line(self, hint: str = "") -> str:
         """Wait for a line, and return it without its end."""
         came = self._wait_for(lambda: b"\n" in self._came)
-        self._expects(f"{self.name} gets a line, with \\n at its end", came, look)
+        self._expects(f"{self.name} gets a line, with \\n at its end", came, hint)
         line, _, self._came = self._came.partition(b"\n")
         return line.decode("utf-8", "backslashreplace")
 
-    def hears_nothing(self, look: str = "", expected: str = "", may_end: bool = False) -> Guest:
+    def hears_nothing(self, hint: str = "", expected: str = "", may_end: bool = False) -> Guest:
         """No more bytes come until the server has come to rest, and no end unless it `may_end`."""
         self.trial.settle()
         self.trial.until(lambda: self.has_ended() or self._came or not self._is_on_its_way())
-        self._expects(expected or f"{self.name} gets nothing more", not self._came, look)
+        self._expects(expected or f"{self.name} gets nothing more", not self._came, hint)
         self._expects("the connection stays open", may_end or not self.has_ended(), RECV_LOOP)
         return self
 
-    def is_hung_up(self, look: str, seconds: float = PATIENCE) -> Guest:
+    def is_hung_up(self, hint: str, seconds: float = PATIENCE) -> Guest:
         """The server hangs up within `seconds`, without another byte."""
         ended = self.trial.until(self.has_ended, seconds)
-        self._expects(f"the server hangs up on {self.name} within {seconds:g} s", ended and not self._came, look)
+        self._expects(f"the server hangs up on {self.name} within {seconds:g} s", ended and not self._came, hint)
         return self
 
     def fills_up(self) -> None:
@@ -260,11 +267,11 @@ class Guest:
         self.has_ended()
         return enough()
 
-    def _expects(self, expected: str, condition: object, look: str) -> None:
+    def _expects(self, expected: str, condition: object, hint: str) -> None:
         """As `Trial.expects`, with what came to this client instead."""
         nothing = "the server hung up on" if self.client.ended else "nothing came to"
-        happened = f"{self.name} got {quoted(self._came)}" if self._came else f"{nothing} {self.name}"
-        self.trial.expects(expected, condition, happened, look)
+        got = f"{self.name} got {quoted(self._came)}" if self._came else f"{nothing} {self.name}"
+        self.trial.expects(expected, condition, got, hint)
 
 
 def _marks(view: CodeView) -> list[tuple[str, Mark]]:

@@ -1,6 +1,6 @@
 """Solutions of the exercises, each written in several ways: `RIGHT` lists them in the order of the exercises."""
 
-# ruff: noqa: F841, RUF059
+# ruff: noqa: RUF059
 
 import collections
 import contextlib
@@ -33,6 +33,15 @@ def handle_client(conn, addr):
                 conn.sendall(data)
         except ConnectionError:
             print(f"Lost {addr}")
+
+
+def lines_of(conn):
+    rest = b""
+    while data := conn.recv(1024):
+        rest = rest + data
+        while b"\n" in rest:
+            line, rest = rest.split(b"\n", 1)
+            yield line
 
 
 def handle_and_save(conn, addr):
@@ -151,6 +160,14 @@ def count_with_a_list(conn, addr):
 
 
 bytes_of = collections.Counter()
+
+
+@right("1.4")
+def count_in_small_pieces(conn, addr):
+    total = 0
+    while piece := conn.recv(3):
+        total += len(piece)
+        conn.sendall(f"{total}\n".encode())
 
 
 @right("1.4")
@@ -394,7 +411,7 @@ def serve_each_and_keep_a_list(host, port):
 
 @right("2.2")
 def say_who(conn, addr):
-    while data := conn.recv(1024):
+    for _ in lines_of(conn):
         name = threading.current_thread().name
         conn.sendall(f"{name}\n".encode())
 
@@ -402,16 +419,19 @@ def say_who(conn, addr):
 @right("2.2")
 def say_who_once_asked(conn, addr):
     me = threading.current_thread()
-    with conn.makefile("w") as file:
-        while conn.recv(1024):
+    with conn.makefile("rw") as file:
+        for _ in file:
             print(me.name, file=file, flush=True)
 
 
 @right("2.2")
 def say_who_by_ident(conn, addr):
     names = {each.ident: each.name for each in threading.enumerate()}
-    while conn.recv(1024):
-        conn.sendall(names[threading.get_ident()].encode() + b"\n")
+    rest = b""
+    while data := conn.recv(3):
+        *lines, rest = (rest + data).split(b"\n")
+        for _ in lines:
+            conn.sendall(names[threading.get_ident()].encode() + b"\n")
 
 
 # -- 2.3 ---------------------------------------------------------------------------------------------------------------
@@ -423,7 +443,7 @@ lock = threading.Lock()
 @right("2.3")
 def count_messages(conn, addr):
     global total
-    while data := conn.recv(1024):
+    for _ in lines_of(conn):
         with lock:
             total = total + 1
             number = total
@@ -433,13 +453,14 @@ def count_messages(conn, addr):
 @right("2.3")
 def count_and_send_locked(conn, addr):
     global total
-    while conn.recv(1024):
-        lock.acquire()
-        try:
-            total += 1
-            conn.sendall(f"{total}\n".encode())
-        finally:
-            lock.release()
+    while data := conn.recv(1024):
+        for _ in range(data.count(b"\n")):
+            lock.acquire()
+            try:
+                total += 1
+                conn.sendall(f"{total}\n".encode())
+            finally:
+                lock.release()
 
 
 numbers = itertools.count(1000)
@@ -447,7 +468,7 @@ numbers = itertools.count(1000)
 
 @right("2.3")
 def count_with_an_iterator(conn, addr):
-    while conn.recv(1024):
+    for _ in lines_of(conn):
         conn.sendall(f"{next(numbers)}\n".encode())
 
 
@@ -466,7 +487,7 @@ counter = Counter()
 
 @right("2.3")
 def count_with_an_object(conn, addr):
-    while conn.recv(1024):
+    for _ in lines_of(conn):
         conn.sendall(f"{counter.next()}\n".encode())
 
 
@@ -483,15 +504,17 @@ def list_names():
 
 @right("2.4")
 def who(conn, addr):
-    name = conn.recv(1024).decode()
-    with names_lock:
-        names.add(name)
+    name = None
     try:
-        conn.sendall(f"hello {name}\n".encode())
-        while data := conn.recv(1024):
-            if data == b"/who":
-                data = f"{list_names()}\n".encode()
-            conn.sendall(data)
+        for line in lines_of(conn):
+            if name is None:
+                name = line.decode()
+                with names_lock:
+                    names.add(name)
+                line = f"hello {name}".encode()
+            elif line == b"/who":
+                line = list_names().encode()
+            conn.sendall(line + b"\n")
     except ConnectionError:
         print(f"Lost {name}")
     finally:
@@ -515,19 +538,17 @@ def present(name, addr):
 
 @right("2.4")
 def who_with_a_context(conn, addr):
-    name = conn.recv(1024).decode().strip()
-    with contextlib.suppress(ConnectionError), present(name, addr):
-        conn.sendall(b"hello " + name.encode() + b"\n")
-        while True:
-            data = conn.recv(1024)
-            if not data:
-                break
-            if data.strip() == b"/who":
-                with names_lock:
-                    there = sorted(people.values())
-                conn.sendall((", ".join(there) + "\n").encode())
-            else:
-                conn.sendall(data)
+    with contextlib.suppress(ConnectionError), conn.makefile("rwb", buffering=0) as file:
+        name = file.readline()
+        if not name.endswith(b"\n"):
+            return
+        with present(name[:-1].decode(), addr):
+            file.write(b"hello " + name)
+            for line in file:
+                if line.rstrip() == b"/who":
+                    with names_lock:
+                        line = (", ".join(sorted(people.values())) + "\n").encode()
+                file.write(line)
 
 
 members = set()
@@ -535,16 +556,20 @@ members = set()
 
 @right("2.4")
 def who_greets_first_and_removes(conn, addr):
-    name = conn.recv(1024).decode()
-    conn.sendall(f"hello {name}\n".encode())
+    lines = lines_of(conn)
+    try:
+        name = next(lines).decode()
+        conn.sendall(f"hello {name}\n".encode())
+    except (ConnectionError, StopIteration):
+        return
     with names_lock:
         members.add(name)
     try:
-        while data := conn.recv(1024):
-            if data == b"/who":
+        for line in lines:
+            if line == b"/who":
                 with names_lock:
-                    data = (", ".join(sorted(members)) + "\n").encode()
-            conn.sendall(data)
+                    line = ", ".join(sorted(members)).encode()
+            conn.sendall(line + b"\n")
     except ConnectionError:
         print(f"Lost {name}")
     finally:
@@ -557,26 +582,30 @@ in_order = []
 
 @right("2.4")
 def who_sorted_while_locked(conn, addr):
-    name = conn.recv(1024).decode()
-    names_lock.acquire()
-    in_order.append(name)
-    in_order.sort()
-    names_lock.release()
-    conn.sendall(f"hello {name}\n".encode())
+    name, rest = None, b""
     while True:
         try:
-            data = conn.recv(1024)
+            data = conn.recv(5)
         except ConnectionResetError:
             data = b""
         if not data:
             break
-        if data == b"/who":
-            with names_lock:
-                conn.sendall((", ".join(in_order) + "\n").encode())
-            continue
-        conn.sendall(data)
-    with names_lock:
-        in_order.remove(name)
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            if name is None:
+                name = line.decode()
+                with names_lock:
+                    in_order.append(name)
+                    in_order.sort()
+                conn.sendall(f"hello {name}\n".encode())
+            elif line == b"/who":
+                with names_lock:
+                    conn.sendall((", ".join(in_order) + "\n").encode())
+            else:
+                conn.sendall(line + b"\n")
+    if name is not None:
+        with names_lock:
+            in_order.remove(name)
 
 
 # -- 2.5 ---------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Whatever a student's code does: the check comes back, says something true, and the next check works."""
+"""Whatever a student's code does: the check returns, says something true, and the next check works."""
 
 import contextlib
 import gc
@@ -273,7 +273,7 @@ BROKEN = {  # what the report must say
     interrupts: "the server hung up on alice",
     raises_the_base: "your code ended with BaseException: all of it",
     exits_before_it_listens: "your code ended with SystemExit: 3",
-    comes_back: "comes_back came back at once",
+    comes_back: "comes_back returned at once",
     comes_back_after_listen: "it has ended before one came",
     listens_twice: "the server hung up on alice",
     takes_another_port: "it listens on",
@@ -310,10 +310,10 @@ def test_no_server_breaks_the_check(serve, capsys):
     report = echo_kit.check("1.1", serve)
     took = time.perf_counter() - began
     assert not report.passed
-    assert BROKEN[serve] in report.problem.happened, report
+    assert BROKEN[serve] in report.problem.got, report
     if serve in (sleeps_in_a_handler, forgets_to_release):  # two things are wrong then
         stuck = rf"\nAnd then it could not be ended: .* stands at line \d+ of {serve.__name__}: "
-        assert re.search(stuck, report.problem.happened), report
+        assert re.search(stuck, report.problem.got), report
     assert took < BOUND, took
     assert len(str(report)) < 3000
     assert len(report._repr_html_()) < 6000
@@ -353,7 +353,7 @@ class Shy:
 def test_what_is_no_such_function(given, says):
     report = echo_kit.check("1.2", given)
     assert not report.passed
-    assert says in report.problem.happened, report
+    assert says in report.problem.got, report
     assert len(str(report)) < 1000
     assert "\x1b" not in str(report)
 
@@ -370,7 +370,7 @@ def test_a_function_that_deletes_a_global():
     lines = ["global socket", "s = socket.create_server((host, port))", "s.accept()", "del socket", "socket.close()"]
     exec("def serve(host, port):\n    " + "\n    ".join(lines), names)
     report = echo_kit.check("1.1", names["serve"])
-    assert "your code ended with NameError: name 'socket' is not defined" in report.problem.happened, report
+    assert "your code ended with NameError: name 'socket' is not defined" in report.problem.got, report
 
 
 def test_a_socket_class_of_its_own(monkeypatch):
@@ -384,7 +384,7 @@ def test_a_socket_class_of_its_own(monkeypatch):
 
     report = echo_kit.check("1.1", serve)
     monkeypatch.undo()
-    assert "LookupError: no such thing" in report.problem.happened, report
+    assert "LookupError: no such thing" in report.problem.got, report
 
 
 def test_a_server_of_the_same_name_goes_on(capsys):
