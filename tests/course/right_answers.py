@@ -419,8 +419,8 @@ def say_who(conn, addr):
 @right("2.2")
 def say_who_once_asked(conn, addr):
     me = threading.current_thread()
-    with conn.makefile("rw") as file:
-        for _ in file:
+    with conn.makefile("r") as lines, conn.makefile("w") as file:  # one for both would lose what it has read ahead
+        for _ in lines:
             print(me.name, file=file, flush=True)
 
 
