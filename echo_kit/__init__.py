@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # what a type checker, and an editor, sees; a test compares i
     from .live.clients import ClientPanel as ClientPanel, panels as panels
     from .live.prediction import Prediction as Prediction, predict as predict
     from .live.stage import ServerPanel as ServerPanel
+    from .program import Program as Program, run as run
     from .server import Server as Server, ServerStuck as ServerStuck, start as start
     from .servers import serve_single as serve_single, serve_threaded as serve_threaded
     from .views.shown import (
@@ -43,6 +44,7 @@ _HOME = {
     "EchoError": "client",
     "NoReply": "client",
     "Prediction": "live.prediction",
+    "Program": "program",
     "Refused": "client",
     "Reset": "client",
     "Server": "server",
@@ -55,6 +57,7 @@ _HOME = {
     "free_port": "watch.sockets",
     "panels": "live.clients",
     "predict": "live.prediction",
+    "run": "program",
     "serve_single": "servers",
     "serve_threaded": "servers",
     "side_by_side": "views.shown",

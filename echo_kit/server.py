@@ -9,6 +9,7 @@ import contextlib
 import errno
 import inspect
 import socketserver
+import sys
 import threading
 import time
 import warnings
@@ -326,7 +327,7 @@ def _start_once(
     try:
         if isinstance(owner, socketserver.TCPServer):
             observation.watch_listener(owner.socket)  # it listens since it was made
-        with patches.no_program_arguments():
+        with patches.program_arguments(*sys.argv[:1]):
             thread.start()
             came = observation.listening.wait(timeout)
     except BaseException:  # Ctrl+C, or no thread is to be had

@@ -21,8 +21,9 @@ MAY_IMPORT = {
     "views": {"watch"},
     "server": {"watch", "views"},
     "client": {"watch", "server"},
+    "program": {"watch", "views", "server"},
     "live": {"watch", "views", "server", "client"},
-    "course": {"watch", "views", "server", "client", "servers"},
+    "course": {"watch", "views", "server", "client", "program", "servers"},
     # And the three that need no package at all.
     "servers": set(),
     "__main__": {"watch", "client", "servers"},
@@ -39,7 +40,7 @@ DOCUMENTED = {
     "_replace",
 }  # public, whatever they look like
 BORROWED = "watch.borrowed"  # the one module that uses what others call private
-LARGEST, ALL = 400, 7_800  # lines: of a module, of the package
+LARGEST, ALL = 400, 8_150  # lines: of a module, of the package
 
 
 def sources():

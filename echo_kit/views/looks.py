@@ -221,6 +221,8 @@ def _words(call: Call, client: str) -> str:
     sock = call.seen.ref()
     if sock is not None and sock.gettimeout() == 0:
         return ""  # the call returns at once: a thread that is seen in it asks again and again
+    if call.kind == "input":
+        return "waits in input for a line"
     if call.kind == "accept":
         return "waits in accept for a new client"
     if call.kind == "recv":

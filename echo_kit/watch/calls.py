@@ -15,6 +15,7 @@ import functools
 import operator
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -29,6 +30,7 @@ FAMILIES = (socket.AF_INET, socket.AF_INET6)
 PEEK = int(socket.MSG_PEEK)  # `&` of the enumeration itself takes microseconds
 
 plain_accept = socket.socket.accept
+plain_connect = socket.socket.connect
 plain_close = socket.socket.close
 plain_listen = socket.socket.listen
 plain_recv = socket.socket.recv
@@ -47,9 +49,9 @@ def recv(self: socket.socket, size: int, /, *flags: Any) -> Any:
     seen = seen_at(id(self))
     if seen is None:
         return plain_recv(self, size, *flags)
-    if flags or WAIT_BEFORE_RECV:
-        return read(plain_recv, self, seen, size, *flags)
     observation = seen.observation
+    if flags or WAIT_BEFORE_RECV or observation.keyboard is not None:
+        return read(plain_recv, self, seen, size, *flags)
     log = observation.log
     try:
         task = here.task
@@ -149,17 +151,17 @@ def accept(self: socket.socket) -> tuple[socket.socket, Address]:
         if owner is not None and self.family in FAMILIES:
             with noting(owner.observation):
                 seen = owner.observation.watch_listener(self)  # it was listening before the server was started
-    if seen is None or not seen.listening:  # of a connection it fails at once: _wait would wait for its next bytes
+    if seen is None or not seen.listening:  # of a connection it fails at once: wait would wait for its next bytes
         return plain_accept(self)
     observation = seen.observation
-    with _made("accept", seen) as (task, began):
+    with made("accept", seen) as (task, began):
         with noting(observation):
             note_functions(observation, accepts=True)
         try:
             # One thread at a time: another could take the client between select and accept, and no stop wakes a thread
             # that sleeps in accept. (With a timeout it would not sleep long.)
             with seen.turn if self.gettimeout() is None else contextlib.nullcontext():
-                _wait(seen, self)
+                wait(seen, self)
                 if observation.stopping:
                     raise ServerStopped
                 conn, address = plain_accept(self)
@@ -205,10 +207,10 @@ def read(plain: Callable[..., Any], sock: socket.socket, seen: Observed, *args: 
     __tracebackhide__ = True
     observation, into = seen.observation, plain is plain_recv_into
     nothing = 0 if into else b""
-    with _made(plain.__name__, seen) as (task, began):
+    with made(plain.__name__, seen) as (task, began):
         try:
-            if WAIT_BEFORE_RECV:
-                _wait(seen, sock)
+            if WAIT_BEFORE_RECV or observation.keyboard is not None:
+                wait(seen, sock)
             if observation.stopping:
                 return nothing
             result = plain(sock, *args, **named)
@@ -225,6 +227,18 @@ def read(plain: Callable[..., Any], sock: socket.socket, seen: Observed, *args: 
             data = bytes(memoryview(args[0] if args else named["buffer"]).cast("B")[:result]) if into else result
             _record(seen, task, "recv", began, data)
     return result
+
+
+@functools.wraps(plain_connect)
+def connect(self: socket.socket, address: Any, /) -> None:
+    task = current_task()
+    ours = task is not None and task.observation.keyboard is not None and self.family in FAMILIES
+    began = time.perf_counter()  # the clock of every log
+    plain_connect(self, address)
+    if task is not None and ours:
+        with noting(task.observation):
+            note_functions(task.observation)
+            _record(task.observation.watch_client(self, began), task, "connect", began)
 
 
 @functools.wraps(plain_shutdown)
@@ -252,7 +266,8 @@ def close(self: socket.socket) -> None:
 
 
 TWINS: dict[str, Callable[..., Any]] = {
-    **{"accept": accept, "listen": listen, "recv": recv, "recv_into": recv_into, "shutdown": shutdown, "close": close},
+    **{"accept": accept, "connect": connect, "listen": listen, "shutdown": shutdown, "close": close},
+    **{"recv": recv, "recv_into": recv_into},
     **{"send": _sender(plain_send), "sendall": _sender(socket.socket.sendall)},
 }
 
@@ -267,7 +282,7 @@ def _now(seen: Observed) -> float | None:
 
 
 @contextlib.contextmanager
-def _made(name: str, seen: Observed) -> Iterator[tuple[Task | None, float | None]]:
+def made(name: str, seen: Observed) -> Iterator[tuple[Task | None, float | None]]:
     """The thread's task says that it is in the call `name`. Gives the task, and when it began; None if that failed."""
     task, began = None, _now(seen)
     with noting(seen.observation):
@@ -308,7 +323,7 @@ def _record(
             route_streams()  # something like redirect_stdout has replaced it, or put back what was there before
 
 
-def _wait(seen: Observed, sock: socket.socket) -> None:
+def wait(seen: Observed, sock: socket.socket) -> None:
     """Wait as a blocking read of `sock` would, with its timeout, and also for the server's stop, or Ctrl+C."""
     observation, timeout = seen.observation, sock.gettimeout()
     if timeout == 0 or sock.fileno() == -1 or observation.stopping:

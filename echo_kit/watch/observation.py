@@ -29,7 +29,7 @@ from .text import cut, visible
 
 LOG_LINES = 10_000  # printed lines that a server keeps
 LINE_LENGTH = 2_000  # characters of a printed line that are kept
-WAITS = ("accept", "recv", "recv_into")  # calls that wait for somebody else
+WAITS = ("accept", "recv", "recv_into", "input")  # calls that wait for somebody else
 GIVEN_BY_PYTHON = re.compile(r"Thread-\d+( \(.*\))?|.*ThreadPoolExecutor-\d+_\d+")  # a thread's name
 
 
@@ -42,7 +42,7 @@ class ServerStopped(KeyboardInterrupt):
 class Call(NamedTuple):
     """A socket call that has not returned, or before which a thread is held."""
 
-    name: str  # accept, recv, recv_into, send or sendall; of one that is still to come also close
+    name: str  # accept, recv, recv_into, send, sendall or input; of one that is still to come also close
     seen: Observed
     began: float  # in seconds of the log's clock
 
@@ -74,7 +74,7 @@ class Task:
 
     @property
     def waiting(self) -> Observed | None:
-        """The socket on which it is in accept or recv."""
+        """The socket on which it is in accept or recv, or the keyboard from which it reads a line."""
         entered = self.entered
         return entered[1] if entered is not None and entered[0] in WAITS else None
 
@@ -109,7 +109,7 @@ class Task:
 
 @dataclass(eq=False, slots=True)
 class Observed:
-    """An observed socket: a listening one, or the server's end of a connection."""
+    """An observed socket: a listening one, an end of a connection, or what stands in for a program's keyboard."""
 
     observation: Observation
     ref: weakref.ref[socket.socket]
@@ -157,6 +157,8 @@ class Observation:
         self.sighted: dict[Address, float] = {}  # clients not ours, seen in the backlog: when they had connected
         self.trouble: BaseException | None = None  # the observer's own last error
         self.alarm = Alarm()
+        self.keyboard: Observed | None = None  # of a client program, whose connections are observed; servers have none
+        self.servers: dict[Connection, Observation | None] = {}  # to which that program has connected; None: not ours
         self.kept: list[socket.socket] = []  # while it is stopped, so that nobody's last reference closes one
         self._numbers = itertools.count(1)
 
@@ -212,6 +214,16 @@ class Observation:
 
     def watch_connection(self, sock: socket.socket, address: Address) -> Observed:
         connection = self.accepted[plain_address(address)] = Connection(plain_address(address))
+        return self._watch(sock, connection)
+
+    def watch_client(self, sock: socket.socket, began: float) -> Observed:
+        """The socket of a client program, which is connected now. A server of ours then knows its name."""
+        connection = Connection(plain_address(sock.getsockname()), self.name)
+        server = observation_at(sock.getpeername())
+        if server is not None:
+            server.clients.append(connection)
+            server.log.add("connect", began, connection)
+        self.servers[connection] = server
         return self._watch(sock, connection)
 
     def _watch(self, sock: socket.socket, connection: Connection, listening: bool = False) -> Observed:

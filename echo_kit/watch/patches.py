@@ -128,7 +128,7 @@ TABLE = (
     Patch(threading, "excepthook", "what a thread dies of goes into its server's log (output.py)", output.excepthook),
     Patch(sys, "unraisablehook", "the same for threads of the _thread module (output.py)", output.unraisablehook),
     *(Patch(sys, name, "what a thread prints goes into its server's log (output.py)") for name in output.STREAMS),
-    Patch(sys, "argv", "no_program_arguments(): while a server starts"),
+    Patch(sys, "argv", "program_arguments(): while a server or a client program starts"),
     Patch(threading, "excepthook", "silent_ends(): while a check closes the socket at which threads wait"),
     Patch(sys, "gettrace", "turns_after_each_instruction(): in the threads of some checks"),
     Patch(socket, "getdefaulttimeout", "no_default_timeout(): while a check runs"),
@@ -190,9 +190,9 @@ def _for_now(get: Callable[[], Any], put: Callable[[Any], object], value: Any) -
         put(kept)
 
 
-def no_program_arguments() -> AbstractContextManager[None]:
+def program_arguments(*argv: str) -> AbstractContextManager[None]:
     """A main() that reads sys.argv must not take the kernel's own arguments for its HOST and PORT."""
-    return _for_now(lambda: sys.argv, lambda argv: setattr(sys, "argv", argv), sys.argv[:1])
+    return _for_now(lambda: sys.argv, lambda argv: setattr(sys, "argv", argv), list(argv))
 
 
 def no_default_timeout() -> AbstractContextManager[None]:

@@ -108,9 +108,11 @@ def throw_into(task: Task, exception: type[BaseException] = ServerStopped, timeo
 
 
 def interrupt(task: Task, timeout: float) -> None:
-    """KeyboardInterrupt in that thread: at once in its `accept`, elsewhere when the call that it is in has returned."""
+    """KeyboardInterrupt in that thread: at once in its `accept`, and in a client program's every wait; elsewhere when
+    the call that it is in has returned.
+    """
     alarm, waits_on = task.observation.alarm, task.waiting
-    if waits_on is not None and waits_on.listening:
+    if waits_on is not None and (waits_on.listening or task.observation.keyboard is not None):
         alarm.interrupt(task)
         deadline = time.monotonic() + timeout
         while alarm.meant and time.monotonic() < deadline:

@@ -37,7 +37,7 @@ def test_after_the_last_stop_all_is_as_it_was(capsys):
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        (patches.no_program_arguments, "sys.argv"),
+        (lambda: patches.program_arguments("x"), "sys.argv"),
         (lambda: patches.silent_ends(lambda died: True), "threading.excepthook"),
         (patches.turns_after_each_instruction, "sys.gettrace"),
         (patches.collector_paused, "gc.isenabled"),
