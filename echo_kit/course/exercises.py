@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..server import Server, ServerStuck, start
+from ..server import ServerStuck, start
 from ..views.code import CodeView
 from ..views.snapshot import Snapshot
 from ..watch.frames import student_traceback
@@ -22,11 +22,11 @@ from ..watch.patches import no_default_timeout
 from ..watch.text import cut, visible
 from . import part1, part2, surprises
 from .report import LONGEST, NotYet, Report, died_of
-from .trial import PATIENCE, Serve, Trial, a_thread_each, as_it_is, not_at_all, one_at_a_time
+from .terminal import answered_in_pieces
+from .trial import PART, PATIENCE, Serve, Trial, a_thread_each, as_it_is, not_at_all, one_at_a_time
 
 THREADS = 100  # that a server on trial may have
 EVENTS = 10_000  # the newest, that its views know: a server that never waits makes thousands a second
-PART = 100  # bytes that one send() takes at most: a system may do that at any time, and only sendall() goes on
 ORDER = "three calls, then a server waits for clients: are they all there, in their order?"
 CALLS = "bind, listen, accept, in this order"
 CALL_AT = 3  # failures of an exercise in a row, and the hint names not only the idea but the call
@@ -45,7 +45,7 @@ class Exercise:
     takes: tuple[str, ...]  # the names of its parameters
     serve: Callable[[Callable[..., Any], Trial], Serve]  # makes a server, serve(host, port), of it
     requires: Callable[[Trial], None]  # what is tried, and what must happen
-    shows: Callable[[Server], Snapshot | CodeView] = Server.snapshot  # of the server, when it does not
+    shows: Callable[[Trial], Snapshot | CodeView] = lambda trial: trial.server.snapshot()  # when it does not
 
 
 EXERCISES = {
@@ -59,6 +59,7 @@ EXERCISES = {
         Exercise("1.6", "Make them wait", ("server",), not_at_all, part1.make_them_wait),
         Exercise("1.7", "Patience", HANDLER, one_at_a_time, part1.patience),
         Exercise("1.8", "Hard to break", SERVER, as_it_is, part1.hard_to_break),
+        Exercise("1.9", "Write the client", (), answered_in_pieces, part1.write_the_client, lambda trial: trial.view),
         Exercise("2.1", "A thread each", SERVER, as_it_is, part2.a_thread_for_each),
         Exercise("2.2", "Who serves me?", HANDLER, a_thread_each, part2.who_serves_me),
         Exercise("2.3", "Counting together", HANDLER, a_thread_each, part2.count_together),
@@ -67,7 +68,14 @@ EXERCISES = {
         Exercise("2.6", "A pool", SERVER, as_it_is, part2.pool),
         Exercise("2.7", "A clean end", SERVER, as_it_is, part2.clean_end),
         Exercise("3.1", "A clean goodbye", HANDLER, one_at_a_time, surprises.say_goodbye),
-        Exercise("3.2", "Much at once", CLIENT, surprises.small_buffers, surprises.much_at_once, Server.where),
+        Exercise(
+            "3.2",
+            "Much at once",
+            CLIENT,
+            surprises.small_buffers,
+            surprises.much_at_once,
+            lambda trial: trial.server.where(),
+        ),
     )
 }
 
@@ -96,7 +104,7 @@ def check(number: str, function: Callable[..., Any]) -> Report:
             trial.expects("no thread of your server ends with an error", trial.server.error is None, "one did", "")
         except NotYet as found:
             problem = found
-            view = exercise.shows(trial.server) if trial.server is not None else None
+            view = exercise.shows(trial) if trial.server is not None else None
         except Exception as error:  # the check itself uses what a student's code may have replaced
             got = f"the check ended with {type(error).__name__}: {cut(visible(str(error)), LONGEST)}"
             problem = NotYet("your server can be tried", got, "does your code change what all code uses?")

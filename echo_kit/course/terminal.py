@@ -1,0 +1,111 @@
+"""A client program on trial: our own server answers it, lines are typed for it, and its terminal is read."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from ..program import run
+from ..views.code import DIED, STANDS
+from ..watch.text import cut
+from .report import LONGEST, NotYet, died_of
+from .trial import PART, Serve, Trial, marks
+
+KEPT = 1_900  # characters of a line that are compared: a terminal keeps a few more
+BYE = b"bye"  # to which the server answers with an end of file
+READ = 0.2  # seconds that a program gets to read a piece before the next one comes
+
+
+def answered_in_pieces(program: Callable[..., Any], trial: Trial) -> Serve:
+    """The function is a client program. The server is an echo that sends a piece when the last one was read, and cuts
+    an é in two.
+    """
+
+    def echo(conn: socket.socket) -> None:
+        sent = 0
+        while (data := conn.recv(1024)) and data.strip() != BYE:
+            middle = max(0, data.find(b"\xa9"))
+            for piece in filter(None, (data[:middle], data[middle:])):
+                conn.sendall(piece)
+                sent += len(piece)
+                trial.until(lambda: trial.program is None or _read_by(trial) >= sent, READ)  # noqa: B023
+
+    def serve(host: str, port: int) -> None:
+        with socket.create_server((host, port)) as s:
+            while True:
+                conn, _ = s.accept()
+                with conn, contextlib.suppress(ConnectionError):
+                    echo(conn)
+
+    return serve
+
+
+def _read_by(trial: Trial) -> int:
+    return sum(each.size for each in trial.program.observation.log if each.kind == "recv")
+
+
+class Terminal:
+    """One run of the client program. Each method raises `NotYet` when it does not do what it must."""
+
+    def __init__(self, trial: Trial, hint: str) -> None:
+        self.trial = trial
+        self._shown: list[str] = []
+        name = f"check of {getattr(trial.function, '__name__', 'your program')}"
+        trial.program = None  # that of the run before
+        self.program = trial.program = run(trial.function, *trial.server.address[:2], name=name)
+        trial.at_the_end.callback(self.program.stop)
+        self.program.observation.most_sent = PART
+        sockets = list(self.program.observation.sockets(listening=False))
+        self.expects("it connects to HOST PORT, and asks with the prompt  >", sockets and self._asks(), hint)
+
+    def types(self, *lines: str | None) -> Terminal:
+        """Lines, or None: the end of the input."""
+        self.program.type(*lines)
+        return self
+
+    def shows(self, *texts: str, hint: str) -> Terminal:
+        """These are received, after all that was before, and the program asks for the next line."""
+        self._shown += texts
+        came = re.findall(r"^(?:> ?)*Received *: *(.*)$", self.program.screen, re.MULTILINE)
+        same = [each[:KEPT] for each in came] == [each[:KEPT] for each in self._shown]
+        if came and re.match("b['\"]", came[-1]):
+            hint = "print text, not bytes || decode() makes text of bytes"
+        received = ", then ".join(f"Received  :  {cut(each, 40)}" for each in texts)
+        self.expects(f"the terminal shows  {received}" if texts else "nothing is sent or received", same, hint)
+        self.expects("it asks for the next line", self._asks(), hint)
+        return self
+
+    def ends(self, hint: str) -> None:
+        """It has ended by itself, without an error, and has closed its socket."""
+        self.expects("it ends", self.program.ended, hint)
+        self.expects("it ends without an error", self.program.error is None, hint)
+        log = self.program.observation.log
+        closed = any(each.kind == "close" and each.thread for each in log)  # without one: it was the garbage collector
+        hint = "the socket must be closed however the program ends || with socket.socket(…) as s:"
+        self.expects("it closes its socket", closed, hint)
+
+    def expects(self, expected: str, condition: object, hint: str) -> None:
+        """As `Trial.expects`, with the end of what the terminal shows."""
+        if condition:
+            return
+        program, hints = self.program, [hint]
+        view = self.trial.view = program.where()
+        found = [*marks(view), *(("", mark) for mark in view.elsewhere)]
+        got = ["the terminal shows", *(cut(line, 80) for line in program.screen.splitlines()[-4:])]
+        if program.error is not None:
+            got = [died_of(program.error)]
+            hints[:0] = [f"the line  {cut(text, LONGEST)}" for text, mark in found if mark.kind == DIED][:1]
+        elif program.ended:
+            got.append("(it has ended)")
+        else:
+            got += [f"(it {mark.words})" for _, mark in found if mark.kind == STANDS][:1]
+        raise NotYet(expected, "\n".join(got), "\n".join(hints))
+
+    def _asks(self) -> bool:
+        """Whether it stands in input, behind a prompt."""
+        observation = self.program.observation
+        waits = any(task.waiting is observation.keyboard for task in observation.alive())
+        return waits and self.program.screen.rstrip().endswith(">")
