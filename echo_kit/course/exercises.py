@@ -27,8 +27,7 @@ from .trial import PART, PATIENCE, Serve, Trial, a_thread_each, as_it_is, not_at
 
 THREADS = 100  # that a server on trial may have
 EVENTS = 10_000  # the newest, that its views know: a server that never waits makes thousands a second
-ORDER = "three calls, then a server waits for clients: are they all there, in their order?"
-CALLS = "bind, listen, accept, in this order"
+ORDER = "three calls, in their order, then a server waits for clients{} || bind, listen, accept{}"
 CALL_AT = 3  # failures of an exercise in a row, and the hint names not only the idea but the call
 
 failures: dict[str, int] = {}  # of each exercise in a row, in this kernel
@@ -117,12 +116,10 @@ def check(number: str, function: Callable[..., Any]) -> Report:
             problem = NotYet("the server ends", str(stuck), hint)
     elif stuck is not None:
         problem.got += f"\nAnd then it could not be ended: {cut(str(stuck), LONGEST)}"
-    if problem is None:
-        failures.pop(number, None)
-    else:
-        failures[number] = failures.get(number, 0) + 1
-        idea, _, call = problem.hint.partition(" || ")
-        problem.hint = f"{idea}\n{call}" if call and failures[number] >= CALL_AT else idea
+    failures[number] = 0 if problem is None else failures.get(number, 0) + 1
+    if problem is not None:
+        idea, *call = problem.hint.split(" || ")
+        problem.hint = "\n".join([idea, *call] if failures[number] >= CALL_AT else [idea])
     return Report(name, tuple(trial.done), trial.trying, problem, view)
 
 
@@ -157,7 +154,7 @@ def _begin(exercise: Exercise, trial: Trial) -> None:
     except (KeyboardInterrupt, NotYet):
         raise
     except ServerStuck as stuck:
-        raise NotYet(expected, str(stuck), f"{ORDER} || {CALLS}") from None
+        raise NotYet(expected, str(stuck), ORDER.format("", "")) from None
     except RuntimeError as error:
         got = f"{name} returned at once" if trial.returned else str(error)
         hint = "a server never returns: it needs a loop || after listen, a loop around accept"
@@ -168,7 +165,7 @@ def _begin(exercise: Exercise, trial: Trial) -> None:
         raise NotYet(expected, died_of(error), hint) from None
     trial.server.observation.most_sent = PART
     trial.settle()
-    hint = f"{ORDER} And then a loop that never ends || {CALLS}; and a loop around accept"
+    hint = ORDER.format(", in a loop", ", and a loop around accept")
     trial.expects("your server waits for clients", trial.server.running, "it has ended before one came", hint)
 
 

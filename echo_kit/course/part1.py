@@ -218,10 +218,7 @@ def hard_to_break(trial: Trial) -> None:
     alice = trial.tries('alice sends "hello"').guest("alice").echoes("hello", "an echo, as before")
     alice.tries("alice sends half a character, the byte c3")
     alice.echoes(b"\xc3", "decode raises an error for bytes that are not text || decode takes errors= for that")
-    hint = (
-        "catch the error of one client inside the loop around accept: it ends one conversation only || "
-        "try: around the inner loop, and except ConnectionError:"
-    )
+    hint = "catch it inside the loop around accept: it ends one conversation only || try: … except ConnectionError:"
     alice.tries("alice breaks off, and bob comes").vanishes()
     bob = trial.guest("bob", hint).echoes("hi", hint)
     hint = "sendall can raise an error, too: it must be inside the try as well"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import socket
 from collections.abc import Callable
@@ -24,27 +25,24 @@ def answered_in_pieces(program: Callable[..., Any], trial: Trial) -> Serve:
     an é in two.
     """
 
-    def echo(conn: socket.socket) -> None:
-        sent = 0
-        while (data := conn.recv(1024)) and data.strip() != BYE:
-            middle = max(0, data.find(b"\xa9"))
-            for piece in filter(None, (data[:middle], data[middle:])):
-                conn.sendall(piece)
-                sent += len(piece)
-                trial.until(lambda: trial.program is None or _read_by(trial) >= sent, READ)  # noqa: B023
-
     def serve(host: str, port: int) -> None:
         with socket.create_server((host, port)) as s:
             while True:
                 conn, _ = s.accept()
+                sent = 0
                 with conn, contextlib.suppress(ConnectionError):
-                    echo(conn)
+                    while (data := conn.recv(1024)) and data.strip() != BYE:
+                        middle = max(0, data.find(b"\xa9"))
+                        for piece in filter(None, (data[:middle], data[middle:])):
+                            conn.sendall(piece)
+                            sent += len(piece)
+                            trial.until(lambda: _read_by(trial.program) >= sent, READ)  # noqa: B023
 
     return serve
 
 
-def _read_by(trial: Trial) -> int:
-    return sum(each.size for each in trial.program.observation.log if each.kind == "recv")
+def _read_by(program: Any) -> float:
+    return sum(each.size for each in program.observation.log if each.kind == "recv") if program else math.inf
 
 
 class Terminal:
@@ -91,18 +89,16 @@ class Terminal:
         """As `Trial.expects`, with the end of what the terminal shows."""
         if condition:
             return
-        program, hints = self.program, [hint]
+        program, died = self.program, ""
         view = self.trial.view = program.where()
         found = [*marks(view), *(("", mark) for mark in view.elsewhere)]
-        got = ["the terminal shows", *(cut(line, 80) for line in program.screen.splitlines()[-4:])]
+        stands = ["has ended"] if program.ended else [mark.words for _, mark in found if mark.kind == STANDS]
+        shows = [cut(line, 80) for line in program.screen.splitlines()[-4:]]
+        got = "\n".join(["the terminal shows", *shows, f"(it {stands[0]})" if stands else ""])
         if program.error is not None:
-            got = [died_of(program.error)]
-            hints[:0] = [f"the line  {cut(text, LONGEST)}" for text, mark in found if mark.kind == DIED][:1]
-        elif program.ended:
-            got.append("(it has ended)")
-        else:
-            got += [f"(it {mark.words})" for _, mark in found if mark.kind == STANDS][:1]
-        raise NotYet(expected, "\n".join(got), "\n".join(hints))
+            got = died_of(program.error)
+            died = "".join(f"the line  {cut(text, LONGEST)}\n" for text, mark in found if mark.kind == DIED)
+        raise NotYet(expected, got, died + hint)
 
     def _asks(self) -> bool:
         """Whether it stands in input, behind a prompt."""

@@ -51,8 +51,8 @@ class Trial:
     left: tuple[str, ...] = ()  # the threads that were alive then
     done: list[str] = field(default_factory=list)  # what was tried and was as expected
     trying: str = "the server is started"
-    program: Any = None  # the client program that is tried, where the exercise is one,
-    view: Any = None  # and where it stood when it failed
+    program: Any = None  # the client program that is tried, where the exercise is one
+    view: Any = None  # where it stood when it failed
     guests: list[Guest] = field(default_factory=list)
     restless: bool = False  # the server has failed to come to rest: it never waits for long
     at_the_end: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)  # closed when the trial is over
