@@ -190,11 +190,12 @@ def test_a_saved_report_with_a_call_would_be_seen():
 
 
 def statements(text):
-    """The lines of a text that are one Python statement, without spaces and comments."""
+    """The lines of a text that are Python statements, or the first line of one, without spaces and comments."""
     found = set()
     for line in text.splitlines():
+        code = re.sub(r"  # .*", "", line).strip().strip("`")
         with contextlib.suppress(SyntaxError):
-            found |= {ast.unparse(node) for node in ast.parse(line.strip().strip("`")).body}
+            found |= {ast.unparse(node) for node in ast.parse(code + " pass" * code.endswith(":")).body}
     return found
 
 
@@ -204,7 +205,8 @@ def test_no_hint_is_a_statement_of_the_solution(number):
     task, hints = section(part(number), number)[1][:-1], section(part(number), number)[1][-1].source
     shown = statements("\n".join(cell.source for cell in [*opening(part(number)), *task]))
     solved = [cell.source for cell in without_check(solution(number), number) if cell.cell_type == "code"]
-    matter = {each for each in statements("\n".join(solved)) - shown if "(" in each and not each.startswith("print(")}
+    matter = {each for each in statements("\n".join(solved)) - shown if "(" in each}
+    matter = {each for each in matter if not each.startswith(("print(", "def "))}
     assert matter or number in ("1.8", "2.1")  # what is new is inside a print, or in the opening already
     assert not matter & statements(hints)
     assert not matter & statements("\n".join(re.findall(r"`([^`\n]+)`", hints)))

@@ -777,6 +777,14 @@ def asks_without_a_prompt():
             print("Received  : ", s.recv(1024).decode())
 
 
+@wrong("1.9", "it connects to HOST PORT", "(it waits in input", "connect to the HOST and PORT")
+def connects_for_each_line():
+    while line := input("> "):
+        with connected() as s:
+            s.sendall(line.encode())
+            print("Received  : ", s.recv(1024).decode())
+
+
 @wrong("1.9", "the terminal shows  Received  :  hello", "b'hello'", "decode() makes text of bytes")
 def prints_bytes():
     with connected() as s:
