@@ -17,6 +17,7 @@ from .trial import PART, Serve, Trial, marks
 
 KEPT = 1_900  # characters of a line that are compared: a terminal keeps a few more
 BYE = b"bye"  # to which the server answers with an end of file
+SOON = 0.5  # seconds that a busy machine gets to do what would be done at once
 READ = 0.2  # seconds that a program gets to read a piece before the next one comes
 
 
@@ -56,8 +57,8 @@ class Terminal:
         self.program = trial.program = run(trial.function, *trial.server.address[:2], name=name)
         trial.at_the_end.callback(self.program.stop)
         self.program.observation.most_sent = PART
-        sockets = list(self.program.observation.sockets(listening=False))
-        self.expects("it connects to HOST PORT, and asks with the prompt  >", sockets and self._asks(), hint)
+        connected = self.program.observation.servers
+        self.expects("it connects to HOST PORT, and asks with the prompt  >", lambda: connected and self._asks(), hint)
 
     def types(self, *lines: str | None) -> Terminal:
         """Lines, or None: the end of the input."""
@@ -67,27 +68,31 @@ class Terminal:
     def shows(self, *texts: str, hint: str) -> Terminal:
         """These are received, after all that was before, and the program asks for the next line."""
         self._shown += texts
-        came = re.findall(r"^(?:> ?)*Received *: *(.*)$", self.program.screen, re.MULTILINE)
-        same = [each[:KEPT] for each in came] == [each[:KEPT] for each in self._shown]
-        if came and re.match("b['\"]", came[-1]):
+        came: list[str] = []
+
+        def same() -> bool:
+            came[:] = re.findall(r"^(?:> ?)*Received *: *(.*)$", self.program.screen, re.MULTILINE)
+            return [each[:KEPT] for each in came] == [each[:KEPT] for each in self._shown]
+
+        if not same() and came and re.match("b['\"]", came[-1]):
             hint = "print text, not bytes || decode() makes text of bytes"
         received = ", then ".join(f"Received  :  {cut(each, 40)}" for each in texts)
         self.expects(f"the terminal shows  {received}" if texts else "nothing is sent or received", same, hint)
-        self.expects("it asks for the next line", self._asks(), hint)
+        self.expects("it asks for the next line", self._asks, hint)
         return self
 
     def ends(self, hint: str) -> None:
         """It has ended by itself, without an error, and has closed its socket."""
-        self.expects("it ends", self.program.ended, hint)
-        self.expects("it ends without an error", self.program.error is None, hint)
+        self.expects("it ends", lambda: self.program.ended, hint)
+        self.expects("it ends without an error", lambda: self.program.error is None, hint)
         log = self.program.observation.log
-        closed = any(each.kind == "close" and each.thread for each in log)  # without one: it was the garbage collector
         hint = "the socket must be closed however the program ends || with socket.socket(…) as s:"
-        self.expects("it closes its socket", closed, hint)
+        closes = [each for each in log if each.kind == "close" and each.thread]  # without one: the garbage collector
+        self.expects("it closes its socket", lambda: closes, hint)
 
-    def expects(self, expected: str, condition: object, hint: str) -> None:
+    def expects(self, expected: str, condition: Callable[[], object], hint: str) -> None:
         """As `Trial.expects`, with the end of what the terminal shows."""
-        if condition:
+        if self.trial.until(condition, SOON):
             return
         program, died = self.program, ""
         view = self.trial.view = program.where()
