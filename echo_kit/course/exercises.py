@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..server import Server, ServerStuck, start
+from ..server import ServerStuck, start
 from ..views.code import CodeView
 from ..views.snapshot import Snapshot
 from ..watch.frames import student_traceback
@@ -22,13 +22,12 @@ from ..watch.patches import no_default_timeout
 from ..watch.text import cut, visible
 from . import part1, part2, surprises
 from .report import LONGEST, NotYet, Report, died_of
-from .trial import PATIENCE, Serve, Trial, a_thread_each, as_it_is, not_at_all, one_at_a_time
+from .terminal import answered_in_pieces
+from .trial import PART, PATIENCE, Serve, Trial, a_thread_each, as_it_is, not_at_all, one_at_a_time
 
 THREADS = 100  # that a server on trial may have
 EVENTS = 10_000  # the newest, that its views know: a server that never waits makes thousands a second
-PART = 100  # bytes that one send() takes at most: a system may do that at any time, and only sendall() goes on
-ORDER = "three calls, then a server waits for clients: are they all there, in their order?"
-CALLS = "bind, listen, accept, in this order"
+ORDER = "three calls, in their order, then a server waits for clients{} || bind, listen, accept{}"
 CALL_AT = 3  # failures of an exercise in a row, and the hint names not only the idea but the call
 
 failures: dict[str, int] = {}  # of each exercise in a row, in this kernel
@@ -45,7 +44,7 @@ class Exercise:
     takes: tuple[str, ...]  # the names of its parameters
     serve: Callable[[Callable[..., Any], Trial], Serve]  # makes a server, serve(host, port), of it
     requires: Callable[[Trial], None]  # what is tried, and what must happen
-    shows: Callable[[Server], Snapshot | CodeView] = Server.snapshot  # of the server, when it does not
+    shows: Callable[[Trial], Snapshot | CodeView] = lambda trial: trial.server.snapshot()  # when it does not
 
 
 EXERCISES = {
@@ -59,6 +58,7 @@ EXERCISES = {
         Exercise("1.6", "Make them wait", ("server",), not_at_all, part1.make_them_wait),
         Exercise("1.7", "Patience", HANDLER, one_at_a_time, part1.patience),
         Exercise("1.8", "Hard to break", SERVER, as_it_is, part1.hard_to_break),
+        Exercise("1.9", "Write the client", (), answered_in_pieces, part1.write_the_client, lambda trial: trial.view),
         Exercise("2.1", "A thread each", SERVER, as_it_is, part2.a_thread_for_each),
         Exercise("2.2", "Who serves me?", HANDLER, a_thread_each, part2.who_serves_me),
         Exercise("2.3", "Counting together", HANDLER, a_thread_each, part2.count_together),
@@ -67,7 +67,14 @@ EXERCISES = {
         Exercise("2.6", "A pool", SERVER, as_it_is, part2.pool),
         Exercise("2.7", "A clean end", SERVER, as_it_is, part2.clean_end),
         Exercise("3.1", "A clean goodbye", HANDLER, one_at_a_time, surprises.say_goodbye),
-        Exercise("3.2", "Much at once", CLIENT, surprises.small_buffers, surprises.much_at_once, Server.where),
+        Exercise(
+            "3.2",
+            "Much at once",
+            CLIENT,
+            surprises.small_buffers,
+            surprises.much_at_once,
+            lambda trial: trial.server.where(),
+        ),
     )
 }
 
@@ -96,7 +103,7 @@ def check(number: str, function: Callable[..., Any]) -> Report:
             trial.expects("no thread of your server ends with an error", trial.server.error is None, "one did", "")
         except NotYet as found:
             problem = found
-            view = exercise.shows(trial.server) if trial.server is not None else None
+            view = exercise.shows(trial) if trial.server is not None else None
         except Exception as error:  # the check itself uses what a student's code may have replaced
             got = f"the check ended with {type(error).__name__}: {cut(visible(str(error)), LONGEST)}"
             problem = NotYet("your server can be tried", got, "does your code change what all code uses?")
@@ -109,12 +116,10 @@ def check(number: str, function: Callable[..., Any]) -> Report:
             problem = NotYet("the server ends", str(stuck), hint)
     elif stuck is not None:
         problem.got += f"\nAnd then it could not be ended: {cut(str(stuck), LONGEST)}"
-    if problem is None:
-        failures.pop(number, None)
-    else:
-        failures[number] = failures.get(number, 0) + 1
-        idea, _, call = problem.hint.partition(" || ")
-        problem.hint = f"{idea}\n{call}" if call and failures[number] >= CALL_AT else idea
+    failures[number] = 0 if problem is None else failures.get(number, 0) + 1
+    if problem is not None:
+        idea, *call = problem.hint.split(" || ")
+        problem.hint = "\n".join([idea, *call] if failures[number] >= CALL_AT else [idea])
     return Report(name, tuple(trial.done), trial.trying, problem, view)
 
 
@@ -149,7 +154,7 @@ def _begin(exercise: Exercise, trial: Trial) -> None:
     except (KeyboardInterrupt, NotYet):
         raise
     except ServerStuck as stuck:
-        raise NotYet(expected, str(stuck), f"{ORDER} || {CALLS}") from None
+        raise NotYet(expected, str(stuck), ORDER.format("", "")) from None
     except RuntimeError as error:
         got = f"{name} returned at once" if trial.returned else str(error)
         hint = "a server never returns: it needs a loop || after listen, a loop around accept"
@@ -160,7 +165,7 @@ def _begin(exercise: Exercise, trial: Trial) -> None:
         raise NotYet(expected, died_of(error), hint) from None
     trial.server.observation.most_sent = PART
     trial.settle()
-    hint = f"{ORDER} And then a loop that never ends || {CALLS}; and a loop around accept"
+    hint = ORDER.format(", in a loop", ", and a loop around accept")
     trial.expects("your server waits for clients", trial.server.running, "it has ended before one came", hint)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from ..client import Client
+from .terminal import SOON, Terminal
 from .trial import ACCEPT_LOOP, PATIENCE, RECV_LOOP, Guest, Trial
 
 LIMIT = 0.5  # seconds that exercise 1.7 gives a silent client
@@ -217,10 +218,7 @@ def hard_to_break(trial: Trial) -> None:
     alice = trial.tries('alice sends "hello"').guest("alice").echoes("hello", "an echo, as before")
     alice.tries("alice sends half a character, the byte c3")
     alice.echoes(b"\xc3", "decode raises an error for bytes that are not text || decode takes errors= for that")
-    hint = (
-        "catch the error of one client inside the loop around accept: it ends one conversation only || "
-        "try: around the inner loop, and except ConnectionError:"
-    )
+    hint = "catch it inside the loop around accept: it ends one conversation only || try: … except ConnectionError:"
     alice.tries("alice breaks off, and bob comes").vanishes()
     bob = trial.guest("bob", hint).echoes("hi", hint)
     hint = "sendall can raise an error, too: it must be inside the try as well"
@@ -236,3 +234,38 @@ def hard_to_break(trial: Trial) -> None:
     dave.leaves()
     hint = "except: and except BaseException: catch Ctrl+C, too. Name the error || except ConnectionError:"
     trial.expects("the server ends", trial.until(lambda: trial.returned), "it goes on", hint)
+
+
+def write_the_client(trial: Trial) -> None:
+    hint = "connect to the HOST and PORT of the command line, then ask || sys.argv[1], int(sys.argv[2]), input('> ')"
+    client = Terminal(trial.tries("it is started with HOST PORT on its command line"), hint)
+    trial.tries('"hello" is typed')
+    hint = "send the line, receive its echo, print it || sendall, recv, print; encode and decode"
+    client.types("hello").shows("hello", hint=hint)
+    trial.tries('"one" is typed, then "two"')
+    hint = "each line is sent when it is typed, and the next one is asked for"
+    client.types("one", "two").shows("one", "two", hint=hint)
+    trial.tries("an empty line is typed")
+    hint = "an empty line sends nothing, so no echo will come || if the line is empty: continue"
+    client.types("").shows(hint=hint).types("go on").shows("go on", hint=hint)
+    trial.tries("a line of 3,000 characters is typed, then a short one")
+    long = "".join(f"{number:04} " for number in range(600))[:-1] + "!"
+    client.types(long)
+    hint = "recv returns what has come, not the whole echo: count its bytes || while len(data) < len(sent): recv again"
+    accepted = trial.server.observation.accepted
+    if not trial.until(lambda: sum(each.received for each in accepted.values()) >= len(long), SOON):
+        hint = "a call may take a part of the bytes only || sendall, not send"
+    client.shows(long, hint=hint).types("short").shows("short", hint=hint)
+    trial.tries('"café" is typed: é is 2 bytes, and the echo comes in two pieces, cut in the middle of é')
+    hint = "count bytes, not letters; put the pieces together, and then make text of them"
+    client.types("café").shows("café", hint=hint)
+    trial.tries('"bye" is typed, and the server hangs up instead of an answer')
+    client.types("bye").ends(
+        "recv returns no bytes when the server has left, each time it is called: end the program then"
+    )
+    trial.tries("it is started again, and Ctrl+C is pressed at the prompt")
+    client = Terminal(trial, "a program can be started again")
+    client.program.interrupt()
+    client.ends("Ctrl+C raises an error in your program: catch it outside the loop || except KeyboardInterrupt:")
+    trial.tries("it is started again, and the input ends (Ctrl+D)")
+    Terminal(trial, "a program can be started again").types(None).ends("input raises EOFError then: catch it")

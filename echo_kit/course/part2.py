@@ -43,8 +43,7 @@ def a_thread_for_each(trial: Trial) -> None:
     for number, guest in itertools.product(range(3), guests):
         guest.echoes(f"{guest.name} {number}", "each thread has its own conn || it is passed in args")
     served = threads_of(trial, *guests)
-    got = f"they were served by {', '.join(served)}"
-    hint = f"a new thread for each client || {start}"
+    got, hint = f"they were served by {', '.join(served)}", f"a new thread for each client || {start}"
     trial.expects("each client has a thread of its own", len(set(served)) == 4, got, hint)
     alice.tries("alice breaks off, and erin comes").vanishes()
     trial.guest("erin").echoes("hi", "an error of one client ends its own thread only")
@@ -88,10 +87,7 @@ def count_together(trial: Trial) -> None:
         numbers = set(itertools.chain.from_iterable(counted))
     all_of_them = set(range(first + 7, first + 7 + COUNTING * ROUNDS))
     expected = f"all of the {COUNTING * ROUNDS} numbers are different, and none is left out"
-    hint = (
-        "one thread at a time reads and writes the number; one lock for all threads, made outside the function || "
-        "with lock: around all that reads or writes it"
-    )
+    hint = "one thread at a time reads and writes the number; one lock for all threads, made outside || with lock:"
     trial.expects(expected, numbers == all_of_them, "some lines were counted as one", hint)
 
 
@@ -117,9 +113,7 @@ def who_is_there(trial: Trial) -> None:
     wait = f"{hello}; and no lock is held while you wait for bytes, or all others wait || with lock: is not around recv"
     dave = trial.guest("dave").says("dave\n/who\n")
     dave.hears("hello dave\nalice, dave\n", wait, {b"hello dave": ONE_EACH}).leaves()
-    trial.tries(
-        "erin breaks off before she has sent her name, zoe hangs up in the middle of hers, and alice asks again"
-    )
+    trial.tries("erin breaks off before she has sent a name, zoe leaves in the middle of hers, and alice asks again")
     trial.guest("erin").vanishes()
     trial.guest("zoe").says("zo").leaves()
     early = "a client may leave before its first line: then there is no name || try: around lines_of(conn), too"
@@ -169,8 +163,7 @@ def at_most_three(trial: Trial) -> None:
     hint = "three at once: a thread each, and three places, made inside your function || a Semaphore(3)"
     _, bob, carol = trial.company("alice", "bob", "carol", hint=hint)
     limit = (
-        "a place must be free before a client is accepted, so that the fourth stays in the backlog || "
-        "a Semaphore(3): acquire before accept, and release in the thread that serves, when its client has left"
+        "a place must be free before a client is accepted || Semaphore(3): acquire before accept, release in its thread"
     )
     release = "when a client leaves, however it leaves, its place is free || release in finally, in its thread"
     dave = trial.tries("dave comes while they are there").guest("dave")
@@ -196,9 +189,8 @@ def _waits(guest: Guest, hint: str) -> None:
 def pool(trial: Trial) -> None:
     once = "ThreadPoolExecutor(max_workers=3), made once, before the loop"
     hint = (
-        "hand the client on, then back to the next accept: nothing in the loop waits for a client || "
-        "pool.submit(handle_client, conn, addr); result(), a with for the pool inside the loop, and "
-        "submit(handle_client(…)) wait until the client has left"
+        "hand the client on, then accept again: nothing in the loop waits for a client || pool.submit(handle_client, "
+        "conn, addr); result(), a with for the pool inside the loop, and submit(handle_client(…)) wait for it"
     )
     alice, bob, carol = trial.company("alice", "bob", "carol", hint=hint)
     dave = trial.tries("dave comes while they are there").guest("dave").says("hi")
@@ -225,9 +217,8 @@ def clean_end(trial: Trial) -> None:
     trial.tries("zoe leaves. Then Ctrl+C is pressed, while alice and bob are there and silent")
     trial.server.interrupt()
     hang_up = (
-        "after Ctrl+C, end every connection in a way that wakes its thread || "
-        "in except KeyboardInterrupt: (it is no Exception), or finally: shutdown on every connection; close and join "
-        "do not wake a thread"
+        "after Ctrl+C, end every connection in a way that wakes its thread || in except KeyboardInterrupt: (it is no "
+        "Exception), or finally: shutdown on every connection; close and join do not wake a thread"
     )
     for guest in (alice, bob):
         guest.is_hung_up(hang_up)

@@ -79,4 +79,5 @@ def quoted(data: bytes) -> str:
 def died_of(error: BaseException) -> str:
     """The error with which the student's code ended, in words."""
     message = cut(visible(str(error)), LONGEST)
-    return f"your code ended with {type(error).__name__}{': ' + message if message else ''}"
+    name = "KeyboardInterrupt" if isinstance(error, KeyboardInterrupt) else type(error).__name__  # or ours for a stop
+    return f"your code ended with {name}{': ' + message if message else ''}"

@@ -31,6 +31,7 @@ from .report import LONGEST, NotYet, died_of, quoted
 
 Serve = Callable[[str, int], object]
 
+PART = 100  # bytes that one send() takes at most: a system may do that at any time, and only sendall() goes on
 PATIENCE = 3.0  # seconds that a server has for each answer; less where it is certain that none will come
 MOMENT = 0.05  # seconds between two looks
 RESTLESS = 0.2  # seconds that a server gets to come to rest once it has failed to do so
@@ -50,6 +51,8 @@ class Trial:
     left: tuple[str, ...] = ()  # the threads that were alive then
     done: list[str] = field(default_factory=list)  # what was tried and was as expected
     trying: str = "the server is started"
+    program: Any = None  # the client program that is tried, where the exercise is one
+    view: Any = None  # where it stood when it failed
     guests: list[Guest] = field(default_factory=list)
     restless: bool = False  # the server has failed to come to rest: it never waits for long
     at_the_end: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)  # closed when the trial is over
@@ -88,7 +91,7 @@ class Trial:
         view = self.server.where()  # waits until the server is at rest: if it dies of this, it is dead by then
         error = self.server.error
         if error is not None:
-            died = [f"the line  {cut(text, LONGEST)}" for text, mark in _marks(view) if mark.kind == DIED]
+            died = [f"the line  {cut(text, LONGEST)}" for text, mark in marks(view) if mark.kind == DIED]
             return NotYet(expected, f"{got}; {died_of(error)}", "\n".join([*died[:1], *filter(None, [hint])]))
         if self._reads_nothing():
             hint = "recv returns no bytes when its client has left, each time it is called: leave the loop then"
@@ -158,8 +161,8 @@ class Trial:
         """Where the threads of the server stand, in one sentence."""
         if not self.settle():
             return "your server is busy all the time: it never waits"
-        marks = [mark for mark in [*(mark for _, mark in _marks(view)), *view.elsewhere] if mark.kind == STANDS]
-        return "; ".join(f"{mark.thread} {mark.words}" for mark in marks[:4]) or "no thread of your server is left"
+        standing = [mark for mark in [*(mark for _, mark in marks(view)), *view.elsewhere] if mark.kind == STANDS]
+        return "; ".join(f"{mark.thread} {mark.words}" for mark in standing[:4]) or "no thread of your server is left"
 
 
 class Guest:
@@ -274,7 +277,7 @@ class Guest:
         self.trial.expects(expected, condition, got, hint)
 
 
-def _marks(view: CodeView) -> list[tuple[str, Mark]]:
+def marks(view: CodeView) -> list[tuple[str, Mark]]:
     """Each mark with the line at which it stands."""
     return [(line.text.strip(), mark) for function in view.functions for line in function.lines for mark in line.marks]
 

@@ -9,6 +9,7 @@ import queue
 import select
 import selectors
 import socket
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -365,6 +366,84 @@ def serve_with_suppress(host, port):
                     conn.sendall(data)
 
 
+# -- 1.9 Write the client ----------------------------------------------------------------------------------------------
+
+
+@right("1.9")
+def client_program():
+    host, port = sys.argv[1], int(sys.argv[2])
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as s:
+        s.connect((host, port))
+        try:
+            while True:
+                line = input("> ").encode()
+                if not line:
+                    continue
+                s.sendall(line)
+                echo = b""
+                while len(echo) < len(line):
+                    data = s.recv(1024)
+                    if not data:
+                        return
+                    echo = echo + data
+                print(f"Received  :  {echo.decode()}")
+        except (KeyboardInterrupt, EOFError):
+            print()
+
+
+def receive(s, count):
+    """A reply of `count` bytes."""
+    data = b""
+    while len(data) < count:
+        piece = s.recv(count - len(data))
+        if not piece:
+            sys.exit("The server has left")
+        data += piece
+    return data
+
+
+@right("1.9")
+def client_that_exits():
+    if len(sys.argv) == 1:
+        print("Use ./client.py HOST PORT for non default args")
+    try:
+        host, port = sys.argv[1:] or ("127.0.0.1", 8000)
+        with socket.create_connection((host, int(port))) as s:
+            print("Connected")
+            while True:
+                line = input("> ").encode()
+                if line:
+                    s.sendall(line)
+                    print(f"Received : {receive(s, len(line)).decode(errors='backslashreplace')}")
+    except (KeyboardInterrupt, EOFError):
+        print("Goodbye")
+    except (OSError, ValueError) as error:
+        sys.exit(f"Connection failed: {error}")
+
+
+@right("1.9")
+def client_with_finally():
+    s = socket.socket()
+    try:
+        s.connect((sys.argv[1], int(sys.argv[2])))
+        for text in iter(lambda: input("> "), None):
+            sent, left = text.encode(), text.encode()
+            while left:
+                left = left[s.send(left) :]
+            echo = bytearray()
+            while len(echo) < len(sent) and (data := s.recv(100)):
+                echo += data
+            if len(echo) < len(sent):
+                print("The server has left")
+                break
+            if echo:
+                print("Received  :", echo.decode())
+    except BaseException as error:
+        print(type(error).__name__)
+    finally:
+        s.close()
+
+
 # -- 2.1 ---------------------------------------------------------------------------------------------------------------
 
 
@@ -419,8 +498,8 @@ def say_who(conn, addr):
 @right("2.2")
 def say_who_once_asked(conn, addr):
     me = threading.current_thread()
-    with conn.makefile("rw") as file:
-        for _ in file:
+    with conn.makefile("r") as lines, conn.makefile("w") as file:  # one for both would lose what it has read ahead
+        for _ in lines:
             print(me.name, file=file, flush=True)
 
 

@@ -1,6 +1,7 @@
 """The exercises and their solutions: each one of `check` is asked on a page, is not solved there, and can be solved."""
 
 import ast
+import contextlib
 import re
 from functools import cache
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from echo_kit.course.exercises import EXERCISES
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
-ALLOWED = {"socket", "threading", "time", "concurrent.futures", "echo_kit"}
+ALLOWED = {"socket", "sys", "threading", "time", "concurrent.futures", "echo_kit"}
 LESSONS = {"1": "part1", "2": "part2", "3": "surprises"}  # by the first digit of an exercise's number
 PAGES = [f"{lesson}_exercises" for lesson in LESSONS.values()]
 SOLUTIONS = [f"solutions/{lesson}_solutions" for lesson in LESSONS.values()]
@@ -128,10 +129,87 @@ def test_skeleton_and_solution_are_the_same_function_and_differ(number):
 def test_what_is_given_is_the_same_in_the_solutions(number):
     given = definitions(cells_of(part(number), "code"))
     solved = definitions(cells_of(solution(number), "code"))
-    for name in ("handle_client", "handle_and_save"):
+    for name in ("handle_client", "handle_and_save", "lines_of"):
         assert (name in given) == (name in solved)
         if name in given:
             assert ast.dump(given[name]) == ast.dump(solved[name])
+
+
+# -- an exercise does not hand out its answer --------------------------------------------------------------------------
+
+ENGLISH = {"accept", "close", "connect", "input", "join", "listen", "print", "release", "send", "start"}  # words, too
+
+
+def opening(name):
+    """The cells before the first exercise."""
+    cells = book(name).cells
+    return cells[: next(n for n, cell in enumerate(cells) if re.match(r"## \d\.\d ", cell.source))]
+
+
+def without_check(name, number):
+    return [cell for cell in section(name, number)[1] if "echo_kit.check(" not in cell.source]
+
+
+def names_in_calls(cells):
+    """The names of the functions that code cells call, and of the parameters that they name, like `errors=`."""
+    trees = [ast.parse(cell.source) for cell in cells if cell.cell_type == "code"]
+    calls = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    called = {getattr(each.func, "attr", getattr(each.func, "id", "")) for each in calls}
+    return called | {f"{named.arg}=" for each in calls for named in each.keywords}
+
+
+def new_calls(number):
+    """What the solution calls, and the exercise does not, nor what is given."""
+    given = names_in_calls(without_check(part(number), number)) | {"encode", "decode", "handle_client"}
+    return names_in_calls(without_check(solution(number), number)) - given
+
+
+def named_in(text, calls):
+    return {
+        each
+        for each in calls
+        if re.search(rf"\b{re.escape(each)}" + ("[(]" if each in ENGLISH else r"(?<==)|\b" + each + r"\b"), text)
+    }
+
+
+@every_exercise
+def test_the_saved_report_names_no_call_of_the_solution(number):
+    calls = new_calls(number)
+    assert calls or number in ("1.3", "1.6")  # where nothing new is called
+    check = next(cell for cell in section(part(number), number)[1] if "echo_kit.check(" in cell.source)
+    saved = [each["data"].get(kind, "") for each in check.outputs for kind in ("text/plain", "text/html")]
+    assert not named_in("\n".join(saved), calls)
+
+
+def test_a_saved_report_with_a_call_would_be_seen():
+    calls = {"settimeout", "errors=", "join", "Thread", "target="}
+    assert named_in("conn.settimeout(0.5), then join the threads", calls) == {"settimeout"}
+    assert named_in("Thread, see errors= and join()", calls) == {"errors=", "join", "Thread"}
+    assert "settimeout" in new_calls("1.7")
+    assert "errors=" in new_calls("1.8")
+
+
+def statements(text):
+    """The lines of a text that are Python statements, or the first line of one, without spaces and comments."""
+    found = set()
+    for line in text.splitlines():
+        code = re.sub(r"  # .*", "", line).strip().strip("`")
+        with contextlib.suppress(SyntaxError):
+            found |= {ast.unparse(node) for node in ast.parse(code + " pass" * code.endswith(":")).body}
+    return found
+
+
+@pytest.mark.parametrize("number", [each for each in EXERCISES if each[0] in "12"])
+def test_no_hint_is_a_statement_of_the_solution(number):
+    """One with a call, that neither the exercise nor the page before it shows; what it prints is no secret."""
+    task, hints = section(part(number), number)[1][:-1], section(part(number), number)[1][-1].source
+    shown = statements("\n".join(cell.source for cell in [*opening(part(number)), *task]))
+    solved = [cell.source for cell in without_check(solution(number), number) if cell.cell_type == "code"]
+    matter = {each for each in statements("\n".join(solved)) - shown if "(" in each}
+    matter = {each for each in matter if not each.startswith(("print(", "def "))}
+    assert matter or number in ("1.8", "2.1")  # what is new is inside a print, or in the opening already
+    assert not matter & statements(hints)
+    assert not matter & statements("\n".join(re.findall(r"`([^`\n]+)`", hints)))
 
 
 @every_page

@@ -7,6 +7,7 @@ The order is that of the exercises. Each function is whole, as a student's cell 
 
 import contextlib
 import socket
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -123,7 +124,7 @@ def answers_when_the_client_has_left(host, port):
                 conn.sendall(everything)
 
 
-@wrong("1.1", "waits for clients", "OSError: [Errno", "bind, listen, accept, in this order")
+@wrong("1.1", "waits for clients", "OSError: [Errno", "bind, listen, accept")
 def forgets_listen(host, port):
     with socket.socket() as s:
         s.bind((host, port))
@@ -737,6 +738,205 @@ def catches_everything_for_ever(host, port):
                 print("something went wrong")
 
 
+# -- 1.9 Write the client ----------------------------------------------------------------------------------------------
+
+
+def connected():
+    s = socket.socket()
+    s.connect((sys.argv[1], int(sys.argv[2])))
+    return s
+
+
+def whole(s, count):
+    data = b""
+    while len(data) < count:
+        piece = s.recv(1024)
+        if not piece:
+            sys.exit("The server has left")
+        data += piece
+    return data
+
+
+@wrong("1.9", "it connects to HOST PORT", "ConnectionRefusedError", "sys.argv[1], int(sys.argv[2])")
+def connects_to_its_own_port():
+    with socket.socket() as s:
+        s.connect(("127.0.0.1", 1))
+
+
+@wrong("1.9", "it connects to HOST PORT", "TypeError", "s.connect((sys.argv[1], sys.argv[2]))")
+def takes_text_for_the_port():
+    with socket.socket() as s:
+        s.connect((sys.argv[1], sys.argv[2]))
+
+
+@wrong("1.9", "it connects to HOST PORT", "it waits in input", "input('> ')")
+def asks_without_a_prompt():
+    with connected() as s:
+        while line := input():
+            s.sendall(line.encode())
+            print("Received  : ", s.recv(1024).decode())
+
+
+@wrong("1.9", "it connects to HOST PORT", "(it waits in input", "connect to the HOST and PORT")
+def connects_for_each_line():
+    while line := input("> "):
+        with connected() as s:
+            s.sendall(line.encode())
+            print("Received  : ", s.recv(1024).decode())
+
+
+@wrong("1.9", "the terminal shows  Received  :  hello", "b'hello'", "decode() makes text of bytes")
+def prints_bytes():
+    with connected() as s:
+        while True:
+            line = input("> ").encode()
+            s.sendall(line)
+            print("Received  : ", whole(s, len(line)))
+
+
+@wrong("1.9", "it asks for the next line", "(it has ended)", "print")
+def asks_once():
+    with connected() as s:
+        s.sendall(input("> ").encode())
+        print("Received  : ", s.recv(1024).decode())
+
+
+@wrong("1.9", "it asks for the next line", "(it waits in recv", "an empty line sends nothing")
+def waits_for_the_echo_of_nothing():
+    with connected() as s:
+        while True:
+            s.sendall(input("> ").encode())
+            print("Received  : ", s.recv(1024).decode())
+
+
+@wrong("1.9", "it asks for the next line", "(it has ended)", "an empty line sends nothing")
+def ends_at_an_empty_line():
+    with connected() as s:
+        while line := input("> "):
+            s.sendall(line.encode())
+            print("Received  : ", s.recv(1024).decode())
+
+
+@wrong("1.9", "the terminal shows  Received  :  0000 ", "(it waits in input", "count its bytes")
+def reads_once():
+    with connected() as s:
+        while True:
+            line = input("> ")
+            if line:
+                s.sendall(line.encode())
+                print("Received  : ", s.recv(1024).decode())
+
+
+@wrong("1.9", "the terminal shows  Received  :  0000 ", "(it waits in recv", "sendall, not send")
+def sends_a_part():
+    with connected() as s:
+        while True:
+            line = input("> ").encode()
+            if line:
+                s.send(line)
+                print("Received  : ", whole(s, len(line)).decode())
+
+
+@wrong("1.9", "the terminal shows  Received  :  café", "UnicodeDecodeError", "count bytes, not letters")
+def counts_letters_of_the_line():
+    with connected() as s:
+        while True:
+            line = input("> ")
+            if line:
+                s.sendall(line.encode())
+                print("Received  : ", whole(s, len(line)).decode())
+
+
+@wrong("1.9", "the terminal shows  Received  :  café", "UnicodeDecodeError", "put the pieces together")
+def decodes_each_piece():
+    with connected() as s:
+        while True:
+            line, text = input("> "), ""
+            if line:
+                s.sendall(line.encode())
+                while len(text) < len(line):
+                    text += s.recv(1024).decode()
+                print("Received  : ", text)
+
+
+@wrong("1.9", "it ends", "(it waits in input", "recv returns no bytes when the server has left")
+def asks_again_when_the_server_has_left():
+    with connected() as s:
+        while True:
+            line, data = input("> ").encode(), b""
+            s.sendall(line)
+            while len(data) < len(line):
+                piece = s.recv(1024)
+                if not piece:
+                    break
+                data += piece
+            if len(data) < len(line) or not line:
+                continue
+            print("Received  : ", data.decode())
+
+
+@wrong("1.9", "it ends", "> bye", "recv returns no bytes when the server has left")
+@slow
+def reads_for_ever_when_the_server_has_left():
+    with connected() as s:
+        while True:
+            line, data = input("> ").encode(), b""
+            s.sendall(line)
+            while len(data) < len(line):
+                data += s.recv(1024)
+            if line:
+                print("Received  : ", data.decode())
+
+
+@wrong("1.9", "it ends without an error", "KeyboardInterrupt", "except KeyboardInterrupt:")
+def does_not_catch_ctrl_c():
+    with connected() as s:
+        while True:
+            line = input("> ").encode()
+            if line:
+                s.sendall(line)
+                print("Received  : ", whole(s, len(line)).decode())
+
+
+@wrong("1.9", "it ends", "(it waits in input", "catch it outside the loop")
+def asks_again_after_ctrl_c():
+    with connected() as s:
+        while True:
+            try:
+                line = input("> ").encode()
+                if line:
+                    s.sendall(line)
+                    print("Received  : ", whole(s, len(line)).decode())
+            except KeyboardInterrupt:
+                print("Once more")
+
+
+@wrong("1.9", "it ends without an error", "EOFError", "input raises EOFError")
+def does_not_catch_the_end_of_the_input():
+    with connected() as s:
+        try:
+            while True:
+                line = input("> ").encode()
+                if line:
+                    s.sendall(line)
+                    print("Received  : ", whole(s, len(line)).decode())
+        except KeyboardInterrupt:
+            print("Goodbye")
+
+
+@wrong("1.9", "it closes its socket", "(it has ended)", "with socket.socket")
+def leaves_its_socket_open():
+    s = connected()
+    try:
+        while True:
+            line = input("> ").encode()
+            if line:
+                s.sendall(line)
+                print("Received  : ", whole(s, len(line)).decode())
+    except (KeyboardInterrupt, EOFError):
+        print("Goodbye")
+
+
 # -- 2.1 A thread each -------------------------------------------------------------------------------------------------
 
 
@@ -1230,7 +1430,7 @@ def never_releases(host, port):
             threading.Thread(target=handle_client, args=(conn, addr)).start()
 
 
-@wrong("2.5", "dave waits in the backlog", "dave was accepted", "in the thread that serves")
+@wrong("2.5", "dave waits in the backlog", "dave was accepted", "release in its thread")
 def releases_in_the_loop(host, port):
     places = threading.Semaphore(3)
     with socket.create_server((host, port)) as s:
