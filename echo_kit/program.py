@@ -138,14 +138,18 @@ class Program:
         return self.ended
 
     def _is_still(self) -> bool:
-        """Whether all that its servers have sent has come; from one that is not ours nothing comes, for a while."""
+        """Whether it waits for a line, or all that its servers have sent has come; from one that is not ours nothing
+        comes, for a while.
+        """
+        seen = self._task.waiting
+        if seen is None or seen is self._keyboard.seen:
+            return True
         for connection, server in self.observation.servers.items():
             there = server.accepted.get(connection.client) if server is not None else None
             if there is not None and there.sent > connection.received and not connection.closed:
                 return False
-        seen = self._task.waiting
-        sock = seen.ref() if seen is not None and None in self.observation.servers.values() else None
-        if sock is None or seen is self._keyboard.seen:
+        sock = seen.ref()
+        if sock is None or None not in self.observation.servers.values():
             return True
         with contextlib.suppress(OSError, ValueError), Selector() as selector:
             selector.register(sock, selectors.EVENT_READ)

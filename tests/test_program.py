@@ -207,3 +207,11 @@ def test_stop_looks_like_a_server_that_left_and_ctrl_c(server):
     assert program.ended
     assert seen == [b"", "Ctrl+C"]
     program.stop()  # once more does nothing
+
+
+def test_a_program_that_waits_for_a_line_is_at_rest_although_bytes_lie_unread(server):
+    with echo_kit.run(talk, *server.address, typed=["x" * 2048, "next"]) as program:
+        assert program.settle(timeout=2)
+        assert [len(line) for line in program.screen.splitlines() if "Received" in line] == 2 * [
+            len("Received  :  ") + 1024
+        ]
