@@ -257,7 +257,7 @@ def test_every_section_says_whether_it_is_core_and_each_of_the_core_has_a_cell_t
             assert MARK.match(cells[0].source.split("\n\n")[1]), heading
     for kind, said, cells in blocks(name):
         if kind == "Core path" and said and re.match(r"## \d", cells[0].source):
-            changes = [at for at, cell in enumerate(cells) if cell.source.startswith("**Change it.** ")]
+            changes = [at for at, cell in enumerate(cells) if re.search(r"^\*\*Change it\.\*\* ", cell.source, re.M)]
             assert changes, cells[0].source
             assert all(cells[at + 1].cell_type == "code" for at in changes)
 

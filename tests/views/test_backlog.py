@@ -204,7 +204,7 @@ def reset(sock):
 
 
 def title(server, who, room):
-    return f"backlog of {server}: {who} (room for {room + 1}: the {room} of listen, and Linux adds one)"
+    return f"backlog of {server}: {who} (room for {room + 1:,}: the {room:,} of listen, and Linux adds one)"
 
 
 def lines(told):
