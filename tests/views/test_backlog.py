@@ -235,7 +235,7 @@ def test_at_the_single_server_all_but_the_first_wait(count):
                 stack.enter_context(netcat(server, words))
         told = agreed(server)
         who = {0: "nobody waits", 1: "1 client waits"}.get(count, f"{count} clients wait")
-        assert str(told).splitlines() == [title("serve_single", who, 128), *expected]
+        assert str(told).splitlines() == [title("serve_single", who, 1024), *expected]
         assert len(told) == count
         assert repr(told) == str(told)
 
@@ -248,7 +248,7 @@ def test_at_the_threaded_server_nobody_waits(count):
             echoed(stack.enter_context(Client(server)), f"hello {number}")
             stack.enter_context(socket.create_connection(server.address)).sendall(b"hi")
         until(lambda: not in_the_queue(server))
-        assert str(agreed(server)) == title("serve_threaded", "nobody waits", 128)
+        assert str(agreed(server)) == title("serve_threaded", "nobody waits", 1024)
 
 
 @ON_LINUX
@@ -268,7 +268,7 @@ def test_who_is_accepted_waits_no_longer():
             assert lines(agreed(server)) == ["  client 3  3 bytes unread"]
             bob.close()
             assert stranger.recv(100) == b"hey"
-            assert str(agreed(server)) == title("serve_single", "nobody waits", 128)
+            assert str(agreed(server)) == title("serve_single", "nobody waits", 1024)
 
 
 @ON_LINUX
@@ -359,7 +359,7 @@ def test_a_client_that_closed_before_it_was_accepted():
         stranger.close()
         until_unread(server, 0 + 1, 2 + 1, 1 + 1)
         assert str(agreed(server)).splitlines() == [
-            title("serve_single", "3 clients wait", 128),
+            title("serve_single", "3 clients wait", 1024),
             "  bob       nothing to read, has closed its side",
             "  carol     2 bytes unread, has closed its side",
             "  client 4  1 byte unread, has closed its side",
@@ -531,7 +531,7 @@ def test_a_negative_number_is_zero():
 @ON_LINUX
 def test_before_anyone_came_and_after_the_stop():
     with start(serve_single) as server:
-        assert str(agreed(server)) == title("serve_single", "nobody waits", 128)
+        assert str(agreed(server)) == title("serve_single", "nobody waits", 1024)
         with Client(server, name="alice"), Client(server, name="bob"):
             assert len(agreed(server)) == 1
             server.stop()
