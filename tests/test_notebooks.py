@@ -1,6 +1,8 @@
 """The notebooks: complete, honest with nbval, readable without a kernel, and the same servers as the package."""
 
 import ast
+import builtins
+import math
 import re
 from pathlib import Path
 
@@ -88,9 +90,6 @@ def test_the_lesson_opens_and_closes_as_agreed(name):
     assert 3 <= len(asked.splitlines()) <= 4
     assert all(line.endswith("?") for line in asked.splitlines())
     assert re.findall(r"^\*\*(.+?)\*\*", contract.source, re.M) == ["You will be able to", "You need:", "Time:"]
-    assert re.search(
-        r"\*\*Time:\*\* about \d+ minutes for reading and running, about \d+ for the exercises\.", contract.source
-    )
     learned, words, where_next = BOOKS[name].cells[-3:]
     assert learned.source.startswith("## What you have learned\n\n- ")
     assert words.source.startswith("## Words\n")
@@ -167,9 +166,11 @@ def test_each_prediction_is_compared_with_what_happened(name):
     for variable, asks, options, compares in predictions(name):
         assert asks < compares
         last = ast.parse(cells[compares].source).body[-1]
-        (happened,) = last.value.args
+        happened, *_ = last.value.args
         assert ast.unparse(last.value.func) == f"{variable}.compare"
         assert any(isinstance(node, ast.Name) for node in ast.walk(happened)), "a literal is nothing that happened"
+        # True at the right answer would give it away.
+        assert not [value for value in options.values() if value is None or isinstance(value, bool)], variable
         question = texts(cells[asks])
         assert question.startswith("Predict: ")
         assert [line.removeprefix("  ○ ") for line in question.splitlines()[1:]] == list(options)
@@ -180,26 +181,103 @@ def test_each_prediction_is_compared_with_what_happened(name):
 
 
 @every_notebook
-def test_what_answers_a_prediction_is_folded(name):
+def test_all_that_answers_a_prediction_is_in_its_result_which_is_closed(name):
+    """The experiment is the next code cell, so that Shift+Enter runs it, and has one output."""
     cells = BOOKS[name].cells
-    answers = {at for _, asks, _, compares in predictions(name) for at in range(asks + 1, compares + 1)}
-    asked = {asks for _, asks, _, _ in predictions(name)}
-    for at, cell in enumerate(cells):
-        folded = cell.metadata.get("jupyter", {}).get("outputs_hidden", False)
-        if cell.cell_type == "code":
-            assert folded == (at in answers - asked and bool(cell.outputs)), cell.source
+    for variable, asks, _, compares in predictions(name):
+        between = [cell for cell in cells[asks + 1 : compares] if cell.cell_type == "code"]
+        assert not between, variable
+        (output,) = cells[compares].outputs
+        assert "<details><summary>What happened</summary>" in output.data["text/html"]
+    for cell in cells:
+        assert "outputs_hidden" not in cell.metadata.get("jupyter", {}), cell.source
+        assert "<details open" not in nbformat.v4.writes(nbformat.v4.new_notebook(cells=[cell]))
+
+
+@every_notebook
+def test_every_experiment_is_explained_where_it_does_not_give_itself_away(name):
+    cells = BOOKS[name].cells
+    for variable, _, _, compares in predictions(name):
+        assert cells[compares + 1].source.startswith("<details><summary>Explain</summary>\n\n**Explain.** "), variable
+        assert cells[compares + 1].source.count("</details>") == 1
+    assert not re.search(r"^\*\*Explain\.\*\*", re.sub(r"(?s)<details>.*?</details>", "", prose(name)), re.M)
+
+
+def test_the_questions_are_about_as_many_as_there_is_time_for():
+    asked = {name: len(list(predictions(name))) for name in BOOKS}
+    assert all(asked[name] >= 7 for name in PARTS)
+    assert 20 <= sum(asked.values()) <= 28
+
+
+MARK = re.compile(r"^\*(Core path|Optional), (\d+) minutes?\.\*$", re.M)
+LONGEST = 75  # minutes of work in a session of 90
+
+
+def blocks(name):
+    """The cells that each mark is about; those of the opening and of the close have none, and belong to the core."""
+    found = [("Core path", None, [])]
+    for cell in BOOKS[name].cells:
+        mark = MARK.search(cell.source) if cell.cell_type == "markdown" else None
+        if mark:
+            found.append((mark[1], int(mark[2]), []))
+        elif cell.source.startswith("## What you have learned"):
+            found.append(("Core path", None, []))
+        found[-1][2].append(cell)
+    return found
+
+
+def minutes(cells):
+    """130 words a minute, five seconds a line of code."""
+    text = [re.sub(r"!\[.*?\]\(.*?\)|<[^>]+>", "", cell.source) for cell in cells if cell.cell_type == "markdown"]
+    lines = [line for cell in cells if cell.cell_type == "code" for line in cell.source.splitlines() if line.strip()]
+    return len(" ".join(text).split()) / 130 + len(lines) * 5 / 60
+
+
+@pytest.mark.parametrize("name", [*PARTS, "surprises"])
+def test_the_minutes_are_true(name):
+    times = {"Core path": 0, "Optional": 0}
+    for kind, said, cells in blocks(name):
+        true = math.ceil(minutes(cells))
+        times[kind] += true
+        assert said in (None, true), cells[0].source.splitlines()[0]
+    contract = next(cell.source for cell in BOOKS[name].cells if "**Time:**" in cell.source)
+    given = [int(number) for number in re.findall(r"\d+", " ".join(contract.split("**Time:**")[1].split(". ")[:2]))]
+    if name in PARTS:
+        assert times["Core path"] <= LONGEST
+        assert given[:2] == [times["Core path"], times["Optional"]], times
+    else:
+        assert given[0] == sum(times.values()), times
 
 
 @every_part
-def test_every_experiment_is_predicted_and_explained(name):
-    cells = BOOKS[name].cells
-    found = list(predictions(name))
-    assert len(found) >= 10
-    for variable, _, _, compares in found:
-        assert cells[compares + 1].source.startswith("**Explain.** "), variable
+def test_every_section_says_whether_it_is_core_and_each_of_the_core_has_a_cell_to_change(name):
     for heading, section in sections(name):
-        if not re.match(r"## (\d\. .*(we stand|What breaks|finished|program)|What you have|Words)", heading):
-            assert any(asks in section for _, asks, _, _ in found), heading
+        cells = [BOOKS[name].cells[at] for at in section]
+        if re.match(r"## \d", heading):
+            assert MARK.match(cells[0].source.split("\n\n")[1]), heading
+    for kind, said, cells in blocks(name):
+        if kind == "Core path" and said and re.match(r"## \d", cells[0].source):
+            changes = [at for at, cell in enumerate(cells) if cell.source.startswith("**Change it.** ")]
+            assert changes, cells[0].source
+            assert all(cells[at + 1].cell_type == "code" for at in changes)
+
+
+@every_part
+def test_the_core_path_is_complete_in_itself(name):
+    """No name that it uses is made in an optional section."""
+    core = [cell for kind, _, cells in blocks(name) if kind == "Core path" for cell in cells]
+    made = {"print", "range", "len", "str", "list", "sum", "sorted", "type", *dir(builtins)}
+    for cell in core:
+        if cell.cell_type == "code":
+            tree = ast.parse(cell.source)
+            nodes = [node for top in tree.body for node in ast.walk(top)]
+            made |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+            made |= {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ExceptHandler) and node.name}
+            made |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+            made |= {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+            made |= {alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names}
+            used = {node.id for node in nodes if isinstance(node, ast.Name)}
+            assert used <= made, (used - made, cell.source)
 
 
 def sections(name):
@@ -250,11 +328,13 @@ def slides(name):
 def height(cell):
     """Lines of text, about; of a question, as INSTRUCTORS.md has the slides made, without its code."""
     if cell.cell_type == "markdown":
-        return sum(1 + len(line) // 90 for line in cell.source.splitlines())
+        pictures = LINES_OF_A_PICTURE * cell.source.count("](attachment:")
+        return pictures + sum(1 + len(line) // 90 for line in re.sub(r"!\[.*?\]\(.*?\)", "", cell.source).splitlines())
     lines = 0 if "question" in cell.metadata.get("tags", []) else len(cell.source.splitlines())
     for output in cell.outputs:
-        pictured = "image/png" in output.get("data", {})
-        lines += LINES_OF_A_PICTURE if pictured else len(texts_of(output).splitlines())
+        data = output.get("data", {})
+        closed = "<details>" in data.get("text/html", "")
+        lines += 1 if closed else LINES_OF_A_PICTURE if "image/png" in data else len(texts_of(output).splitlines())
     return lines
 
 
@@ -271,7 +351,7 @@ def test_the_slides_are_a_talk(name):
     shown = [id(cell) for slide in slides(name) for cell in slide]
     for variable, asks, _, compares in predictions(name):
         assert (id(cells[asks]) in shown) == (id(cells[compares]) in shown), variable
-    assert sum(id(cells[asks]) in shown for _, asks, _, _ in predictions(name)) >= 10
+    assert sum(id(cells[asks]) in shown for _, asks, _, _ in predictions(name)) >= 7
 
 
 @every_part
@@ -295,8 +375,9 @@ def test_both_parts_show_in_three_views_why_bob_waits_or_does_not():
     waits = ["○ nobody is here", "◀ server thread: waits in recv for alice"]
     serves = [f"◀ {thread}" for thread in ("server thread: waits in accept", "thread 1: waits", "thread 2: waits")]
     one, many = "part1_single_socket", "part2_multithreaded"
-    assert any(all(words in text for words in waits) for text in shown(one, "server.where()"))
-    assert any("  bob  2 bytes unread" in text for text in shown(one, "server.backlog()"))
+    results = shown(one, "server.where(), server.backlog())")
+    assert any(all(words in text for words in waits) for text in results)
+    assert any("  bob  2 bytes unread" in text for text in results)
     assert any("bob    connected · waits in the backlog behind alice" in text for text in shown(one, ".timeline()"))
     assert any(all(words in text for words in serves) for text in shown(many, "server.where()"))
     assert any("nobody waits" in text for text in shown(many, "server.backlog()"))
@@ -327,7 +408,7 @@ def test_student_code_needs_only_the_standard_library(name):
 
 @every_notebook
 def test_links_and_pictures_exist(name):
-    for target in re.findall(r"\]\(([^)#]+)\)", prose(name)):
+    for target in re.findall(r"\]\((?!attachment:)([^)#]+)\)", prose(name)):
         assert (ROOT / "notebooks" / target).exists(), target
 
 
@@ -374,7 +455,9 @@ def run_twice():
         book = books[name] = nbformat.from_dict(BOOKS[name])
         cells = code_cells(name) * 2
         book.cells = [nbformat.from_dict({**cell, "id": f"run-{number}"}) for number, cell in enumerate(cells)]
-        NotebookClient(book, timeout=120, store_widget_state=False, resources={"metadata": {"path": ROOT}}).execute()
+        NotebookClient(
+            book, timeout=120, store_widget_state=False, resources={"metadata": {"path": ROOT / "notebooks"}}
+        ).execute()
     return books
 
 

@@ -1,4 +1,14 @@
-"""Both parts as a student has them: opened in JupyterLab, all cells run, the panels used, and all of it once more."""
+"""The lessons as a student has them: opened in JupyterLab, all cells run, the panels used, and all of it once more.
+
+And before any cell is run: what is in view of a question does not answer it.
+"""
+
+import nbformat
+import pytest
+
+from ..test_predictions_in_lessons import LESSONS, explained, folded, lesson, opened, printed, questions
+
+LETTERS = 12  # of a line; a shorter one may stand somewhere else by chance
 
 
 def shows_words(book, panels):
@@ -68,3 +78,63 @@ def use_part_2(book):
     alice.click("Connect")
     alice.type("back")
     alice.says("disconnected", "> back", "Received  :  back")
+
+
+# What of the notebook is to be seen when a cell (they count from 0) is scrolled to its top, as far as that is possible.
+IN_VIEW = """(panel, index) => {
+    const list = panel.node.querySelector(".jp-WindowedPanel-outer");
+    panel.content.widgets[index].node.scrollIntoView({ block: "start" });
+    const view = list.getBoundingClientRect();
+    const inView = (box) => box.width && box.bottom > view.top && box.top < view.bottom;
+    const seen = [];
+    const texts = document.createTreeWalker(list, NodeFilter.SHOW_TEXT);
+    for (let text = texts.nextNode(); text; text = texts.nextNode()) {
+        const range = document.createRange();
+        range.selectNodeContents(text);
+        if (text.parentElement.checkVisibility() && [...range.getClientRects()].some(inView)) seen.push(text.data);
+    }
+    for (const img of list.querySelectorAll("img")) {
+        if (img.checkVisibility() && inView(img.getBoundingClientRect())) seen.push(img.alt);
+    }
+    return { height: view.height, seen: seen.join("\\n") };
+}"""
+EVERY_CELL = """async (panel) => {
+    panel.content.notebookConfig = { ...panel.content.notebookConfig, windowingMode: "none" };
+}"""
+ALL_DRAWN = """(panel) => panel.content.widgets.every(({ model, node }) => node.querySelector(
+    model.type === "markdown" ? ".jp-MarkdownOutput *"
+        : model.outputs?.length ? ".jp-OutputArea-output, .jp-OutputPlaceholder" : ".jp-InputArea"))"""
+
+
+def answers_in_view(book, saved):
+    """What of each question's answer is to be seen where only the question was asked: 1440 x 900, and nothing run."""
+    book.page.set_viewport_size({"width": 1440, "height": 900})
+    book.promised(EVERY_CELL)
+    book.until(ALL_DRAWN)
+    found = []
+    for asks, experiment, _ in questions(saved):
+        view = book.until(IN_VIEW, saved.cells.index(asks))
+        assert view["height"] > 700
+        assert asks.outputs[0].data["text/plain"].splitlines()[0].removeprefix("Predict: ") in view["seen"]
+        result = "\n".join(each.get("text") or each.data["text/plain"] for each in experiment.outputs)
+        tells = ["What happened: ", "Explain.", *(line.strip() for line in result.splitlines())]
+        code = asks.source + experiment.source
+        tells = [each for each in tells if each == "Explain." or (each[LETTERS - 1 :] and each not in code)]
+        found += [f"{asks.source.splitlines()[0]}: {each}" for each in tells if each in view["seen"]]
+    return found
+
+
+@pytest.mark.parametrize("name", LESSONS)
+def test_nothing_in_view_of_a_question_answers_it(notebook, jupyterlab, name):
+    path = f"{name}.ipynb"
+    saved = nbformat.read(jupyterlab.files / path, 4)
+    assert len(list(questions(saved))) >= 7
+    assert answers_in_view(notebook(path), saved) == []
+
+
+def test_an_answer_in_view_of_its_question_is_found(notebook, jupyterlab):
+    for change in (None, opened, printed, folded, explained):
+        path = f"{change and change.__name__}.ipynb"
+        saved = lesson(*filter(None, [change]))
+        nbformat.write(saved, jupyterlab.files / path)
+        assert bool(answers_in_view(notebook(path), saved)) == (change is not None), path
