@@ -5,7 +5,7 @@ import socket
 import threading
 import time
 
-IDLE = 60  # seconds: a client that is silent for longer is hung up on
+IDLE = 60  # seconds: a client that is silent for longer is disconnected
 MOST = 1000  # clients that have a thread at the same time; the next ones wait in the backlog
 
 
