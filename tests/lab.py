@@ -179,9 +179,11 @@ class Notebook:
         # second if the kernel is restarted while it asks it about a debugger. The third is what its server answers to
         # "which kernels are there?" in the moment in which one of them starts:
         # https://github.com/jupyter-server/enterprise_gateway/issues/1395
+        # The fourth: it shows a picture that is attached to a cell a moment before it has found it there.
         theirs = (
             r"Comm not found|Could not restore the debugger state: Canceled future for debug_request message"
             r"|Failed to load resource: .* a status of 500 .*/api/kernels\?\d+\)$"
+            r"|Failed to load resource: net::ERR_UNKNOWN_URL_SCHEME \(attachment:"
         )
         if message.type == "error" and not re.match(theirs, said):
             self.wrong.append(said)
