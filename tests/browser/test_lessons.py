@@ -97,6 +97,10 @@ IN_VIEW = """(panel, index) => {
 }"""
 EVERY_CELL = """async (panel) => {
     panel.content.notebookConfig = { ...panel.content.notebookConfig, windowingMode: "none" };
+    for (const { node } of panel.content.widgets) { // what has been in view is drawn first
+        node.scrollIntoView();
+        await new Promise(requestAnimationFrame);
+    }
 }"""
 ALL_DRAWN = """(panel) => panel.content.widgets.every(({ model, node }) => node.querySelector(
     model.type === "markdown" ? ".jp-MarkdownOutput *"
