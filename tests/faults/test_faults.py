@@ -17,11 +17,11 @@ FAULTS = {
     "the threaded server handles one client at a time": (
         "part2_multithreaded",
         "servers.py",
-        "                thread.start()\n",
-        "                thread.run()\n",
+        "                    thread.start()\n",
+        "                    thread.run()\n",
     ),
     "the echo drops a byte": (
-        "part1_single_socket",
+        "part1_exercises",
         "servers.py",
         "                conn.sendall(data)\n",
         "                conn.sendall(data[1:])\n",
@@ -93,7 +93,7 @@ def broken_copy(folder: Path, fault: tuple[str, str, str, str]) -> None:
     """A copy of the package, with the fault, and of a notebook, as it is."""
     notebook, module, right, wrong = fault
     shutil.copytree(ROOT / "echo_kit", folder / "echo_kit", ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "notebooks").mkdir()
+    shutil.copytree(ROOT / "notebooks" / "programs", folder / "notebooks" / "programs")
     for each in ["conftest.py", "sanitize.cfg", f"{notebook}.ipynb"]:
         shutil.copy(ROOT / "notebooks" / each, folder / "notebooks")
     target = folder / "echo_kit" / module
