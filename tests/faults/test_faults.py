@@ -83,7 +83,7 @@ FAULTS = {
     "a check takes every answer for right": (
         "part1_exercises",
         "course/trial.py",
-        "        if not condition:\n            raise self.not_yet(expected, happened, look)\n",
+        "        if not condition:\n            raise self.not_yet(expected, got, hint)\n",
         "        return\n",
     ),
 }
