@@ -33,7 +33,6 @@ QUIET = 0.3  # seconds without a byte after which a program waits in vain, where
 PATIENCE = 5.0  # seconds at most until it has come to rest
 
 _programs: dict[str, Program] = {}  # the running ones, by name
-_keyboards: dict[Observation, Keyboard] = {}
 
 
 def run(
@@ -64,7 +63,7 @@ class Program:
         self.observation = Observation(name)
         self.observation.log = ClientLog(self.observation)
         self._main, self._names = main, names
-        self._keyboard = _keyboards[self.observation] = Keyboard(self.observation)
+        self._keyboard = Keyboard(self.observation)
         self._thread = threading.Thread(target=self._run, name=f"echo_kit {name}", daemon=True)
         self._task = self.observation.adopt(self._thread, MAIN)
 
@@ -96,7 +95,6 @@ class Program:
         self.observation.close_all()
         self._keyboard.close()
         patches.end(self.observation)
-        _keyboards.pop(self.observation, None)
         if _programs.get(self.name) is self:
             del _programs[self.name]
         if self._names.get("input") is ask and not any(each._names is self._names for each in _programs.values()):
@@ -185,19 +183,15 @@ class Program:
         if self.ended:
             state = "it has ended" if self.error is None else f"it ended with {type(self.error).__name__}"
         else:
-            view = self.where()
-            marks = [
-                mark for each in view.functions for line in each.lines for mark in line.marks if mark.kind == STANDS
-            ]
-            state = "".join(f"it {mark.words}" for mark in [*marks, *view.elsewhere])
+            state = "".join(f"it {mark.words}" for _, mark in self.where().marks if mark.kind == STANDS)
         return f"{self.screen}\n[{state}]"
 
 
 def ask(prompt: object = "", /) -> str:
     """Stands in for `input`; also when the program has ended and somebody kept it."""
     task = current_task()
-    keyboard = _keyboards.get(task.observation) if task is not None else None
-    return input(str(prompt)) if keyboard is None else keyboard.read(prompt)
+    mine = [each for each in [*_programs.values()] if task is not None and each.observation is task.observation]
+    return mine[0]._keyboard.read(prompt) if mine else input(str(prompt))
 
 
 def _loaded(program: Callable[[], object] | str | Path) -> tuple[Callable[[], object], dict[str, Any]]:

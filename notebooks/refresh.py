@@ -31,9 +31,8 @@ def refresh(path: Path) -> None:
             for output in cell.outputs:  # a view of a model of this run: JupyterLab would prefer it to the words beside
                 data = output.get("data", {})
                 data.pop("application/vnd.jupyter.widget-view+json", None)
-                if (
-                    "text/html" in data
-                ):  # what answers a prediction is open for whoever runs the cell, and for nobody else
+                # What answers a prediction is open for whoever runs the cell, and for nobody else.
+                if "text/html" in data:
                     data["text/html"] = re.sub("^<details open>", "<details>", data["text/html"])
     nbformat.write(notebook, path)
 

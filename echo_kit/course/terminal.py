@@ -13,7 +13,7 @@ from ..program import run
 from ..views.code import DIED, STANDS
 from ..watch.text import cut
 from .report import LONGEST, NotYet, died_of
-from .trial import PART, Serve, Trial, marks
+from .trial import PART, Serve, Trial
 
 KEPT = 1_900  # characters of a line that are compared: a terminal keeps a few more
 BYE = b"bye"  # to which the server answers with an end of file
@@ -96,13 +96,12 @@ class Terminal:
             return
         program, died = self.program, ""
         view = self.trial.view = program.where()
-        found = [*marks(view), *(("", mark) for mark in view.elsewhere)]
-        stands = ["has ended"] if program.ended else [mark.words for _, mark in found if mark.kind == STANDS]
+        stands = ["has ended"] if program.ended else [mark.words for _, mark in view.marks if mark.kind == STANDS]
         shows = [cut(line, 80) for line in program.screen.splitlines()[-4:]]
         got = "\n".join(["the terminal shows", *shows, f"(it {stands[0]})" if stands else ""])
         if program.error is not None:
             got = died_of(program.error)
-            died = "".join(f"the line  {cut(text, LONGEST)}\n" for text, mark in found if mark.kind == DIED)
+            died = "".join(f"the line  {cut(text, LONGEST)}\n" for text, mark in view.marks if mark.kind == DIED)
         raise NotYet(expected, got, died + hint)
 
     def _asks(self) -> bool:

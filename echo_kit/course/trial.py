@@ -21,7 +21,7 @@ from typing import Any
 from ..client import Client, EchoError, Refused, Reset
 from ..server import Server
 from ..servers import serve_single
-from ..views.code import DIED, STANDS, CodeView, Mark
+from ..views.code import DIED, STANDS, CodeView
 from ..watch import patches
 from ..watch.events import Connection
 from ..watch.frames import source_line, student_frame
@@ -91,7 +91,7 @@ class Trial:
         view = self.server.where()  # waits until the server is at rest: if it dies of this, it is dead by then
         error = self.server.error
         if error is not None:
-            died = [f"the line  {cut(text, LONGEST)}" for text, mark in marks(view) if mark.kind == DIED]
+            died = [f"the line  {cut(text, LONGEST)}" for text, mark in view.marks if mark.kind == DIED]
             return NotYet(expected, f"{got}; {died_of(error)}", "\n".join([*died[:1], *filter(None, [hint])]))
         if self._reads_nothing():
             hint = "recv returns no bytes when its client has left, each time it is called: leave the loop then"
@@ -161,7 +161,7 @@ class Trial:
         """Where the threads of the server stand, in one sentence."""
         if not self.settle():
             return "your server is busy all the time: it never waits"
-        standing = [mark for mark in [*(mark for _, mark in marks(view)), *view.elsewhere] if mark.kind == STANDS]
+        standing = [mark for _, mark in view.marks if mark.kind == STANDS]
         return "; ".join(f"{mark.thread} {mark.words}" for mark in standing[:4]) or "no thread of your server is left"
 
 
@@ -275,11 +275,6 @@ class Guest:
         nothing = "the server hung up on" if self.client.ended else "nothing came to"
         got = f"{self.name} got {quoted(self._came)}" if self._came else f"{nothing} {self.name}"
         self.trial.expects(expected, condition, got, hint)
-
-
-def marks(view: CodeView) -> list[tuple[str, Mark]]:
-    """Each mark with the line at which it stands."""
-    return [(line.text.strip(), mark) for function in view.functions for line in function.lines for mark in line.marks]
 
 
 # -- how the function becomes a server, serve(host, port) --------------------------------------------------------------

@@ -106,6 +106,12 @@ class CodeView:
         threads = counted(self.threads, "thread") if self.threads and not self.note.startswith("stopped") else ""
         return f"{self.server}: {', '.join(filter(None, (threads, self.note))) or 'no thread is left'}"
 
+    @property
+    def marks(self) -> list[tuple[str, Mark]]:
+        """Each mark with the line at which it stands; with "" those of threads in no code of the student's."""
+        at_lines = [(line.text.strip(), mark) for each in self.functions for line in each.lines for mark in line.marks]
+        return [*at_lines, *(("", mark) for mark in self.elsewhere)]
+
     def __str__(self) -> str:
         text = [self.title]
         every = [line for function in self.functions for line in function.shown() if line is not None]

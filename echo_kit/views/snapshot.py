@@ -20,8 +20,7 @@ class Snapshot:
     @property
     def headline(self) -> str:
         """Who waits, and why, in one sentence from what was seen."""
-        marks = [mark for function in self.code.functions for line in function.lines for mark in line.marks]
-        stands = [mark for mark in (*marks, *self.code.elsewhere) if mark.kind in (STANDS, PAUSED)]
+        stands = [mark for _, mark in self.code.marks if mark.kind in (STANDS, PAUSED)]
         names = [each.name for each in self.backlog.waiting]
         if not stands or not self.backlog.listens:
             return self.code.title.partition(": ")[2]

@@ -231,11 +231,9 @@ def read(plain: Callable[..., Any], sock: socket.socket, seen: Observed, *args: 
 
 @functools.wraps(plain_connect)
 def connect(self: socket.socket, address: Any, /) -> None:
-    task = current_task()
-    ours = task is not None and task.observation.keyboard is not None and self.family in FAMILIES
-    began = time.perf_counter()  # the clock of every log
+    task, began = current_task(), time.perf_counter()  # the clock of every log
     plain_connect(self, address)
-    if task is not None and ours:
+    if task is not None and task.observation.keyboard is not None and self.family in FAMILIES:
         with noting(task.observation):
             note_functions(task.observation)
             _record(task.observation.watch_client(self, began), task, "connect", began)
