@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from .events import PREVIEW, Address
+from .handed import release
 from .observation import Observed, ServerStopped, Task, current_task, here, note_functions, noting, observed, task_for
 from .output import Routed, route_streams
 from .sockets import RESET_ON_CLOSE, waited
@@ -31,7 +32,6 @@ PEEK = int(socket.MSG_PEEK)  # `&` of the enumeration itself takes microseconds
 
 plain_accept = socket.socket.accept
 plain_connect = socket.socket.connect
-plain_close = socket.socket.close
 plain_listen = socket.socket.listen
 plain_recv = socket.socket.recv
 plain_recv_into = socket.socket.recv_into
@@ -63,18 +63,22 @@ def recv(self: socket.socket, size: int, /, *flags: Any) -> Any:
         observation.trouble = trouble
         return plain_recv(self, size)
     try:
-        if observation.stopping:
+        if seen.over and observation.stopping:
             return b""
         data = plain_recv(self, size)
     except OSError as error:
+        task.entered = None
+        _release(seen)
         if not observation.stopping:
-            _record(seen, task, "recv", began, error=type(error))
+            record(seen, task, "recv", began, error=type(error))
             raise
     finally:
         task.entered = None
-    if observation.stopping:  # to its code it looks as if the client hung up
-        _record(seen, task, "recv", began, error=ServerStopped)
-        return b""
+    if seen.over:
+        _release(seen)
+        if observation.stopping:  # to its code it looks as if the client hung up
+            record(seen, task, "recv", began, error=ServerStopped)
+            return b""
     try:
         connection = task.connection = seen.connection
         if not connection.messages:  # once a client: which functions it has come to
@@ -118,10 +122,14 @@ def _sender(plain: Callable[..., int | None]) -> Callable[..., int | None]:
         try:
             result = plain(self, data, *flags) if flags else plain(self, data)
         except OSError as error:
-            _record(seen, task, "send", began, error=type(error))
+            task.entered = None
+            _release(seen)
+            record(seen, task, "send", began, error=type(error))
             raise
         finally:
             task.entered = None
+        if seen.over:
+            _release(seen)
         try:
             connection = task.connection = seen.connection
             view: Any = data if type(data) is bytes else memoryview(data).cast("B")
@@ -148,33 +156,33 @@ def accept(self: socket.socket) -> tuple[socket.socket, Address]:
     seen = seen_at(id(self))
     if seen is None:
         owner = current_task()
-        if owner is not None and self.family in FAMILIES:
+        if owner is not None and self.family in FAMILIES and self.fileno() != -1:
             with noting(owner.observation):
                 seen = owner.observation.watch_listener(self)  # it was listening before the server was started
     if seen is None or not seen.listening:  # of a connection it fails at once: wait would wait for its next bytes
         return plain_accept(self)
-    observation = seen.observation
+    observation, timeout = seen.observation, self.gettimeout()  # now: another thread may change it, or close the socket
     with made("accept", seen) as (task, began):
         with noting(observation):
             note_functions(observation, accepts=True)
         try:
             # One thread at a time: another could take the client between select and accept, and no stop wakes a thread
             # that sleeps in accept. (With a timeout it would not sleep long.)
-            with seen.turn if self.gettimeout() is None else contextlib.nullcontext():
-                wait(seen, self)
+            with seen.turn if timeout is None else contextlib.nullcontext():
+                wait(seen, self, timeout)
                 if observation.stopping:
                     raise ServerStopped
-                conn, address = plain_accept(self)
+                conn, address = plain_accept(_open(seen, self, timeout))
         except OSError as error:
             if observation.stopping:
                 raise ServerStopped from None
-            _record(seen, task, "accept", began, error=type(error))
+            record(seen, task, "accept", began, error=type(error))
             raise
     with noting(observation):
         accepted = observation.watch_connection(conn, address)
         with noting(observation):
             accepted.connection.waited = waited(conn)
-        _record(accepted, task, "accept", began)
+        record(accepted, task, "accept", began)
     if observation.stopping:  # and it came after all were told to hang up
         if observation.abort:
             with contextlib.suppress(OSError):
@@ -190,7 +198,7 @@ def listen(self: socket.socket, /, *backlog: int) -> None:
     task = current_task()
     if task is not None and self.family in FAMILIES:
         with noting(task.observation):
-            _record(task.observation.watch_listener(self, *backlog), task, "listen", None)
+            record(task.observation.watch_listener(self, *backlog), task, "listen", None)
 
 
 @functools.wraps(plain_recv_into)
@@ -205,27 +213,27 @@ def recv_into(self: socket.socket, /, *args: Any, **named: Any) -> Any:
 def read(plain: Callable[..., Any], sock: socket.socket, seen: Observed, *args: Any, **named: Any) -> Any:
     """Read as `plain` does: recv with flags, or recv_into, which returns a size."""
     __tracebackhide__ = True
-    observation, into = seen.observation, plain is plain_recv_into
+    observation, into, timeout = seen.observation, plain is plain_recv_into, sock.gettimeout()
     nothing = 0 if into else b""
     with made(plain.__name__, seen) as (task, began):
         try:
             if WAIT_BEFORE_RECV or observation.keyboard is not None:
-                wait(seen, sock)
+                wait(seen, sock, timeout)
             if observation.stopping:
                 return nothing
-            result = plain(sock, *args, **named)
+            result = plain(_open(seen, sock, timeout), *args, **named)
         except OSError as error:
             if not observation.stopping:
-                _record(seen, task, "recv", began, error=type(error))
+                record(seen, task, "recv", began, error=type(error))
                 raise
     if observation.stopping:
-        _record(seen, task, "recv", began, error=ServerStopped)
+        record(seen, task, "recv", began, error=ServerStopped)
         return nothing
     with noting(observation):
         flags = args[1 + into] if len(args) > 1 + into else named.get("flags", 0)
         if not operator.index(flags) & PEEK:
             data = bytes(memoryview(args[0] if args else named["buffer"]).cast("B")[:result]) if into else result
-            _record(seen, task, "recv", began, data)
+            record(seen, task, "recv", began, data)
     return result
 
 
@@ -236,35 +244,11 @@ def connect(self: socket.socket, address: Any, /) -> None:
     if task is not None and task.observation.keyboard is not None and self.family in FAMILIES:
         with noting(task.observation):
             note_functions(task.observation)
-            _record(task.observation.watch_client(self, began), task, "connect", began)
-
-
-@functools.wraps(plain_shutdown)
-def shutdown(self: socket.socket, how: int, /) -> None:
-    seen = seen_at(id(self))
-    began = None if seen is None else _now(seen)
-    plain_shutdown(self, how)
-    if seen is not None:
-        _record(seen, None, "shutdown", began)
-
-
-@functools.wraps(plain_close)
-def close(self: socket.socket) -> None:
-    seen = seen_at(id(self))
-    began = None if seen is None else _now(seen)
-    plain_close(self)
-    # A file of makefile() may keep it open.
-    if seen is not None and self.fileno() == -1 and observed.pop(id(self), None) is not None:
-        _record(seen, None, "close", began)
-        seen.connection.closed = True
-        with noting(seen.observation):
-            task = task_for(seen.observation)
-            if task.connection is seen.connection:
-                task.connection = None
+            record(task.observation.watch_client(self, began), task, "connect", began)
 
 
 TWINS: dict[str, Callable[..., Any]] = {
-    **{"accept": accept, "connect": connect, "listen": listen, "shutdown": shutdown, "close": close},
+    **{"accept": accept, "connect": connect, "listen": listen},
     **{"recv": recv, "recv_into": recv_into},
     **{"send": _sender(plain_send), "sendall": _sender(socket.socket.sendall)},
 }
@@ -273,7 +257,8 @@ TWINS: dict[str, Callable[..., Any]] = {
 # -- what they are made of -------------------------------------------------------------------------------------------
 
 
-def _now(seen: Observed) -> float | None:
+def now(seen: Observed) -> float | None:
+    """By the log's clock; None if that failed."""
     with noting(seen.observation):
         return seen.observation.log.clock()
     return None
@@ -282,7 +267,7 @@ def _now(seen: Observed) -> float | None:
 @contextlib.contextmanager
 def made(name: str, seen: Observed) -> Iterator[tuple[Task | None, float | None]]:
     """The thread's task says that it is in the call `name`. Gives the task, and when it began; None if that failed."""
-    task, began = None, _now(seen)
+    task, began = None, now(seen)
     with noting(seen.observation):
         task = task_for(seen.observation)
         if seen.listening:
@@ -294,9 +279,22 @@ def made(name: str, seen: Observed) -> Iterator[tuple[Task | None, float | None]
     finally:
         if task is not None:
             task.entered = None
+        _release(seen)
 
 
-def _record(
+def _release(seen: Observed) -> None:
+    """A call has returned: on a socket that was closed meanwhile it may have been the last."""
+    if seen.held is not None:
+        with noting(seen.observation):
+            release(seen)
+
+
+def _open(seen: Observed, sock: socket.socket, timeout: float | None) -> socket.socket:
+    """What a call that may block for ever is made on: `sock`, or what is kept open of it (see `duplicate`)."""
+    return sock if seen.held is None or timeout is not None else seen.held
+
+
+def record(
     seen: Observed, task: Task | None, kind: str, began: float | None, data: bytes = b"", error: type | None = None
 ) -> None:
     """The thread's task where `task` is None; now where `began` is None."""
@@ -321,9 +319,9 @@ def _record(
             route_streams()  # something like redirect_stdout has replaced it, or put back what was there before
 
 
-def wait(seen: Observed, sock: socket.socket) -> None:
-    """Wait as a blocking read of `sock` would, with its timeout, and also for the server's stop, or Ctrl+C."""
-    observation, timeout = seen.observation, sock.gettimeout()
+def wait(seen: Observed, sock: socket.socket, timeout: float | None) -> None:
+    """Wait as a read of `sock` with that timeout would, and also for the server's stop, or Ctrl+C."""
+    observation, sock = seen.observation, _open(seen, sock, timeout)
     if timeout == 0 or sock.fileno() == -1 or observation.stopping:
         return  # the real call returns at once
     try:

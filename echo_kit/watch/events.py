@@ -60,6 +60,7 @@ class Connection:
     waited    seconds from the handshake to the accept, as the kernel says; None: it does not
     handed_on  where it went, and is not seen any more: "to ssl", "to a child process"; "": nowhere
     closed_at  where the server's own code closed it: "line 6 of serve"; "": not known
+    sockets   how many of ours refer to it: dup() makes a second one
     """
 
     client: Address
@@ -72,6 +73,7 @@ class Connection:
     waited: float | None = None
     handed_on: str = ""
     closed_at: str = ""
+    sockets: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,21 @@ def student_frame(ident: int | None) -> FrameType | None:
     return next(student_frames(thread_frames().get(ident or 0)), None)
 
 
+def student_place(frame: FrameType | None) -> str:
+    """The innermost line of student code: "line 6 of serve"; "" where there is none."""
+    for each in student_frames(frame):
+        name, file = each.f_code.co_name, each.f_code.co_filename
+        if name == "<module>":
+            name = "your cell" if "ipykernel_" in file else os.path.basename(file)
+        return f"line {each.f_lineno} of {name}"
+    return ""
+
+
+def library_name(frame: FrameType) -> str:
+    """The library that the frame runs, as "ssl"; "" for student code."""
+    return "" if is_student_code(frame) else str(frame.f_globals.get("__name__")).partition(".")[0]
+
+
 def is_asked_for(frame: FrameType | None) -> bool:
     """Whether the server's code calls a socket's method, of which `frame` is the caller; and not our clean-up, nor a
     destructor. The garbage collector runs destructors at any moment and in any thread, which may hold a lock of the

@@ -51,7 +51,7 @@ class Keyboard:
         assert task is not None
         observation.write(task, str(prompt))
         with made("input", self.seen):
-            wait(self.seen, self._reader)  # raises what Ctrl+C does
+            wait(self.seen, self._reader, None)  # raises what Ctrl+C does
             if observation.stopping:
                 raise ServerStopped
         plain_recv(self._reader, 1)  # not before: the program would seem to wait for another line

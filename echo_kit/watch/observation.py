@@ -116,6 +116,8 @@ class Observed:
     connection: Connection
     listening: bool = False
     turn: threading.Lock = field(default_factory=threading.Lock)  # one thread at a time waits for a client
+    over: bool = False  # the server stops, or the socket was closed: a call that returns now looks twice
+    held: socket.socket | None = None  # of a closed one, while a thread is still in a call on it: see `hold`
 
 
 class _Here(threading.local):
@@ -145,7 +147,7 @@ class Observation:
         self.address: Address | None = None
         self.backlog: int | None = None
         self.listening = threading.Event()
-        self.stopping = False
+        self._stopping = False
         self.gate = Gate()  # where its threads are held, step by step
         self.most_threads: int | None = None  # alive at once; with it, none is started while the server is stopped
         self.most_sent: int | None = None  # bytes that one send() takes at most: fewer than asked for, as it may
@@ -160,7 +162,21 @@ class Observation:
         self.keyboard: Observed | None = None  # of a client program, whose connections are observed; servers have none
         self.servers: dict[Connection, Observation | None] = {}  # to which that program has connected; None: not ours
         self.kept: list[socket.socket] = []  # while it is stopped, so that nobody's last reference closes one
+        self.handed: dict[
+            int, Connection
+        ] = {}  # that went from its socket to a descriptor's next owner, by that number
         self._numbers = itertools.count(1)
+
+    @property
+    def stopping(self) -> bool:
+        return self._stopping
+
+    @stopping.setter
+    def stopping(self, on: bool) -> None:
+        self._stopping = on
+        for seen in list(observed.values()):
+            if seen.observation is self:
+                seen.over = True
 
     # -- threads ---------------------------------------------------------------------------------------------------
 
@@ -226,16 +242,29 @@ class Observation:
         self.servers[connection] = server
         return self._watch(sock, connection)
 
+    def watch_duplicate(self, sock: socket.socket, of: Observed) -> None:
+        """One more socket of the same connection, or of the same listener."""
+        self._watch(sock, of.connection, of.listening)
+
+    def last_of(self, connection: Connection) -> bool:
+        """One of its sockets goes: whether it was the last."""
+        with lock:
+            connection.sockets -= 1
+            return not connection.sockets
+
     def _watch(self, sock: socket.socket, connection: Connection, listening: bool = False) -> Observed:
         key = id(sock)
 
         def forget(_: object) -> None:  # the last reference went, and with it the socket
             if observed.pop(key, None) is not None:
-                connection.closed = True
                 with noting(self):
-                    self.log.add("close", self.log.clock(), connection)
+                    if self.last_of(connection):
+                        connection.closed = True
+                        self.log.add("close", self.log.clock(), connection)
 
+        connection.sockets += 1
         seen = observed[key] = Observed(self, weakref.ref(sock, forget), connection, listening)
+        seen.over = self.stopping  # now: after a stop that did not find it
         return seen
 
     def sockets(self, listening: bool) -> Iterator[tuple[socket.socket, Observed]]:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from . import output
 from .borrowed import pool_workers
-from .calls import TWINS
+from .ends import TWINS
 from .frames import is_asked_for, is_student_code
 from .observation import Call, Observation, ServerStopped, Task, current_task, lock, noting, observed, running, task_for
 

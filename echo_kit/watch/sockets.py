@@ -36,6 +36,15 @@ def free_port(host: str = "127.0.0.1") -> int:
         return int(probe.getsockname()[1])
 
 
+def _selector() -> selectors.BaseSelector:
+    """epoll, where there is one: it goes on to wait for a socket that was closed meanwhile and has a duplicate."""
+    try:
+        selector: selectors.BaseSelector = getattr(selectors, "EpollSelector", Selector)()
+        return selector
+    except OSError:  # no descriptor is left
+        return Selector()
+
+
 def ready(sock: socket.socket, event: int) -> bool:
     """Whether a read of `sock` (an accept, a write) would return at once."""
     try:
@@ -90,7 +99,7 @@ class Alarm:
 
     def wait(self, sock: socket.socket, timeout: float | None, task: object | None, rings: Callable[[], bool]) -> bool:
         """Wait until `sock` can be read, or it `rings`. True: there was a Ctrl+C for `task`."""
-        with Selector() as selector:
+        with _selector() as selector:
             selector.register(sock, selectors.EVENT_READ)
             selector.register(self._reader, selectors.EVENT_READ)
             while True:

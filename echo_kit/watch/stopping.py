@@ -16,10 +16,11 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from . import calls
+from . import calls, ends
 from .borrowed import raise_in, waits
 from .events import reachable
 from .frames import is_student_code, thread_frames
+from .handed import hang_up
 from .observation import Observation, ServerStopped, Task
 from .patches import start, step_by_step, take_turns
 from .sockets import RESET_ON_CLOSE, ready
@@ -28,7 +29,7 @@ GRACE = 0.25  # seconds that a thread has until stronger means are used, or used
 LOOK = 0.005  # seconds from one look to the next, whether a thread may be interrupted
 
 # Where a thread waits, or lets others run, at the student's request.
-_OURS: list[Callable[..., Any]] = [*calls.TWINS.values(), calls.read, start, take_turns]
+_OURS: list[Callable[..., Any]] = [*ends.TWINS.values(), calls.read, start, take_turns]
 _WAITS = {*waits, *(each.__code__ for each in _OURS)}
 
 
@@ -59,6 +60,7 @@ def ask_to_stop(observation: Observation) -> None:
         if observation.abort:  # no end of file before the reset: a client that closed on it would keep the port busy
             _quietly(sock.setsockopt, socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         _quietly(calls.plain_shutdown, sock, socket.SHUT_RD if observation.abort else socket.SHUT_RDWR)
+    hang_up(observation)
     step_by_step(observation, False)  # last, so that a thread that is held comes to sockets that are shut down
 
 

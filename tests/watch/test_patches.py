@@ -12,7 +12,7 @@ import threading
 import pytest
 
 from echo_kit import Client, serve_single, serve_threaded, start
-from echo_kit.watch import borrowed, calls, patches
+from echo_kit.watch import borrowed, ends, patches
 from echo_kit.watch.observation import ServerStopped
 
 LONG = 20
@@ -23,7 +23,7 @@ def test_after_the_last_stop_all_is_as_it_was(capsys):
     with start(serve_single) as one, start(serve_threaded):
         changed = {name for name, value in patches.state().items() if value != before[name]}
         assert changed == {
-            *(f"socket.{name}" for name in calls.TWINS),
+            *(f"socket.{name}" for name in ends.TWINS),
             *("Thread.start", "threading.excepthook", "sys.unraisablehook", "sys.stdout", "sys.stderr"),
         }
         one.pause()

@@ -1,0 +1,115 @@
+"""How the server's own code ends a socket: shutdown, close and detach; and dup, after which one close ends nothing."""
+
+from __future__ import annotations
+
+import functools
+import socket
+import sys
+
+from . import calls
+from .borrowed import last_file_gone
+from .calls import now, plain_shutdown, record, seen_at
+from .events import Address, plain_address
+from .frames import library_name, student_place
+from .handed import duplicate, hand_on, hold
+from .observation import Observed, noting, observed, task_for
+
+plain_close = socket.socket.close
+plain_detach = socket.socket.detach
+plain_dup = socket.socket.dup
+
+
+def _note_place(seen: Observed) -> None:
+    """The line at which the server's own code closes the connection, the first time that it does."""
+    connection, frame = seen.connection, sys._getframe(2)
+    if connection.closed_at or seen.observation.stopping:
+        return
+    with noting(seen.observation):
+        if frame.f_globals.get("__package__") == __package__:  # step by step, there is one more of ours
+            frame = frame.f_back or frame
+        if frame.f_code is not last_file_gone:  # which may be at any time after the close
+            connection.closed_at = student_place(frame)
+
+
+@functools.wraps(plain_shutdown)
+def shutdown(self: socket.socket, how: int, /) -> None:
+    seen = seen_at(id(self))
+    began = None if seen is None else now(seen)
+    plain_shutdown(self, how)
+    if seen is not None and how != socket.SHUT_RD:  # of which the client learns nothing
+        _note_place(seen)
+        record(seen, None, "shutdown", began)
+
+
+@functools.wraps(plain_close)
+def close(self: socket.socket) -> None:
+    seen = seen_at(id(self))
+    if seen is None:
+        return plain_close(self)
+    if self is seen.held:
+        observed.pop(id(self), None)
+        return plain_close(self)
+    observation, began, name, held = seen.observation, now(seen), None, None
+    with noting(observation):
+        _note_place(seen)
+        held = duplicate(self, seen)
+        name = self.getsockname()
+    plain_close(self)
+    with noting(observation):
+        # A file of makefile() may keep it open.
+        if self.fileno() == -1 and observed.pop(id(self), None) is not None:
+            _closed(seen, began, name, held)
+        elif held is not None:
+            plain_close(held)
+
+
+def _closed(seen: Observed, began: float | None, name: Address | None, held: socket.socket | None) -> None:
+    """One socket of it is closed."""
+    observation, connection = seen.observation, seen.connection
+    task, last = task_for(observation), observation.last_of(connection)
+    if last and not seen.listening and held is None and name is not None and not observation.stopping:
+        with noting(observation):
+            hand_on(observation, connection, plain_address(name))
+    if not last:
+        connection.closed_at = ""
+    else:
+        connection.closed = True
+        if not connection.handed_on:
+            record(seen, task, "close", began)
+        if task.connection is connection:
+            task.connection = None
+    if held is not None:
+        hold(seen, held)
+
+
+@functools.wraps(plain_detach)
+def detach(self: socket.socket) -> int:
+    seen = seen_at(id(self))
+    if seen is None:
+        return plain_detach(self)
+    observation, held = seen.observation, None
+    with noting(observation):
+        held = duplicate(self, seen) if seen.listening else None
+    descriptor = plain_detach(self)
+    with noting(observation):
+        observed.pop(id(self), None)
+        if held is not None:
+            hold(seen, held)
+        if not seen.listening:
+            library = library_name(sys._getframe(1))
+            seen.connection.handed_on = f"to {library or 'a file descriptor'}"
+            observation.handed[descriptor] = seen.connection
+    return descriptor
+
+
+@functools.wraps(plain_dup)
+def dup(self: socket.socket) -> socket.socket:
+    copy = plain_dup(self)
+    seen = seen_at(id(self))
+    if seen is not None:
+        with noting(seen.observation):
+            seen.observation.watch_duplicate(copy, seen)
+    return copy
+
+
+TWINS = calls.TWINS | {"shutdown": shutdown, "close": close, "detach": detach, "dup": dup}

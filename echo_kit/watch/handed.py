@@ -1,0 +1,125 @@
+"""What is still open of a socket that the server's own code has closed, or handed on.
+
+`close` ends a connection only with the last descriptor that refers to it: a child process may have one. And on Linux
+the kernel keeps a socket open for the threads that are in a call on it, until they return; accept then takes one more
+client. Elsewhere than on Linux a close is taken for the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+import sys
+import weakref
+from collections.abc import Iterator
+
+from .events import Address, Connection, plain_address
+from .observation import Observation, Observed, observed
+from .sockets import RESET_ON_CLOSE
+
+_SOCK_DIAG, _BY_FAMILY, _REQUEST = 4, 20, 1  # linux/netlink.h, linux/sock_diag.h
+_HEADER = struct.Struct("=IHHII")  # of each message: length, type, flags, number, sender
+_STATE, _LISTEN = _HEADER.size + 1, 10
+_INODE = _HEADER.size + 68  # where it lies in an answer: at the end of inet_diag_msg
+
+
+# -- by a thread that is in a call on it -------------------------------------------------------------------------------
+
+
+def duplicate(sock: socket.socket, seen: Observed) -> socket.socket | None:
+    """Before `sock` is closed: what we wait for instead, or shut down, where threads are in a call on it."""
+    seen.over = True
+    if sys.platform == "linux" and _inside(seen):
+        return socket.fromfd(sock.fileno(), sock.family, sock.type, sock.proto)
+    return None
+
+
+def hold(seen: Observed, held: socket.socket) -> None:
+    """Let the duplicate stand for the socket, as long as threads are in a call on it."""
+    seen.held, seen.ref = held, weakref.ref(held)
+    observed[id(held)] = seen
+    release(seen)  # they may have returned meanwhile
+
+
+def release(seen: Observed) -> None:
+    """A call on a closed socket has returned: with the last one the kernel closes it, and so do we."""
+    held = seen.held
+    if held is not None and not _inside(seen):
+        seen.held = None
+        observed.pop(id(held), None)
+        held.close()
+
+
+def _inside(seen: Observed) -> bool:
+    calls = [task.entered for task in seen.observation.tasks]
+    return any(call is not None and call[1] is seen for call in calls)
+
+
+# -- by another owner of its descriptor --------------------------------------------------------------------------------
+
+
+def hang_up(observation: Observation) -> None:
+    """Shut down what went to another owner of its descriptor in this process: a thread may wait for its client."""
+    for descriptor, connection in list(observation.handed.items()):
+        with contextlib.suppress(OSError):  # closed, or no socket any more
+            sock = socket.socket(fileno=descriptor)
+            try:
+                if plain_address(sock.getpeername()) == connection.client:  # else the number is used again
+                    if observation.abort:
+                        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+                    sock.shutdown(socket.SHUT_RD if observation.abort else socket.SHUT_RDWR)
+            finally:
+                sock.detach()
+
+
+# -- by another process, or by a descriptor that nobody saw ------------------------------------------------------------
+
+
+def hand_on(observation: Observation, connection: Connection, server: Address) -> None:
+    """After its last socket of ours was closed: say where it has gone, if it has not ended."""
+    inode = _inode(server, connection.client) if sys.platform == "linux" else 0
+    if not inode:
+        return
+    ours = _descriptors("/proc/self/fd", inode)
+    observation.handed |= dict.fromkeys(ours, connection)
+    if any(_descriptors(f"/proc/{child}/fd", inode) for child in _children(os.getpid())):
+        connection.handed_on = "to a child process"
+    elif ours:  # else a call that another thread is in holds it, and it ends with that
+        connection.handed_on = "to another file descriptor"
+
+
+def _inode(server: Address, client: Address) -> int:
+    """The number of the connection's socket, which is 0 once no descriptor refers to it: as `ss -e` asks for it."""
+    family = socket.AF_INET6 if ":" in server[0] else socket.AF_INET
+    hosts = [socket.inet_pton(family, each[0].partition("%")[0]).ljust(16, b"\0") for each in (server, client)]
+    ask = struct.pack("=BBBxI", family, socket.IPPROTO_TCP, 0, 0xFFFFFFFF)
+    ask += struct.pack("!HH", server[1], client[1]) + b"".join(hosts) + struct.pack("=Iii", 0, -1, -1)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _SOCK_DIAG) as kernel:
+        kernel.send(_HEADER.pack(_HEADER.size + len(ask), _BY_FAMILY, _REQUEST, 1, 0) + ask)
+        answer = kernel.recv(4096)
+    if _HEADER.unpack_from(answer)[1] != _BY_FAMILY or answer[_STATE] == _LISTEN:  # without it, the listener is found
+        return 0
+    return int(struct.unpack_from("=I", answer, _INODE)[0])
+
+
+def _children(process: int) -> Iterator[int]:
+    """Its children, and theirs."""
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{process}/task"):
+            with contextlib.suppress(OSError), open(f"/proc/{process}/task/{thread}/children") as file:
+                for child in map(int, file.read().split()):
+                    yield child
+                    yield from _children(child)
+
+
+def _descriptors(folder: str, inode: int) -> list[int]:
+    """Those of a process that refer to that socket."""
+    found = []
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            with contextlib.suppress(OSError):
+                if os.readlink(f"{folder}/{name}") == f"socket:[{inode}]":
+                    found.append(int(name))
+    return found
