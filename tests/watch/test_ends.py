@@ -3,7 +3,10 @@
 import contextlib
 import errno
 import os
+import signal
 import socket
+import ssl
+import subprocess
 import sys
 import threading
 
@@ -12,6 +15,7 @@ import pytest
 from echo_kit import Client, start
 
 LONG = 20
+ANONYMOUS = "AECDH-AES256-SHA:@SECLEVEL=0"  # TLS without a certificate
 LINUX = pytest.mark.skipif(
     sys.platform != "linux", reason="what other systems do with a call on a closed socket varies"
 )
@@ -31,8 +35,8 @@ def kinds(server):
 class Door:
     """A server with threads that wait in accept; the first does with the listener what the test says."""
 
-    def __init__(self, threads):
-        self.threads, self.ends, self.kept = threads, [], []
+    def __init__(self, threads, each=9):
+        self.threads, self.each, self.ends, self.kept = threads, each, [], []
         self.now, self.done, self.over = (threading.Event() for _ in range(3))
 
     def __call__(self, host, port):
@@ -46,7 +50,7 @@ class Door:
 
     def loop(self, door):
         try:
-            while True:
+            for _ in range(self.each):
                 conn, _ = door.accept()
                 with conn:
                     conn.sendall(b"welcome")
@@ -116,12 +120,12 @@ def test_a_listener_that_another_thread_shuts_down_ends_each_accept():
 
 def test_a_timeout_that_another_thread_sets_is_for_the_next_accept():
     """Also for the two that wait for their turn: in the kernel all three are in accept."""
-    door = Door(3)
+    door = Door(3, each=1)
     with door.running(lambda sock: sock.setblocking(False)) as server:
         for _ in range(3):
             assert welcomed(server.address) == b"welcome"
         server.settle()
-        assert door.ends == ["EAGAIN"] * 3
+        assert door.ends == []
 
 
 @LINUX
@@ -201,3 +205,237 @@ def test_stop_ends_a_call_on_a_connection_that_another_thread_has_closed(call):
         server.stop()
         assert not server.running
         assert server.observation.trouble is None
+
+
+# -- which thread, on which line ---------------------------------------------------------------------------------------
+
+
+def by_close(conn):
+    conn.recv(9)
+    conn.close()
+
+
+def by_with(conn):
+    with conn:
+        conn.recv(9)
+
+
+def by_closing(conn):
+    with contextlib.closing(conn):
+        conn.recv(9)
+
+
+def by_exit_stack(conn):
+    with contextlib.ExitStack() as stack:
+        stack.callback(lambda: conn.close())
+        conn.recv(9)
+
+
+def by_shutdown(conn):
+    conn.recv(9)
+    conn.shutdown(socket.SHUT_RDWR)
+    conn.close()
+
+
+def with_a_file_that_goes_later(conn):
+    file = conn.makefile("rb")
+    conn.close()
+    file.read1(9)
+    del file
+
+
+def by_dropping_it(conn):
+    conn.recv(9)
+
+
+@contextlib.contextmanager
+def serving(treat):
+    """A server that accepts, and does this with each connection."""
+
+    def serve(host, port):
+        with socket.create_server((host, port)) as door:
+            while True:
+                treat(door.accept()[0])
+
+    with start(serve) as server:
+        yield server
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize(
+    ("treat", "place"),
+    [
+        (by_close, "line 2 of by_close"),
+        (by_with, "line 1 of by_with"),
+        (by_closing, "line 1 of by_closing"),
+        (by_exit_stack, "line 2 of <lambda>"),
+        (by_shutdown, "line 2 of by_shutdown"),
+        (with_a_file_that_goes_later, "line 2 of with_a_file_that_goes_later"),
+        (by_dropping_it, ""),
+    ],
+)
+@pytest.mark.parametrize("stepwise", [False, True])
+def test_the_line_on_which_a_connection_was_closed(treat, place, stepwise):
+    with serving(treat) as server, Client(server) as client:
+        server.settle()
+        if stepwise:
+            server.pause()
+        client.send("hello")
+        while stepwise and not connection_of(server).closed:
+            server.step()
+        with pytest.raises(ConnectionError):
+            client.receive(timeout=LONG)
+        server.settle()
+        line = place.partition(" of")[0]
+        found, first = connection_of(server).closed_at, treat.__code__.co_firstlineno
+        assert found == place.replace(line, f"line {first + int(line[5:])}") if place else found == ""
+        assert connection_of(server).handed_on == ""
+
+
+def test_a_connection_that_stop_closes_has_no_line():
+    with serving(lambda conn: conn.recv(9)) as server, Client(server):
+        server.settle()
+        server.stop()
+        assert connection_of(server).cut_off
+        assert connection_of(server).closed_at == ""
+
+
+def test_to_shut_down_the_reading_side_ends_nothing():
+    def treat(conn):
+        with conn:
+            conn.shutdown(socket.SHUT_RD)
+            conn.sendall(b"x")
+            over.wait(LONG)
+
+    over = threading.Event()
+    with serving(treat) as server, Client(server) as client:
+        assert client.receive(timeout=LONG) == "x"
+        assert ("shutdown", "server thread") not in kinds(server)
+        assert connection_of(server).closed_at == ""
+        over.set()
+
+
+# -- what a close does not end -----------------------------------------------------------------------------------------
+
+
+def echo(conn):
+    while data := conn.recv(100):
+        conn.sendall(data)
+
+
+def wrapped(conn):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(ANONYMOUS)
+    with context.wrap_socket(conn, server_side=True) as safe:
+        echo(safe)
+
+
+def by_its_number(conn):
+    with socket.socket(fileno=conn.detach()) as same:
+        echo(same)
+
+
+def from_its_number(conn):
+    with socket.fromfd(conn.fileno(), conn.family, conn.type) as same:
+        conn.close()
+        echo(same)
+
+
+def by_the_system(conn):
+    same = os.dup(conn.fileno())
+    conn.close()
+    while data := os.read(same, 100):
+        os.write(same, data)
+    os.close(same)
+
+
+def in_a_child(conn):
+    child = os.fork()
+    if child == 0:
+        echo(conn)
+        os._exit(0)
+    conn.close()
+    children.append(child)
+
+
+def in_a_program(conn):
+    programs.append(subprocess.Popen(["cat"], stdin=conn, stdout=conn))
+    conn.close()
+
+
+children, programs = [], []
+
+
+@LINUX
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("treat", "where"),
+    [
+        (wrapped, "to ssl"),
+        (by_its_number, "to a file descriptor"),
+        (from_its_number, "to another file descriptor"),
+        (by_the_system, "to another file descriptor"),
+        (in_a_child, "to a child process"),
+        (in_a_program, "to a child process"),
+    ],
+)
+def test_a_connection_that_goes_on_elsewhere_is_handed_on_and_not_closed(treat, where):
+    with serving(treat) as server, socket.create_connection(server.address, timeout=LONG) as plain:
+        client = plain
+        if treat is wrapped:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            context.maximum_version = ssl.TLSVersion.TLSv1_2
+            context.set_ciphers(ANONYMOUS)
+            client = context.wrap_socket(plain)
+        client.sendall(b"hello")
+        assert client.recv(100) == b"hello"
+        server.settle()
+        assert connection_of(server).handed_on == where
+        assert [kind for kind, _ in kinds(server)] == ["accept"]
+        server.stop()  # also where a thread of it reads what we do not see
+        assert server.observation.trouble is None
+        client.close()
+    for child in children:  # it has our client, too, and will not see its end
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    children.clear()
+    while programs:
+        programs.pop().wait(LONG)
+
+
+@LINUX
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
+def test_a_child_that_has_ended_holds_nothing():
+    def treat(conn):
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
+        os.waitpid(child, 0)
+        conn.close()
+
+    with serving(treat) as server, Client(server) as client:
+        with pytest.raises(ConnectionError):
+            client.receive(timeout=LONG)
+        server.settle()
+        assert connection_of(server).handed_on == ""
+        assert ("close", "server thread") in kinds(server)
+
+
+def test_a_duplicate_is_watched_and_the_last_close_counts():
+    def treat(conn):
+        with conn.dup() as same:
+            conn.close()
+            echo(same)
+
+    with serving(treat) as server, Client(server) as client:
+        client.send("hello")
+        assert client.receive(timeout=LONG) == "hello"
+        server.settle()
+        assert [kind for kind, thread in kinds(server) if thread] == ["accept", "recv", "send"]
+        client.close()
+        server.settle()
+        first = treat.__code__.co_firstlineno
+        assert (connection_of(server).closed_at, connection_of(server).handed_on) == (f"line {first + 1} of treat", "")
+        assert ("close", "server thread") in kinds(server)
