@@ -37,7 +37,12 @@ class Log:
         names = client_names(observation)
         order = {connection: number for number, connection in enumerate(names, 1)}
         lines = sorted(observation.printed(), key=lambda each: order.get(each.connection, 0) if each.connection else 0)
-        text = []
+        dropped = observation.lines_ever - len(observation.lines)
+        text = (
+            [f"(the log keeps the newest {len(observation.lines):,} of {observation.lines_ever:,} lines)"]
+            if dropped
+            else []
+        )
         for (connection, thread), group in groupby(lines, key=lambda each: (each.connection, each.thread)):
             who = f"{names[connection]} ({thread})" if connection in names else thread
             text += [who, *(f"    {visible(line.text)}" for line in group)]

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .events import PREVIEW, Address
+from .events import PREVIEW, Address, Again
 from .handed import release
 from .observation import Observed, ServerStopped, Task, current_task, here, note_functions, noting, observed, task_for
 from .output import Routed, route_streams
@@ -83,11 +83,13 @@ def recv(self: socket.socket, size: int, /, *flags: Any) -> Any:
         connection = task.connection = seen.connection
         if not connection.messages:  # once a client: which functions it has come to
             note_functions(observation)
-        size = len(data)
-        if size:
-            connection.received += size
+        count = len(data)
+        if count:
+            connection.received += count
             connection.messages += 1
-        log.append(("recv", began, log.clock(), connection, task.label, size, data[:PREVIEW], ""))
+        elif not size or again(seen, task, "recv"):  # recv(0) is no end of file
+            return data
+        log.append(("recv", began, log.clock(), connection, task.label, count, data[:PREVIEW], ""))
         log.count()
         if type(sys.stdout) is not Routed:
             route_streams()
@@ -135,7 +137,12 @@ def _sender(plain: Callable[..., int | None]) -> Callable[..., int | None]:
             view: Any = data if type(data) is bytes else memoryview(data).cast("B")
             size = len(view) if result is None else result
             connection.sent += size
-            first = view[: size if size < PREVIEW else PREVIEW]
+            if size < PREVIEW:
+                if not size and again(seen, task, "send"):
+                    return result
+                first = view[:size]
+            else:
+                first = view[:PREVIEW]
             if view is not data:
                 first = bytes(first)
             log.append(("send", began, log.clock(), connection, task.label, size, first, ""))
@@ -173,6 +180,7 @@ def accept(self: socket.socket) -> tuple[socket.socket, Address]:
                 if observation.stopping:
                     raise ServerStopped
                 conn, address = plain_accept(_open(seen, self, timeout))
+            seen.again.clear()  # what failed before has ended
         except OSError as error:
             if observation.stopping:
                 raise ServerStopped from None
@@ -232,8 +240,10 @@ def read(plain: Callable[..., Any], sock: socket.socket, seen: Observed, *args: 
     with noting(observation):
         flags = args[1 + into] if len(args) > 1 + into else named.get("flags", 0)
         if not operator.index(flags) & PEEK:
-            data = bytes(memoryview(args[0] if args else named["buffer"]).cast("B")[:result]) if into else result
-            record(seen, task, "recv", began, data)
+            room = memoryview(args[0] if args else named["buffer"]).cast("B") if into else args[0]
+            data = bytes(room[:result]) if into else result
+            if data or room:  # recv(0) is no end of file
+                record(seen, task, "recv", began, data)
     return result
 
 
@@ -294,6 +304,19 @@ def _open(seen: Observed, sock: socket.socket, timeout: float | None) -> socket.
     return sock if seen.held is None or timeout is not None else seen.held
 
 
+def again(seen: Observed, task: Task, kind: str, error: str = "") -> bool:
+    """Whether this thread has made this call before with this end, which moved nothing: it is counted."""
+    key = kind, task.label, error
+    before = seen.again.get(key)
+    if before is None:
+        seen.again[key] = Again(kind, seen.connection, error)
+        return False
+    before.times += 1
+    before.last = seen.observation.log.clock()
+    task.again = before
+    return True
+
+
 def record(
     seen: Observed, task: Task | None, kind: str, began: float | None, data: bytes = b"", error: type | None = None
 ) -> None:
@@ -301,9 +324,12 @@ def record(
     if error in (BlockingIOError, TimeoutError, InterruptedError):
         return
     observation, connection = seen.observation, seen.connection
+    name = "" if error is None else error.__name__
     with noting(observation):
         if task is None:
             task = task_for(observation)
+        if not data and (name if kind == "accept" else kind in ("recv", "send")) and again(seen, task, kind, name):
+            return
         if not seen.listening:
             task.connection = connection
         if kind == "recv" and not connection.messages:
@@ -312,7 +338,7 @@ def record(
         if data:
             connection.received += len(data)
             connection.messages += 1
-        ended, name = observation.log.clock(), "" if error is None else error.__name__
+        ended = observation.log.clock()
         began = ended if began is None else began
         observation.log.add(kind, began, connection, task.label, len(data), data[:PREVIEW], name, ended=ended)
         if type(sys.stdout) is not Routed:

@@ -76,6 +76,21 @@ class Connection:
     sockets: int = 0
 
 
+@dataclass(eq=False, slots=True)
+class Again:
+    """A call that moves nothing and ends each time in the same way: the log has the first one, and this the others.
+
+    times  how often it was made, with the first
+    last   when it ended the last time, in seconds of the log's clock
+    """
+
+    kind: str
+    connection: Connection
+    error: str
+    times: int = 1
+    last: float = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """One line that a server's thread printed."""

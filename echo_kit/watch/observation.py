@@ -15,19 +15,20 @@ import sys
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from types import CodeType
 from typing import NamedTuple
 
 from .borrowed import calling_thread, idle_worker, pool_workers
-from .events import Address, Connection, EventLog, Line, plain_address, reachable
+from .events import Address, Again, Connection, EventLog, Line, plain_address, reachable
 from .frames import forget_variables, student_frames, student_traceback, thread_frames
 from .gate import Gate
 from .sockets import Alarm
 from .text import cut, visible
 
-LOG_LINES = 10_000  # printed lines that a server keeps
+LOG_LINES = 10_000  # printed lines that a server keeps,
+LOG_LENGTH = 100_000  # and how many characters they have together
 LINE_LENGTH = 2_000  # characters of a printed line that are kept
 WAITS = ("accept", "recv", "recv_into", "input")  # calls that wait for somebody else
 GIVEN_BY_PYTHON = re.compile(r"Thread-\d+( \(.*\))?|.*ThreadPoolExecutor-\d+_\d+")  # a thread's name
@@ -62,6 +63,7 @@ class Task:
     native_id: int | None = None  # of such a thread: what the system calls it
     life: Callable[[], object | None] = lambda: None  # of such a thread: gives None when it has ended
     connection: Connection | None = None  # the one it is serving
+    again: Again | None = None  # what it has done more than once in a row, and got nothing
     partial: Line | None = None  # printed, and the line is not finished yet
     starting: bool = False  # Thread.start() has been called and has not returned
     entered: tuple[str, Observed, float] | None = None  # the fields of `call`: one plain tuple, put down in one step
@@ -117,6 +119,7 @@ class Observed:
     listening: bool = False
     turn: threading.Lock = field(default_factory=threading.Lock)  # one thread at a time waits for a client
     over: bool = False  # the server stops, or the socket was closed: a call that returns now looks twice
+    again: dict[tuple[str, str, str], Again] = field(default_factory=dict)  # by kind of call, thread and error
     held: socket.socket | None = None  # of a closed one, while a thread is still in a call on it: see `hold`
 
 
@@ -140,7 +143,9 @@ class Observation:
     def __init__(self, name: str, log: EventLog | None = None) -> None:
         self.name = name
         self.log = log if log is not None else EventLog()  # an empty one is false
-        self.lines: deque[Line] = deque(maxlen=LOG_LINES)
+        self.lines: deque[Line] = deque()
+        self.lines_ever = 0  # how many there were
+        self._kept_length = 0
         self.tasks: list[Task] = []
         self.clients: list[Connection] = []  # our own clients' ends, in the order in which they connected
         self.accepted: dict[Address, Connection] = {}  # client's address -> the newest connection from there
@@ -204,7 +209,7 @@ class Observation:
 
     def drop(self, tasks: list[Task]) -> None:
         """Forget these: they have ended, or are workers of a pool, and the server is stopped."""
-        self.lines.extend(each.partial for each in tasks if each.partial)
+        self._keep(each.partial for each in tasks if each.partial)
         self.tasks = [each for each in self.tasks if each not in tasks]
         for each in tasks:
             if each.thread is not None and task_of(each.thread) is each:
@@ -294,8 +299,18 @@ class Observation:
             if seen is not None and seen.observation is self:
                 task.connection = seen.connection
         *whole, rest = ((task.partial.text if task.partial else "") + text).split("\n")
-        self.lines.extend(Line(task.label, task.connection, cut(line, LINE_LENGTH)) for line in whole)
+        self._keep(Line(task.label, task.connection, cut(line, LINE_LENGTH)) for line in whole)
         task.partial = Line(task.label, task.connection, cut(rest, LINE_LENGTH)) if rest else None
+
+    def _keep(self, lines: Iterable[Line]) -> None:
+        """Put these at the end of the log, and drop the oldest ones where it has become too long."""
+        with lock:
+            for line in lines:
+                self.lines.append(line)
+                self.lines_ever += 1
+                self._kept_length += len(line.text)
+                while len(self.lines) > LOG_LINES or self._kept_length > LOG_LENGTH:
+                    self._kept_length -= len(self.lines.popleft().text)
 
     def printed(self) -> list[Line]:
         """All that was printed, as far as it is kept; last what has no end of line yet."""
