@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import socket
 import sys
@@ -50,7 +51,7 @@ def close(self: socket.socket) -> None:
         observed.pop(id(self), None)
         return plain_close(self)
     observation, began, name, held = seen.observation, now(seen), None, None
-    with noting(observation):
+    with noting(observation), contextlib.suppress(OSError):  # two threads may close it at once
         _note_place(seen)
         held = duplicate(self, seen)
         name = self.getsockname()

@@ -92,6 +92,10 @@ class Task:
     def alive(self) -> bool:
         return self.thread.is_alive() if self.thread else self.life() is not None
 
+    def ended(self) -> bool:
+        """One that is being started has an ident before it is alive."""
+        return not self.alive() and not self.starting and bool(not self.thread or self.thread.ident)
+
     def status(self) -> bytes:
         """What Linux says of the thread, elsewhere nothing: one that wants to run is "R", or runs again and again to
         ask for Python's lock, which its count of switches shows.
@@ -170,6 +174,7 @@ class Observation:
         self.handed: dict[
             int, Connection
         ] = {}  # that went from its socket to a descriptor's next owner, by that number
+        self._look_at = 8  # how many tasks there are when the ended ones are looked for
         self._numbers = itertools.count(1)
 
     @property
@@ -200,17 +205,20 @@ class Observation:
         else:
             thread._echo_kit_task = task  # type: ignore[attr-defined]
         with lock:  # several threads may accept, and start a thread each
-            # The list holds live threads only: one server may start a thread for each of a million clients.
-            # (One that is being started has an ident before it is alive.)
-            ended = [each for each in self.tasks if not each.alive() and not each.starting]
-            self.drop([each for each in ended if not each.thread or each.thread.ident])
+            # One server may start a thread for each of a million clients. To look for those that have ended takes as
+            # long as there are threads: so once for as many new ones.
+            most = self.most_threads
+            if len(self.tasks) >= (self._look_at if most is None else min(most, self._look_at)):
+                self.drop([each for each in self.tasks if each.ended()])
+                self._look_at = 2 * len(self.tasks) + 8
             self.tasks.append(task)
         return task
 
     def drop(self, tasks: list[Task]) -> None:
         """Forget these: they have ended, or are workers of a pool, and the server is stopped."""
         self._keep(each.partial for each in tasks if each.partial)
-        self.tasks = [each for each in self.tasks if each not in tasks]
+        gone = set(tasks)
+        self.tasks = [each for each in self.tasks if each not in gone]
         for each in tasks:
             if each.thread is not None and task_of(each.thread) is each:
                 del each.thread._echo_kit_task  # type: ignore[attr-defined]
