@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import linecache
 import os
+import re
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Iterator
@@ -18,6 +20,13 @@ _SERVERS = _HERE + "servers.py"  # the notebooks' finished servers: student code
 _PACKAGES = [each for each in sys.path if each.rstrip(os.sep).endswith(("site-packages", "dist-packages"))]
 _LIBRARIES = [each.rstrip(os.sep) + os.sep for each in (os.path.dirname(threading.__file__), *_PACKAGES)]
 _OTHERS = (_HERE, "<frozen", *_LIBRARIES)  # with what the names of files begin that are not student code
+
+_CELL = re.compile(rf"(?:{re.escape(tempfile.gettempdir())}|[^\s\"']*)[/\\]ipykernel_\d+[/\\]\d+\.py")
+
+
+def name_cells(text: str) -> str:
+    """`text`, in which no cell is called by a file's name, which has the number of the kernel's process in it."""
+    return _CELL.sub("your cell", text) if "ipykernel_" in text else text
 
 
 def is_student_code(frame: FrameType) -> bool:
@@ -68,7 +77,7 @@ def student_place(frame: FrameType | None) -> str:
     for each in student_frames(frame):
         name, file = each.f_code.co_name, each.f_code.co_filename
         if name == "<module>":
-            name = "your cell" if "ipykernel_" in file else os.path.basename(file)
+            name = os.path.basename(name_cells(file))
         return f"line {each.f_lineno} of {name}"
     return ""
 
@@ -107,9 +116,7 @@ def student_traceback(error: BaseException) -> list[str]:
     while link is not None and id(link) not in seen:
         seen.add(id(link))
         link.stack = traceback.StackSummary.from_list(
-            traceback.FrameSummary(
-                "your cell" if "ipykernel_" in each.filename else each.filename, each.lineno, each.name, line=each.line
-            )
+            traceback.FrameSummary(name_cells(each.filename), each.lineno, each.name, line=each.line)
             for each in itertools.dropwhile(lambda each: not _is_student_file(each.filename), link.stack)
             if each.filename == _SERVERS or not each.filename.startswith(_HERE)
         )

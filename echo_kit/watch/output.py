@@ -14,6 +14,7 @@ from collections import deque
 from typing import Any
 
 from .borrowed import pool_workers
+from .frames import name_cells
 from .observation import Task, current_task, here, lock, noting, running, socket_in_the_frames, task_for, task_of
 
 STREAMS = ("stdout", "stderr")
@@ -33,7 +34,7 @@ class Routed:
         if task is None:
             return int(self._plain.write(text))
         with noting(task.observation):
-            task.observation.write(task, text)
+            task.observation.write(task, name_cells(text))
         return len(text)
 
     def writelines(self, lines: Any) -> None:

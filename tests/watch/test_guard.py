@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from echo_kit import Client, start
-from echo_kit.watch import calls, observation
+from echo_kit.watch import calls, ends, observation
 from echo_kit.watch.events import EventLog
 from echo_kit.watch.observation import Observation, noting
 
@@ -22,6 +22,10 @@ PARTS = {
     "whose thread it is": (calls, "task_for"),
     "a thread that is started": (Observation, "adopt"),
     "where the code stands": (calls, "note_functions"),
+    "what is done again and again": (calls, "again"),
+    "the line of a close": (ends, "student_place"),
+    "who is in a call on it": (ends, "duplicate"),
+    "who has it besides": (ends, "hand_on"),
     "how long a client waited": (calls, "waited"),
     "a new connection": (Observation, "watch_connection"),
     "a listener": (Observation, "watch_listener"),
@@ -56,6 +60,7 @@ def test_a_broken_part_breaks_nothing(part, monkeypatch, capsys):
             print("got", size)
             conn.send(memoryview(buffer)[:size])
             conn.recv(1, 0)
+            conn.sendall(b"")
             conn.shutdown(socket.SHUT_WR)
 
     with start(serve) as server:

@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import warnings
@@ -17,6 +18,7 @@ from echo_kit.watch import observation, output
 from echo_kit.watch.events import EventLog
 
 LONG = 20
+WARNED = "your cell:5: UserWarning: mind the gap"
 
 
 def talking(talk):
@@ -487,6 +489,27 @@ def test_a_traceback_names_the_cell_and_not_its_file():
     assert 'File "your cell", line 2, in broken' in text
     assert not re.search(r"ipykernel_\d", text)
     assert runner.newest("nobody") is None
+
+
+@pytest.mark.parametrize(
+    ("say", "line"),
+    [
+        ("warnings._showwarnmsg_impl(warnings.WarningMessage('mind the gap', UserWarning, FILE, 5))", WARNED),
+        ("logging.lastResort.emit(logging.makeLogRecord({'msg': f'see {FILE}, line 5'}))", "see your cell, line 5"),
+        ("traceback.print_stack(limit=1)", '  File "your cell", line 5, in talk'),
+    ],
+)
+@pytest.mark.parametrize("file", ["/tmp/ipykernel_123/456.py", tempfile.gettempdir() + "/ipykernel_9/1234567890.py"])
+def test_what_a_thread_prints_names_the_cell_and_not_its_file(say, line, file):
+    source = f"import logging, traceback, warnings\n\ndef talk(conn):\n    conn.recv(1)\n    {say}\n"
+    namespace = {"FILE": file}
+    exec(compile(source, file, "exec"), namespace)
+    with start(talking(namespace["talk"])) as server, Client(server, name="alice") as alice:
+        alice.send("x")
+        with pytest.raises(ConnectionError):
+            alice.receive(timeout=LONG)
+        server.settle()
+        assert server.log.lines(client="alice")[0] == line
 
 
 def test_accept_on_a_connection_fails_at_once():
