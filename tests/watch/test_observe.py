@@ -494,14 +494,14 @@ def test_a_traceback_names_the_cell_and_not_its_file():
 @pytest.mark.parametrize(
     ("say", "line"),
     [
-        ("warnings._showwarnmsg_impl(warnings.WarningMessage('mind the gap', UserWarning, FILE, 5))", WARNED),
+        ("sys.stderr.write(warnings.formatwarning('mind the gap', UserWarning, FILE, 5))", WARNED),
         ("logging.lastResort.emit(logging.makeLogRecord({'msg': f'see {FILE}, line 5'}))", "see your cell, line 5"),
         ("traceback.print_stack(limit=1)", '  File "your cell", line 5, in talk'),
     ],
 )
 @pytest.mark.parametrize("file", ["/tmp/ipykernel_123/456.py", tempfile.gettempdir() + "/ipykernel_9/1234567890.py"])
 def test_what_a_thread_prints_names_the_cell_and_not_its_file(say, line, file):
-    source = f"import logging, traceback, warnings\n\ndef talk(conn):\n    conn.recv(1)\n    {say}\n"
+    source = f"import logging, sys, traceback, warnings\n\ndef talk(conn):\n    conn.recv(1)\n    {say}\n"
     namespace = {"FILE": file}
     exec(compile(source, file, "exec"), namespace)
     with start(talking(namespace["talk"])) as server, Client(server, name="alice") as alice:
