@@ -69,7 +69,7 @@ class Client:
         self.observation: Observation | None = getattr(server, "observation", None) or observation_at(self.address)
         self._log = self.observation.log if self.observation else EventLog(capacity=1)
         self._text_only = True  # all that is unanswered was sent as str
-        self._kept = b""  # came back, and receive() has not returned it
+        self._kept = bytearray()  # came back, and receive() has not returned it; appended to in place
         self.ended: EchoError | None = None
         began = self._log.clock()
         where = f"{address[0]}:{address[1]}"
@@ -162,14 +162,13 @@ class Client:
             if not self.wait(deadline, to_write=False):
                 owed = "" if self.unanswered or size else ": all that it has sent is answered"
                 raise NoReply(f"{self.name} waited {timeout:g} s for an answer, and {came} came back{owed}")
-        take = len(self._kept) if size is None else size
-        data, self._kept = self._kept[:take], self._kept[take:]
+        data = self._take(len(self._kept) if size is None else size)
         return data.decode("utf-8", "backslashreplace") if self._text_only else data
 
     def pending(self) -> bytes:
         """Take what has come without waiting for more. Raises as `receive` does when the connection has ended."""
         self._take_in()
-        data, self._kept = self._kept, b""
+        data = self._take(len(self._kept))
         if not data and self.ended:
             raise self.ended.with_traceback(None)
         return data
@@ -225,6 +224,11 @@ class Client:
                 self._take_in()
         return bool(ready)
 
+    def _take(self, size: int) -> bytes:
+        data = bytes(memoryview(self._kept)[:size])
+        del self._kept[:size]
+        return data
+
     def _hand_over(self, data: bytes | memoryview) -> int:
         try:
             count = self.sock.send(data)
@@ -245,7 +249,7 @@ class Client:
             return
         began = self._log.clock()
         try:
-            data = self.sock.recv(65536)
+            data = self.sock.recv(262144)
         except BlockingIOError:
             return
         except OSError as error:
