@@ -92,7 +92,7 @@ class Client:
         self.sock.setblocking(False)
         self.connection = Connection(plain_address(self.sock.getsockname()), name=self.name)
         if self.observation:
-            self.observation.clients.append(self.connection)
+            self.observation.add_client(self.connection)
         self._log.add("connect", began, self.connection)
 
     # -- talking -----------------------------------------------------------------------------------------------------

@@ -1,6 +1,9 @@
 """The client: what was sent comes back however it is split, every failure says which it was, nothing waits for ever."""
 
+import contextlib
+import gc
 import os
+import re
 import selectors
 import socket
 import struct
@@ -11,6 +14,8 @@ import pytest
 
 import echo_kit
 from echo_kit import Client, EchoError, NoReply, Refused, Reset, ServerClosed, free_port, serve_threaded, start
+from echo_kit.watch.events import Connection
+from echo_kit.watch.observation import FEW
 
 from .scripted import LONG, scripted
 
@@ -344,3 +349,108 @@ def test_every_wait_is_bounded():
         assert time.monotonic() - began < LONG / 2
         release.set()
     assert echo_kit.Client is Client
+
+
+# -- what is kept ----------------------------------------------------------------------------------------------------
+
+
+def known():
+    """How many ends of connections there are in this process."""
+    gc.collect()
+    return sum(type(each) is Connection for each in gc.get_objects())
+
+
+def come_and_go(server, count):
+    for _ in range(count):
+        with Client(server) as client:
+            client.send("x")
+            client.receive(timeout=LONG)
+
+
+def vanish(server, count):
+    for _ in range(count):
+        Client(server).vanish()
+
+
+def come_and_go_unknown(server, count):
+    for _ in range(count):
+        with socket.create_connection(server.address) as sock:
+            sock.sendall(b"x")
+            sock.recv(1)
+
+
+@pytest.mark.parametrize("visit", [come_and_go, vanish, come_and_go_unknown])
+def test_the_log_is_the_only_memory_of_clients_that_have_left(visit):
+    def serve(host, port):
+        with socket.create_server((host, port), backlog=128) as listener:
+            while True:
+                with contextlib.suppress(OSError):
+                    echo(listener.accept()[0])
+
+    before = known()
+    with start(serve, most_events=40) as server, Client(server, "alice") as alice:
+        alice.send("first")
+        alice.receive(timeout=LONG)
+        alice.close()
+        visit(server, 2 * FEW)
+        assert known() - before <= 2 * FEW, "twice as many ends came"
+    assert known() - before <= 2 * 40, "a stopped server has only those of its log"
+    del server, alice
+    assert known() == before
+
+
+def test_who_is_still_there_is_remembered_whatever_the_log_has_dropped():
+    with start(threaded, most_events=40) as server, Client(server, "alice") as alice:
+        alice.send("first")
+        alice.receive(timeout=LONG)
+        come_and_go(server, FEW)
+        assert re.search(r"alice +connected · accepted", str(server.timeline()))
+        assert "waits in recv for alice" in str(server.where())
+
+
+def test_a_server_that_sends_without_end_costs_as_much_at_the_end_as_at_the_beginning():
+    """`receive(size)` of a client that has much to take: what is left is not copied each time."""
+
+    def pour(conn):
+        with contextlib.suppress(OSError):
+            while True:
+                conn.sendall(bytes(65536))
+
+    with scripted(pour) as address, Client(address) as client:
+        client.receive(size=1, timeout=LONG)
+
+        def seconds(kept):
+            while len(client.receive(size=0) or client._kept) < kept:
+                client.wait(time.monotonic() + LONG, to_write=False)
+            began = time.thread_time()
+            for _ in range(500):
+                assert client.receive(size=1) == b"\0".decode()
+            return time.thread_time() - began
+
+        few = min(seconds(100_000) for _ in range(3))
+        assert min(seconds(30_000_000) for _ in range(3)) < 10 * few + 0.01
+
+
+def test_many_bytes_are_as_fast_as_a_plain_loop(server):
+    data = bytes(40_000_000)
+
+    def plain():
+        with socket.create_connection(server.address) as sock:
+            sender = threading.Thread(target=sock.sendall, args=(data,))
+            sender.start()
+            left = len(data)
+            while left:
+                left -= len(sock.recv(65536))
+            sender.join()
+
+    def ours():
+        with Client(server) as alice:
+            alice.send(data, timeout=LONG)
+            assert alice.receive(timeout=LONG) == data
+
+    def seconds(run):
+        began = time.perf_counter()
+        run()
+        return time.perf_counter() - began
+
+    assert min(seconds(ours) for _ in range(2)) < 8 * max(seconds(plain), 0.1)
