@@ -70,6 +70,7 @@ class Client:
         self._log = self.observation.log if self.observation else EventLog(capacity=1)
         self._text_only = True  # all that is unanswered was sent as str
         self._kept = bytearray()  # came back, and receive() has not returned it; appended to in place
+        self._finished = False
         self.ended: EchoError | None = None
         began = self._log.clock()
         where = f"{address[0]}:{address[1]}"
@@ -112,6 +113,7 @@ class Client:
         data = message.encode("utf-8", "surrogateescape") if isinstance(message, str) else bytes(message)
         if self.connection.closed:
             raise ServerClosed(f"{self.name} has closed its connection; make a new Client")
+        self._may_send()
         if not self.unanswered and not self._kept:
             self._text_only = True
         self._text_only = self._text_only and isinstance(message, str)
@@ -139,6 +141,7 @@ class Client:
         """
         if self.ended:
             raise self.ended.with_traceback(None)
+        self._may_send()
         self._text_only = False
         began = self._log.clock()
         count = self._hand_over(data)
@@ -176,6 +179,21 @@ class Client:
     def fileno(self) -> int:
         """For `selectors`: readable when `pending` has something to say."""
         return self.sock.fileno()
+
+    def finish(self) -> None:
+        """Say that nothing more will be sent, and go on reading: a half-close, `shutdown(SHUT_WR)`.
+
+        To the server it is the end of file: its `recv` returns b"". A server that reads until then, and answers after
+        it, answers now; `receive` waits for it as before. `close` would throw the answer away. Calling it again does
+        nothing, and `send` raises `ServerClosed` from now on.
+        """
+        if self.connection.closed or self._finished:
+            return
+        began = self._log.clock()
+        self._finished = True
+        with contextlib.suppress(OSError):  # the connection was reset: `receive` says so
+            self.sock.shutdown(socket.SHUT_WR)
+            self._log.add("client shutdown", began, self.connection)
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
@@ -223,6 +241,10 @@ class Client:
             if mask & selectors.EVENT_READ:
                 self._take_in()
         return bool(ready)
+
+    def _may_send(self) -> None:
+        if self._finished:
+            raise ServerClosed(f"{self.name} has said by finish() that it sends nothing more; make a new Client")
 
     def _take(self, size: int) -> bytes:
         data = bytes(memoryview(self._kept)[:size])

@@ -351,6 +351,92 @@ def test_every_wait_is_bounded():
     assert echo_kit.Client is Client
 
 
+# -- finish() --------------------------------------------------------------------------------------------------------
+
+
+def upper(conn):
+    """Answers when it has all, as a server of HTTP 1.0 or `nc -N` do."""
+    data = b""
+    while more := conn.recv(4):
+        data += more
+    conn.sendall(data.upper())
+
+
+def lines(conn):
+    with conn.makefile("rw") as file:  # a last line without its end is a line, too
+        for line in file:
+            file.write(line[::-1])
+
+
+@pytest.mark.parametrize(("talk", "answer"), [(upper, "HELLO"), (lines, "olleh")])
+def test_a_server_that_reads_until_the_end_answers_after_finish(talk, answer):
+    def serve(host, port):
+        with socket.create_server((host, port)) as listener:
+            while True:
+                conn, _ = listener.accept()
+                with conn:
+                    talk(conn)
+
+    served = "connected · accepted · served by the server thread · "
+    with start(serve) as server, Client(server, name="alice") as alice:
+        alice.send("hello")
+        with pytest.raises(NoReply, match="nothing came back"):
+            alice.receive(timeout=0.05)
+        assert server.timeline().story(server.timeline().lanes[0]) == served + '"hello" read, not answered'
+        alice.finish()
+        assert alice.receive(timeout=LONG) == answer
+        with pytest.raises(ServerClosed, match="closed the connection"):
+            alice.receive(timeout=LONG)
+        told = served + f'sent "hello" · finished sending · got "{answer}" · closed by the server'
+        assert str(server.timeline()) == f"serve: 1 connection\n  alice  {told}"
+
+
+def test_after_finish_nothing_is_sent():
+    with scripted(lambda conn: conn.recv(100) or conn.recv(1)) as address, Client(address, name="alice") as alice:
+        alice.finish()
+        alice.finish()
+        says = r"alice has said by finish\(\) that it sends nothing more; make a new Client"
+        with pytest.raises(ServerClosed, match=says):
+            alice.send("more")
+        with pytest.raises(ServerClosed, match=says):
+            alice.offer(b"more")
+        with pytest.raises(ServerClosed, match="closed the connection"):
+            alice.receive(timeout=LONG)
+        alice.close()
+        alice.finish()
+
+
+def test_finishing_is_not_leaving():
+    """A server that has read the end of file may still send: its client is there."""
+
+    def serve(host, port):
+        with socket.create_server((host, port)) as listener:
+            conn, _ = listener.accept()
+            with conn:
+                echo_once = conn.recv(100)
+                conn.sendall(echo_once)
+                assert conn.recv(100) == b""
+                go_on.wait(LONG)
+
+    go_on = threading.Event()
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(start(serve))
+        alice, bob = (stack.enter_context(Client(server, name)) for name in ("alice", "bob"))
+        alice.send("hello")
+        alice.receive(timeout=LONG)
+        alice.finish()
+        bob.finish()
+        stack.callback(go_on.set)
+        told = str(server.timeline())
+        assert told.endswith(
+            '  alice  connected · accepted · served by the server thread · "hello" echoed · finished sending\n'
+            "  bob    connected · waits in the backlog behind alice · finished sending"
+        )
+        assert "has closed its side" in str(server.backlog())
+        alice.close()
+        assert '"hello" echoed · finished sending · left' in str(server.timeline())
+
+
 # -- what is kept ----------------------------------------------------------------------------------------------------
 
 
@@ -368,8 +454,10 @@ def come_and_go(server, count):
 
 
 def vanish(server, count):
-    for _ in range(count):
+    for number in range(count):
         Client(server).vanish()
+        if number % 20 == 0:
+            server.settle()  # so that they are accepted
 
 
 def come_and_go_unknown(server, count):

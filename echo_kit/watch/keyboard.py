@@ -24,7 +24,7 @@ class ClientLog(EventLog):
         self._records.append(record)
         kind, connection = record[0], record[3]
         server = self._observation.servers.get(connection)
-        if server is not None and kind in ("send", "recv", "close"):
+        if server is not None and kind in ("send", "recv", "shutdown", "close"):
             server.log.append((f"client {kind}", *record[1:4], "", *record[5:]))
             server.log.count()
 
