@@ -244,7 +244,7 @@ def shutdown(self: socket.socket, how: int, /) -> None:
     seen = seen_at(id(self))
     began = None if seen is None else _now(seen)
     plain_shutdown(self, how)
-    if seen is not None:
+    if seen is not None and how != socket.SHUT_RD:  # of which the other side learns nothing
         _record(seen, None, "shutdown", began)
 
 
