@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
+import selectors
 import socket
 import sys
 import threading
@@ -30,7 +31,7 @@ from .text import cut, visible
 LOG_LINES = 10_000  # printed lines that a server keeps
 LINE_LENGTH = 2_000  # characters of a printed line that are kept
 FEW = 200  # ends of connections that are kept without a look at which of them are over
-WAITS = ("accept", "recv", "recv_into", "input")  # calls that wait for somebody else
+WAITS = ("accept", "recv", "recv_into", "input", "stdin", "connect")  # calls that wait for somebody else
 GIVEN_BY_PYTHON = re.compile(r"Thread-\d+( \(.*\))?|.*ThreadPoolExecutor-\d+_\d+")  # a thread's name
 
 
@@ -43,7 +44,9 @@ class ServerStopped(KeyboardInterrupt):
 class Call(NamedTuple):
     """A socket call that has not returned, or before which a thread is held."""
 
-    name: str  # accept, recv, recv_into, send, sendall or input; of one that is still to come also close
+    name: (
+        str  # accept, recv, recv_into, send, sendall, input, stdin or connect; of one that is still to come also close
+    )
     seen: Observed
     began: float  # in seconds of the log's clock
 
@@ -117,6 +120,7 @@ class Observed:
     connection: Connection
     listening: bool = False
     turn: threading.Lock = field(default_factory=threading.Lock)  # one thread at a time waits for a client
+    awaits: int = selectors.EVENT_READ  # what ends a wait for it
 
 
 class _Here(threading.local):

@@ -88,10 +88,17 @@ class Alarm:
                 self._reader.recv(1)
             return True
 
-    def wait(self, sock: socket.socket, timeout: float | None, task: object | None, rings: Callable[[], bool]) -> bool:
-        """Wait until `sock` can be read, or it `rings`. True: there was a Ctrl+C for `task`."""
+    def wait(
+        self,
+        sock: socket.socket,
+        timeout: float | None,
+        task: object | None,
+        rings: Callable[[], bool],
+        event: int = selectors.EVENT_READ,
+    ) -> bool:
+        """Wait until `sock` can be read (or another `event`), or it `rings`. True: there was a Ctrl+C for `task`."""
         with Selector() as selector:
-            selector.register(sock, selectors.EVENT_READ)
+            selector.register(sock, event)
             selector.register(self._reader, selectors.EVENT_READ)
             while True:
                 ready = [key.fileobj for key, _ in selector.select(timeout)]
