@@ -10,7 +10,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -18,11 +17,16 @@ from .client import Client, EchoError, NoReply, Refused, Reset, ServerClosed
 from .servers import serve_single, serve_threaded
 from .watch.text import visible
 
+DISTURB = (0.05, 0.5, 1.0)  # seconds that a server has after Ctrl+C, until it is disturbed, and disturbed, and ended
+OUTPUT_FAILS = (errno.EPIPE, errno.ENOSPC, errno.EIO)  # whoever read it has left, the disk is full, no terminal
+
 COMMANDS = {
     "server": "the server of Part 1: one client at a time",
     "server-thread": "the server of Part 2: a thread for each client",
     "client": "a client: type a line, see its echo",
 }
+
+_last_words = threading.Lock()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,10 +46,25 @@ def main(arguments: list[str] | None = None) -> int:
             return _talk(host, port)
         return _serve(serve_single if given.command == "server" else serve_threaded, host, port)
     except KeyboardInterrupt:
-        print()
+        _if_it_can(print)
         return 0
-    except BrokenPipeError:  # whoever read our output (head, less) has left
+    except OSError as error:
+        _end_without_output(error)
         return 0
+
+
+def _if_it_can(write: Callable[[], object]) -> None:
+    """Write within a second: a terminal with Ctrl+S, or a pipe that nobody reads, would block for ever."""
+    thread = threading.Thread(target=write, daemon=True)
+    thread.start()
+    thread.join(1.0)
+
+
+def _end_without_output(error: OSError) -> None:
+    """Say that our own output has failed, if that is what failed."""
+    if error.errno not in OUTPUT_FAILS:
+        raise error
+    print(f"echo_kit: nothing can be written any more ({error.strerror}): this program ends", file=sys.stderr)
 
 
 def run() -> NoReturn:
@@ -54,9 +73,13 @@ def run() -> NoReturn:
     At the interpreter's own end, a server's thread that is just printing is a fatal error (exit code -6, measured).
     """
     code = main()
+    _if_it_can(_flush)
+    os._exit(code)
+
+
+def _flush() -> None:
     with contextlib.suppress(OSError, AttributeError):
         sys.stdout.flush()
-    os._exit(code)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -102,19 +125,33 @@ def _address(parser: argparse.ArgumentParser, command: str, given: list[str]) ->
 
 
 def _serve(serve: Callable[[str, int], None], host: str, port: int) -> int:
+    ended = threading.Event()
+    tell, threading.excepthook = threading.excepthook, _thread_died
     try:
         if sys.platform == "win32":
             _serve_in_a_thread(serve, host, port)
         else:
-            _lose_no_ctrl_c()
+            _lose_no_ctrl_c(ended)
             serve(host, port)
     except UnicodeError:
         _fail(f"{host!r} is not a host name: try 127.0.0.1 or 0.0.0.0")
-    except BrokenPipeError:
-        raise  # our own output's; a client that leaves raises nothing here
     except OSError as error:
+        if error.errno in OUTPUT_FAILS:  # a client that leaves raises nothing here
+            raise
         _fail(_why_not(error, host, port))
+    finally:
+        ended.set()
+        threading.excepthook = tell
     return 0
+
+
+def _thread_died(died: threading.ExceptHookArgs) -> None:
+    """The thread of a client: only its prints can fail, and they fail for all of them."""
+    if not isinstance(died.exc_value, OSError) or died.exc_value.errno not in OUTPUT_FAILS:
+        threading.__excepthook__(died)
+    elif _last_words.acquire():  # and keep it: all threads come here, one says it
+        _end_without_output(died.exc_value)
+        os._exit(0)
 
 
 def _why_not(error: OSError, host: str, port: int) -> str:
@@ -129,13 +166,13 @@ def _why_not(error: OSError, host: str, port: int) -> str:
     return f"cannot serve at {host}:{port}: {error.strerror or error}"
 
 
-def _lose_no_ctrl_c() -> None:
-    """See to it that Ctrl+C also ends an accept that was just about to begin.
+def _lose_no_ctrl_c(ended: threading.Event) -> None:
+    """See to it that Ctrl+C also ends an accept that was just about to begin, and a server whose output is blocked.
 
     Python looks for signals before the call, and the call is ended by a signal only once it waits. One that comes in
     between is noticed when the next client comes (3 of 60 that came just after a client had been served, measured).
     So a thread that hears of each Ctrl+C (signal.set_wakeup_fd) disturbs the main thread a moment later by another
-    signal.
+    signal. Where the server has not `ended` then, it waits to print its last line: the process ends without.
     """
     if threading.current_thread() is not threading.main_thread():  # only there can signals be handled
         return
@@ -147,9 +184,13 @@ def _lose_no_ctrl_c() -> None:
 
     def disturb(_keep: socket.socket = writer) -> None:
         while number := reader.recv(1):  # of the signal
-            for later in (0.05, 0.5) if number[0] == signal.SIGINT else ():
-                time.sleep(later)
-                signal.pthread_kill(main_thread, signal.SIGURG)
+            if number[0] == signal.SIGINT:
+                for later in DISTURB:
+                    if ended.wait(later):
+                        break
+                    signal.pthread_kill(main_thread, signal.SIGURG)
+                else:
+                    os._exit(0)
 
     threading.Thread(target=disturb, daemon=True).start()
 
@@ -170,7 +211,7 @@ def _serve_in_a_thread(serve: Callable[[str, int], None], host: str, port: int) 
         while thread.is_alive():
             thread.join(0.2)
     except KeyboardInterrupt:
-        print("Stopped")  # the process ends, and the system closes its sockets
+        _if_it_can(lambda: print("Stopped"))  # the process ends, and the system closes its sockets
     if failure:
         raise failure[0]
 

@@ -69,7 +69,8 @@ class Client:
         self.observation: Observation | None = getattr(server, "observation", None) or observation_at(self.address)
         self._log = self.observation.log if self.observation else EventLog(capacity=1)
         self._text_only = True  # all that is unanswered was sent as str
-        self._kept = b""  # came back, and receive() has not returned it
+        self._kept = bytearray()  # came back, and receive() has not returned it; appended to in place
+        self._finished = False
         self.ended: EchoError | None = None
         began = self._log.clock()
         where = f"{address[0]}:{address[1]}"
@@ -92,7 +93,7 @@ class Client:
         self.sock.setblocking(False)
         self.connection = Connection(plain_address(self.sock.getsockname()), name=self.name)
         if self.observation:
-            self.observation.clients.append(self.connection)
+            self.observation.add_client(self.connection)
         self._log.add("connect", began, self.connection)
 
     # -- talking -----------------------------------------------------------------------------------------------------
@@ -112,6 +113,7 @@ class Client:
         data = message.encode("utf-8", "surrogateescape") if isinstance(message, str) else bytes(message)
         if self.connection.closed:
             raise ServerClosed(f"{self.name} has closed its connection; make a new Client")
+        self._may_send()
         if not self.unanswered and not self._kept:
             self._text_only = True
         self._text_only = self._text_only and isinstance(message, str)
@@ -139,6 +141,7 @@ class Client:
         """
         if self.ended:
             raise self.ended.with_traceback(None)
+        self._may_send()
         self._text_only = False
         began = self._log.clock()
         count = self._hand_over(data)
@@ -162,14 +165,13 @@ class Client:
             if not self.wait(deadline, to_write=False):
                 owed = "" if self.unanswered or size else ": all that it has sent is answered"
                 raise NoReply(f"{self.name} waited {timeout:g} s for an answer, and {came} came back{owed}")
-        take = len(self._kept) if size is None else size
-        data, self._kept = self._kept[:take], self._kept[take:]
+        data = self._take(len(self._kept) if size is None else size)
         return data.decode("utf-8", "backslashreplace") if self._text_only else data
 
     def pending(self) -> bytes:
         """Take what has come without waiting for more. Raises as `receive` does when the connection has ended."""
         self._take_in()
-        data, self._kept = self._kept, b""
+        data = self._take(len(self._kept))
         if not data and self.ended:
             raise self.ended.with_traceback(None)
         return data
@@ -177,6 +179,21 @@ class Client:
     def fileno(self) -> int:
         """For `selectors`: readable when `pending` has something to say."""
         return self.sock.fileno()
+
+    def finish(self) -> None:
+        """Say that nothing more will be sent, and go on reading: a half-close, `shutdown(SHUT_WR)`.
+
+        To the server it is the end of file: its `recv` returns b"". A server that reads until then, and answers after
+        it, answers now; `receive` waits for it as before. `close` would throw the answer away. Calling it again does
+        nothing, and `send` raises `ServerClosed` from now on.
+        """
+        if self.connection.closed or self._finished:
+            return
+        began = self._log.clock()
+        self._finished = True
+        with contextlib.suppress(OSError):  # the connection was reset: `receive` says so
+            self.sock.shutdown(socket.SHUT_WR)
+            self._log.add("client shutdown", began, self.connection)
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
@@ -225,6 +242,15 @@ class Client:
                 self._take_in()
         return bool(ready)
 
+    def _may_send(self) -> None:
+        if self._finished:
+            raise ServerClosed(f"{self.name} has said by finish() that it sends nothing more; make a new Client")
+
+    def _take(self, size: int) -> bytes:
+        data = bytes(memoryview(self._kept)[:size])
+        del self._kept[:size]
+        return data
+
     def _hand_over(self, data: bytes | memoryview) -> int:
         try:
             count = self.sock.send(data)
@@ -245,7 +271,7 @@ class Client:
             return
         began = self._log.clock()
         try:
-            data = self.sock.recv(65536)
+            data = self.sock.recv(262144)
         except BlockingIOError:
             return
         except OSError as error:

@@ -23,8 +23,8 @@ from .views.code import STANDS, CodeView
 from .views.looks import code_view
 from .views.source import where
 from .watch import patches, rest, stopping
-from .watch.keyboard import ClientLog, Keyboard
-from .watch.observation import Observation, ServerStopped, current_task
+from .watch.keyboard import ClientLog, Keyboard, keyboard_here
+from .watch.observation import Observation, ServerStopped
 from .watch.sockets import Selector
 from .watch.text import visible
 
@@ -70,6 +70,7 @@ class Program:
     def _begin(self, arguments: list[str], typed: Iterable[str | None]) -> Program:
         _programs[self.name] = self
         self._names.setdefault("input", ask)
+        self._keyboard.plug_in()
         patches.begin(self.observation)
         with patches.program_arguments(self.name, *arguments):
             self._thread.start()
@@ -128,10 +129,11 @@ class Program:
         deadline = time.monotonic() + timeout
         while not self.ended and time.monotonic() < deadline:
             rest.settle(self.observation, deadline, over=lambda: self.ended)
+            before = rest.state(self.observation)[1]
             servers = [*self.observation.servers.values()]
             for each in filter(None, servers):
                 rest.settle(each, deadline, over=lambda: self.ended)
-            if self._is_still() and rest.state(self.observation)[0]:
+            if self._is_still() and before is not None and rest.state(self.observation)[1] == before:
                 return True
         return self.ended
 
@@ -140,13 +142,15 @@ class Program:
         comes, for a while.
         """
         seen = self._task.waiting
-        if seen is None or seen is self._keyboard.seen:
+        if seen is self._keyboard.seen:
             return True
+        if seen is None and self._keyboard.has_lines:  # it is in a select, and wakes in a moment
+            return False
         for connection, server in self.observation.servers.items():
             there = server.accepted.get(connection.client) if server is not None else None
             if there is not None and there.sent > connection.received and not connection.closed:
                 return False
-        sock = seen.ref()
+        sock = None if seen is None else seen.ref()
         if sock is None or None not in self.observation.servers.values():
             return True
         with contextlib.suppress(OSError, ValueError), Selector() as selector:
@@ -160,11 +164,14 @@ class Program:
         if not self.ended:
             self.observation.write(self._task, "^C")  # as a terminal does
             stopping.interrupt(self._task, timeout=1.0)
+            if self._task.waiting is None:  # it may be in a select
+                self._keyboard.wake()
         self.settle()
         return self
 
     def stop(self, timeout: float = 2.0) -> None:
         """End it: to the program it looks as if the server left and somebody pressed Ctrl+C. Raises `ServerStuck`."""
+        self._keyboard.wake()
         left = [] if self.ended else stopping.stop(self.observation, time.monotonic() + timeout)
         if left:
             place = where(left[0])
@@ -189,9 +196,8 @@ class Program:
 
 def ask(prompt: object = "", /) -> str:
     """Stands in for `input`; also when the program has ended and somebody kept it."""
-    task = current_task()
-    mine = [each for each in [*_programs.values()] if task is not None and each.observation is task.observation]
-    return mine[0]._keyboard.read(prompt) if mine else input(str(prompt))
+    keyboard = keyboard_here()
+    return input(str(prompt)) if keyboard is None else keyboard.read(prompt)
 
 
 def _loaded(program: Callable[[], object] | str | Path) -> tuple[Callable[[], object], dict[str, Any]]:

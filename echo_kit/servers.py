@@ -60,8 +60,14 @@ def serve_threaded(host, port):
                 args = (conn, addr, clients, lock, places)
                 thread = threading.Thread(target=client_thread, args=args, daemon=True)
                 with lock:
+                    clients[thread] = conn  # before it starts: Ctrl+C may come in between
+                try:
                     thread.start()
-                    clients[thread] = conn
+                except RuntimeError as error:  # no thread is to be had: this client is refused
+                    print(f"Full : {error}")
+                    with lock:
+                        clients.pop(thread).close()
+                    places.release()
         except KeyboardInterrupt:
             print("Stopped")
         finally:
@@ -100,4 +106,5 @@ def hang_up(clients, lock):
         except OSError:
             pass  # this client has just left by itself
     for thread in last:
-        thread.join(timeout=1)
+        if thread.is_alive():  # it may not have been started yet
+            thread.join(timeout=1)

@@ -1,6 +1,9 @@
 """The client: what was sent comes back however it is split, every failure says which it was, nothing waits for ever."""
 
+import contextlib
+import gc
 import os
+import re
 import selectors
 import socket
 import struct
@@ -11,6 +14,8 @@ import pytest
 
 import echo_kit
 from echo_kit import Client, EchoError, NoReply, Refused, Reset, ServerClosed, free_port, serve_threaded, start
+from echo_kit.watch.events import Connection
+from echo_kit.watch.observation import FEW
 
 from .scripted import LONG, scripted
 
@@ -344,3 +349,196 @@ def test_every_wait_is_bounded():
         assert time.monotonic() - began < LONG / 2
         release.set()
     assert echo_kit.Client is Client
+
+
+# -- finish() --------------------------------------------------------------------------------------------------------
+
+
+def upper(conn):
+    """Answers when it has all, as a server of HTTP 1.0 or `nc -N` do."""
+    data = b""
+    while more := conn.recv(4):
+        data += more
+    conn.sendall(data.upper())
+
+
+def lines(conn):
+    with conn.makefile("rw") as file:  # a last line without its end is a line, too
+        for line in file:
+            file.write(line[::-1])
+
+
+@pytest.mark.parametrize(("talk", "answer"), [(upper, "HELLO"), (lines, "olleh")])
+def test_a_server_that_reads_until_the_end_answers_after_finish(talk, answer):
+    def serve(host, port):
+        with socket.create_server((host, port)) as listener:
+            while True:
+                conn, _ = listener.accept()
+                with conn:
+                    talk(conn)
+
+    served = "connected · accepted · served by the server thread · "
+    with start(serve) as server, Client(server, name="alice") as alice:
+        alice.send("hello")
+        with pytest.raises(NoReply, match="nothing came back"):
+            alice.receive(timeout=0.05)
+        assert server.timeline().story(server.timeline().lanes[0]) == served + '"hello" read, not answered'
+        alice.finish()
+        assert alice.receive(timeout=LONG) == answer
+        with pytest.raises(ServerClosed, match="closed the connection"):
+            alice.receive(timeout=LONG)
+        told = served + f'sent "hello" · finished sending · got "{answer}" · closed by the server'
+        assert str(server.timeline()) == f"serve: 1 connection\n  alice  {told}"
+
+
+def test_after_finish_nothing_is_sent():
+    with scripted(lambda conn: conn.recv(100) or conn.recv(1)) as address, Client(address, name="alice") as alice:
+        alice.finish()
+        alice.finish()
+        says = r"alice has said by finish\(\) that it sends nothing more; make a new Client"
+        with pytest.raises(ServerClosed, match=says):
+            alice.send("more")
+        with pytest.raises(ServerClosed, match=says):
+            alice.offer(b"more")
+        with pytest.raises(ServerClosed, match="closed the connection"):
+            alice.receive(timeout=LONG)
+        alice.close()
+        alice.finish()
+
+
+def test_finishing_is_not_leaving():
+    """A server that has read the end of file may still send: its client is there."""
+
+    def serve(host, port):
+        with socket.create_server((host, port)) as listener:
+            conn, _ = listener.accept()
+            with conn:
+                echo_once = conn.recv(100)
+                conn.sendall(echo_once)
+                assert conn.recv(100) == b""
+                go_on.wait(LONG)
+
+    go_on = threading.Event()
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(start(serve))
+        alice, bob = (stack.enter_context(Client(server, name)) for name in ("alice", "bob"))
+        alice.send("hello")
+        alice.receive(timeout=LONG)
+        alice.finish()
+        bob.finish()
+        stack.callback(go_on.set)
+        told = str(server.timeline())
+        assert told.endswith(
+            '  alice  connected · accepted · served by the server thread · "hello" echoed · finished sending\n'
+            "  bob    connected · waits in the backlog behind alice · finished sending"
+        )
+        assert "has closed its side" in str(server.backlog())
+        alice.close()
+        assert '"hello" echoed · finished sending · left' in str(server.timeline())
+
+
+# -- what is kept ----------------------------------------------------------------------------------------------------
+
+
+def known():
+    """How many ends of connections there are in this process."""
+    gc.collect()
+    return sum(type(each) is Connection for each in gc.get_objects())
+
+
+def come_and_go(server, count):
+    for _ in range(count):
+        with Client(server) as client:
+            client.send("x")
+            client.receive(timeout=LONG)
+
+
+def vanish(server, count):
+    for number in range(count):
+        Client(server).vanish()
+        if number % 20 == 0:
+            server.settle()  # so that they are accepted
+
+
+def come_and_go_unknown(server, count):
+    for _ in range(count):
+        with socket.create_connection(server.address) as sock:
+            sock.sendall(b"x")
+            sock.recv(1)
+
+
+@pytest.mark.parametrize("visit", [come_and_go, vanish, come_and_go_unknown])
+def test_the_log_is_the_only_memory_of_clients_that_have_left(visit):
+    def serve(host, port):
+        with socket.create_server((host, port), backlog=128) as listener:
+            while True:
+                with contextlib.suppress(OSError):
+                    echo(listener.accept()[0])
+
+    before = known()
+    with start(serve, most_events=40) as server, Client(server, "alice") as alice:
+        alice.send("first")
+        alice.receive(timeout=LONG)
+        alice.close()
+        visit(server, 2 * FEW)
+        assert known() - before <= 2 * FEW, "twice as many ends came"
+    assert known() - before <= 2 * 40, "a stopped server has only those of its log"
+    del server, alice
+    assert known() == before
+
+
+def test_who_is_still_there_is_remembered_whatever_the_log_has_dropped():
+    with start(threaded, most_events=40) as server, Client(server, "alice") as alice:
+        alice.send("first")
+        alice.receive(timeout=LONG)
+        come_and_go(server, FEW)
+        assert re.search(r"alice +connected · accepted", str(server.timeline()))
+        assert "waits in recv for alice" in str(server.where())
+
+
+def test_a_server_that_sends_without_end_costs_as_much_at_the_end_as_at_the_beginning():
+    """`receive(size)` of a client that has much to take: what is left is not copied each time."""
+
+    def pour(conn):
+        with contextlib.suppress(OSError):
+            while True:
+                conn.sendall(bytes(65536))
+
+    with scripted(pour) as address, Client(address) as client:
+        client.receive(size=1, timeout=LONG)
+
+        def seconds(kept):
+            while len(client.receive(size=0) or client._kept) < kept:
+                client.wait(time.monotonic() + LONG, to_write=False)
+            began = time.thread_time()
+            for _ in range(500):
+                assert client.receive(size=1) == b"\0".decode()
+            return time.thread_time() - began
+
+        few = min(seconds(100_000) for _ in range(3))
+        assert min(seconds(30_000_000) for _ in range(3)) < 10 * few + 0.01
+
+
+def test_many_bytes_are_as_fast_as_a_plain_loop(server):
+    data = bytes(40_000_000)
+
+    def plain():
+        with socket.create_connection(server.address) as sock:
+            sender = threading.Thread(target=sock.sendall, args=(data,))
+            sender.start()
+            left = len(data)
+            while left:
+                left -= len(sock.recv(65536))
+            sender.join()
+
+    def ours():
+        with Client(server) as alice:
+            alice.send(data, timeout=LONG)
+            assert alice.receive(timeout=LONG) == data
+
+    def seconds(run):
+        began = time.perf_counter()
+        run()
+        return time.perf_counter() - began
+
+    assert min(seconds(ours) for _ in range(2)) < 8 * max(seconds(plain), 0.1)

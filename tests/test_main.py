@@ -1,7 +1,9 @@
 """The command line as a user meets it: the client's messages, and one line that helps for every bad input."""
 
 import contextlib
+import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -326,3 +328,115 @@ def test_a_ctrl_c_just_before_accept_is_not_lost(stack):
         pass  # until it waits
     output, errors = program.communicate("now\n", timeout=LIMIT)
     assert (output, errors, program.returncode) == ("Stopped\n", "", 0)
+
+
+# -- an output that takes nothing --------------------------------------------------------------------------------------
+
+
+def fill(output):
+    """Until not one byte more fits."""
+    os.set_blocking(output, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(output, b"x")
+    os.set_blocking(output, True)
+
+
+def pipe():
+    return os.pipe()
+
+
+def terminal():
+    return os.openpty()  # full, it is to its programs as with Ctrl+S pressed
+
+
+@pytest.fixture
+def blocked(stack):
+    """A server whose output nobody reads, and which waits to print what it has just received."""
+
+    def start(command, outlet, system="posix"):
+        reader, writer = outlet()
+        stack.callback(os.close, reader)
+        stack.callback(os.close, writer)
+        port = free_port()
+        arguments = [sys.executable, *SYSTEMS[system], command, "127.0.0.1", str(port)]
+        server = subprocess.Popen(arguments, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True)
+        stack.callback(server.stderr.close)
+        stack.callback(server.wait)
+        stack.callback(server.kill)
+        line = b""
+        while b"Listening" not in line:
+            line = os.read(reader, 1000)
+        sock = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=LIMIT))
+        assert ask(sock, b"hi") == b"hi"
+        fill(writer)
+        sock.sendall(b"more")
+        sock.settimeout(0.2)  # no answer comes
+        with pytest.raises(TimeoutError):
+            sock.recv(10)
+        return server
+
+    return start
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl+C can only be sent by signals")
+@pytest.mark.parametrize(
+    ("command", "outlet", "system"),
+    [("server", pipe, "posix"), ("server-thread", terminal, "posix"), ("server-thread", pipe, "windows")],
+)
+def test_ctrl_c_ends_a_server_whose_output_is_blocked(command, outlet, system, blocked):
+    server = blocked(command, outlet, system)
+    server.send_signal(signal.SIGINT)
+    assert server.wait(LIMIT) == 0
+    assert server.stderr.read() == ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl+C can only be sent by signals")
+def test_ctrl_c_ends_a_client_whose_output_is_blocked(listener, stack):
+    reader, writer = os.pipe()
+    stack.callback(os.close, reader)
+    stack.callback(os.close, writer)
+    arguments = [sys.executable, "-m", "echo_kit", "client", *map(str, listener.getsockname())]
+    client = subprocess.Popen(arguments, cwd=ROOT, stdin=-1, stdout=writer, stderr=-1, text=True)
+    stack.callback(client.communicate)
+    stack.callback(client.kill)
+    conn = stack.enter_context(listener.accept()[0])
+    while b"> " not in os.read(reader, 1000):
+        pass
+    fill(writer)
+    client.stdin.write("hello\n")
+    client.stdin.flush()
+    conn.sendall(conn.recv(100))
+    client.send_signal(signal.SIGINT)
+    assert client.wait(LIMIT) == 0
+
+
+CLOSED = "echo_kit: nothing can be written any more (Broken pipe): this program ends\n"
+FULL = "echo_kit: nothing can be written any more (No space left on device): this program ends\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes are told apart otherwise")
+@pytest.mark.parametrize("command", SERVERS)
+def test_a_closed_output_ends_a_server_in_one_line(command, stack):
+    """As in `… | head -1`."""
+    port = free_port()
+    arguments = [sys.executable, "-m", "echo_kit", command, "127.0.0.1", str(port)]
+    server = subprocess.Popen(arguments, cwd=ROOT, stdout=-1, stderr=-1, text=True)
+    stack.callback(server.stderr.close)
+    stack.callback(server.wait)
+    stack.callback(server.kill)
+    assert server.stdout.readline() == f"Listening on 127.0.0.1:{port}\n"
+    server.stdout.close()
+    with contextlib.suppress(ConnectionRefusedError):  # it has ended already
+        for _ in range(3):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=LIMIT))
+    assert (server.wait(LIMIT), server.stderr.read()) == (0, CLOSED)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+@pytest.mark.parametrize("command", SERVERS)
+def test_an_output_without_room_ends_a_server_in_one_line(command):
+    with open("/dev/full", "w") as full:
+        arguments = [sys.executable, "-m", "echo_kit", command, "127.0.0.1", str(free_port())]
+        server = subprocess.run(arguments, cwd=ROOT, stdout=full, stderr=-1, text=True, timeout=LIMIT)
+    assert (server.returncode, server.stderr) == (0, FULL)

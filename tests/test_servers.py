@@ -9,6 +9,7 @@ import select
 import selectors
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -20,7 +21,7 @@ import echo_kit
 from echo_kit import free_port
 from echo_kit.servers import handle_client, readable
 
-from .programs import LIMIT, SYSTEMS, Program, ask, connect, read, read_to_end, reset, serving
+from .programs import LIMIT, ROOT, SYSTEMS, Program, ask, connect, read, read_to_end, reset, serving
 
 COMMANDS = ["server", "server-thread"]
 LINE = re.compile(r"(Connected by|Received data from|Lost) \('127\.0\.0\.1', \d+\)( : .+)?|Listening on .*|Stopped")
@@ -280,6 +281,90 @@ def test_a_client_that_takes_every_file_descriptor(stack, leaves):
     assert float(server.out.split()[-1]) < 1  # seconds of processor time; one that tries again and again has 3 here
     assert server.out.count("Full : ") < 10
     assert "Traceback" not in server.out
+
+
+@pytest.mark.parametrize("way", ["the system has no more", "Thread.start says so"])
+def test_a_client_for_which_no_thread_is_to_be_had_is_refused_and_the_others_are_served(way, stack):
+    if way == "Thread.start says so":
+        server = stack.enter_context(echo_kit.start(echo_kit.serve_threaded, most_threads=4))
+        address = server.address
+    else:
+        program = stack.enter_context(limited(NO_THREADS))
+        address = ("127.0.0.1", program.port)
+    served = [stack.enter_context(socket.create_connection(address, timeout=LIMIT)) for _ in range(3)]
+    assert [ask(sock, b"hi") for sock in served] == 3 * [b"hi"]
+    for _ in range(2):
+        with socket.create_connection(address, timeout=LIMIT) as late:
+            assert late.recv(1) == b""
+    assert [ask(sock, b"hi") for sock in served] == 3 * [b"hi"]
+    served[0].close()
+    if way == "Thread.start says so":
+        assert server.settle()
+        assert server.error is None
+        assert server.log.lines().count("Full : can't start new thread") == 2
+        with socket.create_connection(address, timeout=LIMIT) as late:
+            assert ask(late, b"hi") == b"hi"
+    else:
+        program.interrupt()
+        assert program.out.count("Full : can't start new thread\n") == 2
+        assert "Traceback" not in program.out
+
+
+NO_THREADS = """
+import threading
+begin, left = threading._start_new_thread, iter(4 * [True])  # one for Ctrl+C
+def start_new_thread(*arguments, **named):
+    if next(left, False):
+        return begin(*arguments, **named)
+    raise RuntimeError("can't start new thread")
+threading._start_new_thread = start_new_thread
+"""
+
+ARRIVALS = """
+import contextlib, os, signal, socket, sys, threading, time
+from echo_kit import free_port
+from echo_kit.servers import serve_threaded
+
+out, sys.stdout = sys.stdout, open(os.devnull, "w")
+port, forgotten = free_port(), 0
+
+def come(clients, over):
+    while not over.is_set():
+        with contextlib.suppress(OSError):
+            clients.append(socket.create_connection(("127.0.0.1", port), timeout=5))
+
+def press(clients, count):
+    while len(clients) < count:
+        time.sleep(0)
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+for number in range(40):
+    clients, over = [], threading.Event()
+    mine = [threading.Thread(target=come, args=(clients, over)),
+            threading.Thread(target=press, args=(clients, 2 + number % 7))]
+    with contextlib.suppress(KeyboardInterrupt):
+        for thread in mine:
+            thread.start()
+        serve_threaded("127.0.0.1", port)
+    over.set()
+    for thread in mine:
+        thread.join()
+    deadline = time.monotonic() + 2
+    while threading.active_count() > 1 and time.monotonic() < deadline:
+        time.sleep(0.001)  # a thread that had just been started learns that its client was hung up on
+    forgotten += threading.active_count() - 1
+    for sock in clients:
+        sock.close()
+print(forgotten, "threads were not told", file=out, flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no signals for a thread")
+def test_ctrl_c_while_clients_arrive_hangs_up_on_each(stack):
+    """In a notebook: the process goes on after it, so that nobody else would close the connections."""
+    program = subprocess.run([sys.executable, "-c", ARRIVALS], cwd=ROOT, capture_output=True, text=True, timeout=LIMIT)
+    assert (program.stdout, program.stderr) == ("0 threads were not told\n", "")
 
 
 def test_clients_beyond_the_limit_wait_in_the_backlog(stack):

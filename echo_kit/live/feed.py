@@ -16,7 +16,7 @@ from ..views import backlog, code, looks
 from ..views.lane import Lane
 from ..views.lanes import Lanes, Pending, beginnings, pending_calls, selects
 from ..views.states import ACCEPTED, IN_RECV, WORKS, State
-from ..views.story import quote
+from ..views.story import FINISHED, quote
 from ..watch.events import Line, SocketEvent
 from ..watch.observation import Observation
 from ..watch.text import counted, visible
@@ -303,6 +303,7 @@ def _words_of(lane: Lane, stopped: bool) -> str:
         return f"left, {never}" if lane.left is not None else never if stopped else "waits in the backlog"
     messages = lane.server.messages if lane.server is not None else 0
     said = [counted(messages, "message")] if messages else []
+    said += [FINISHED] if lane.finished is not None else []
     ending = lane.ending()
     return " · ".join([*said, ending] if ending else [lane.thread or "accepted", *said])
 

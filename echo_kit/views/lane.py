@@ -41,6 +41,7 @@ class Lane:
     accepter: str = ""  # the label of the thread that accepted it
     threads: list[str] = field(default_factory=list)  # that read from it or wrote to it, or are about to
     thread: str = ""  # that is at it now, or was last
+    finished: float | None = None  # our client has shut down its sending side: it still reads
     left: float | None = None  # the client closed
     seen_off: float | None = None  # the server read the end of file
     closed: float | None = None  # the server closed, or shut down its side
@@ -65,12 +66,17 @@ class Lane:
     @property
     def gone(self) -> float | None:
         """When the client left, as far as that is known; else when the server closed."""
-        return next((time for time in (self.left, self.seen_off, self.closed) if time is not None), None)
+        return next((time for time in (self.left, self.seen_to_leave, self.closed) if time is not None), None)
+
+    @property
+    def seen_to_leave(self) -> float | None:
+        """When the server read the end of file, unless that was a client of ours that has only finished sending."""
+        return self.seen_off if self.finished is None else None
 
     @property
     def over(self) -> bool:
         """Whether the server has seen that the client left, or has closed the connection."""
-        return self.seen_off is not None or self.closed is not None or self.reset
+        return self.seen_to_leave is not None or self.closed is not None or self.reset
 
     @property
     def ended(self) -> float | None:
@@ -81,7 +87,8 @@ class Lane:
         """How the connection ended, in words; "" while it lasts."""
         if self.reset:
             return "broke off (reset)"
-        if self.seen_off is not None or (self.left is not None and (self.closed is None or self.left <= self.closed)):
+        left = self.left is not None and (self.closed is None or self.left <= self.closed)
+        if self.seen_to_leave is not None or left:
             return "left"
         server = self.server_then or self.server
         if server is not None and server.cut_off:
@@ -125,6 +132,8 @@ class Lane:
         if not event.size:
             if kind == "client close":
                 self.left = event.began  # if it waits, accept will return it all the same
+            elif kind == "client shutdown":
+                self.finished = event.began
             elif kind == "client recv":
                 self.rejected = self.rejected or event.error == "ConnectionResetError"
         elif kind == "client send" or (kind == "recv" and self.client is None):

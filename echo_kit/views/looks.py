@@ -223,10 +223,17 @@ def _words(call: Call, client: str) -> str:
         return ""  # the call returns at once: a thread that is seen in it asks again and again
     if call.kind == "input":
         return "waits in input for a line"
+    if call.kind == "stdin":
+        return "waits in sys.stdin for a line"
+    if call.kind == "connect":
+        return "waits in connect: the server has not answered"
     if call.kind == "accept":
         return "waits in accept for a new client"
     if call.kind == "recv":
-        return f"waits in recv for {client or 'its client'}"  # also where a file object calls recv_into
+        came = "" if call.seen.observation.keyboard is None else ": nothing has come"
+        if came and call.seen.connection.received:
+            came = ": nothing more has come"
+        return f"waits in recv for {client or 'its client'}{came}"  # also where a file object calls recv_into
     if sock is not None and not ready(sock, selectors.EVENT_WRITE):
         return f"waits in {call.name}: {client or 'its client'} does not read"
     return f"is in {call.name} to {client or 'its client'}"

@@ -11,6 +11,7 @@ from .lane import Lane
 
 TOLD_MESSAGES = 6  # messages of a lane that the text names one by one
 QUOTED = 24  # characters of a message that are quoted
+FINISHED = "finished sending"
 
 
 def quote(event: SocketEvent) -> str:
@@ -34,27 +35,29 @@ def messages(lane: Lane) -> list[str]:
     back = b"".join(event.data for event in lane.to_client)
     whole = (len(sent), len(back)) == moved(lane)  # the records have all of the bytes
     if whole and not sent.startswith(back):  # no echo: tell both sides
-        return shortened(_both_sides(lane), lambda told: f"{told[0]} {quote(told[1])}", TOLD_MESSAGES)
+        return shortened(_both_sides(lane), lambda told: told, TOLD_MESSAGES)
     ends = list(accumulate(event.size for event in lane.to_server))
     before = moved(lane)[0] - (ends[-1] if ends else 0)  # what the log has dropped
-    return shortened(
+    told = shortened(
         list(zip(lane.to_server, ends, strict=True)),
         lambda told: f"{quote(told[0])} {_fate(lane, told[0].size, before + told[1])}",
         TOLD_MESSAGES,
     )
+    return told if lane.finished is None else [*told, FINISHED]
 
 
-def _both_sides(lane: Lane) -> list[tuple[str, SocketEvent]]:
-    """("sent" or "got", message), in their order. In how many pieces an answer comes is no fact: they are joined."""
+def _both_sides(lane: Lane) -> list[str]:
+    """What our client sent and got, in that order. In how many pieces an answer comes is no fact: they are joined."""
     told = [(event.began, "sent", event) for event in lane.to_server]
     told += [(event.ended, "got", event) for event in lane.to_client]
-    joined: list[tuple[str, SocketEvent]] = []
+    told += [(lane.finished, FINISHED, SocketEvent("", 0, 0, Connection(())))] if lane.finished is not None else []
+    joined: list[str] = []
     for verb, group in groupby(sorted(told, key=lambda each: each[0]), key=lambda each: each[1]):
         events = [event for _, _, event in group]
         if verb == "got":
             data = b"".join(event.data for event in events)
             events = [events[0]._replace(size=sum(event.size for event in events), data=data)]
-        joined += [(verb, event) for event in events]
+        joined += [verb if verb == FINISHED else f"{verb} {quote(event)}" for event in events]
     return joined
 
 

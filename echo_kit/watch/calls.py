@@ -13,15 +13,29 @@ from __future__ import annotations
 import contextlib
 import functools
 import operator
+import os
+import selectors
 import socket
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .events import PREVIEW, Address, Again
+from .events import PREVIEW, Address, Again, Connection
 from .handed import release
-from .observation import Observed, ServerStopped, Task, current_task, here, note_functions, noting, observed, task_for
+from .observation import (
+    Observation,
+    Observed,
+    ServerStopped,
+    Task,
+    current_task,
+    here,
+    note_functions,
+    noting,
+    observed,
+    task_for,
+)
 from .output import Routed, route_streams
 from .sockets import RESET_ON_CLOSE, waited
 
@@ -249,12 +263,40 @@ def read(plain: Callable[..., Any], sock: socket.socket, seen: Observed, *args: 
 
 @functools.wraps(plain_connect)
 def connect(self: socket.socket, address: Any, /) -> None:
+    __tracebackhide__ = True
     task, began = current_task(), time.perf_counter()  # the clock of every log
-    plain_connect(self, address)
-    if task is not None and task.observation.keyboard is not None and self.family in FAMILIES:
-        with noting(task.observation):
-            note_functions(task.observation)
-            record(task.observation.watch_client(self, began), task, "connect", began)
+    if task is None or task.observation.keyboard is None or self.family not in FAMILIES:
+        return plain_connect(self, address)
+    with noting(task.observation):
+        note_functions(task.observation)
+    _connect(self, address, task.observation)
+    with noting(task.observation):
+        record(task.observation.watch_client(self, began), task, "connect", began)
+
+
+def _connect(sock: socket.socket, address: Any, observation: Observation) -> None:
+    """As `connect` of a client program does, and its Ctrl+C ends the wait for an answer."""
+    __tracebackhide__ = True
+    timeout = sock.gettimeout()
+    if timeout == 0:
+        return plain_connect(sock, address)
+    sock.settimeout(0)
+    try:
+        return plain_connect(sock, address)
+    except BlockingIOError:
+        pass  # it has begun
+    finally:
+        sock.settimeout(timeout)
+    seen = Observed(observation, weakref.ref(sock), Connection(()), awaits=selectors.EVENT_WRITE)
+    with made("connect", seen):
+        stopped = observation.alarm.wait(
+            sock, timeout, current_task(), lambda: observation.stopping, selectors.EVENT_WRITE
+        )
+    if stopped or observation.stopping:
+        raise ServerStopped
+    error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if error:
+        raise OSError(error, os.strerror(error))
 
 
 TWINS: dict[str, Callable[..., Any]] = {

@@ -20,7 +20,7 @@ CAPACITY = 250_000  # events that a log keeps unless told otherwise: less than 7
 TRAFFIC = ("recv", "send", "client send", "client recv")  # kinds of calls that move bytes
 KINDS = (
     *("listen", "accept", "recv", "send", "shutdown", "close"),  # on the server's side
-    *("connect", "client send", "client recv", "client close"),  # on the side of our own clients
+    *("connect", "client send", "client recv", "client shutdown", "client close"),  # on the side of our own clients
     "pause",  # no call: a thread of the server was held before one, step by step
 )
 

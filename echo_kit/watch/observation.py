@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
+import selectors
 import socket
 import sys
 import threading
@@ -30,7 +31,8 @@ from .text import cut, visible
 LOG_LINES = 10_000  # printed lines that a server keeps,
 LOG_LENGTH = 100_000  # and how many characters they have together
 LINE_LENGTH = 2_000  # characters of a printed line that are kept
-WAITS = ("accept", "recv", "recv_into", "input")  # calls that wait for somebody else
+FEW = 200  # ends of connections that are kept without a look at which of them are over
+WAITS = ("accept", "recv", "recv_into", "input", "stdin", "connect")  # calls that wait for somebody else
 GIVEN_BY_PYTHON = re.compile(r"Thread-\d+( \(.*\))?|.*ThreadPoolExecutor-\d+_\d+")  # a thread's name
 
 
@@ -43,7 +45,9 @@ class ServerStopped(KeyboardInterrupt):
 class Call(NamedTuple):
     """A socket call that has not returned, or before which a thread is held."""
 
-    name: str  # accept, recv, recv_into, send, sendall or input; of one that is still to come also close
+    name: (
+        str  # accept, recv, recv_into, send, sendall, input, stdin or connect; of one that is still to come also close
+    )
     seen: Observed
     began: float  # in seconds of the log's clock
 
@@ -125,6 +129,7 @@ class Observed:
     over: bool = False  # the server stops, or the socket was closed: a call that returns now looks twice
     again: dict[tuple[str, str, str], Again] = field(default_factory=dict)  # by kind of call, thread and error
     held: socket.socket | None = None  # of a closed one, while a thread is still in a call on it: see `hold`
+    awaits: int = selectors.EVENT_READ  # what ends a wait for it
 
 
 class _Here(threading.local):
@@ -153,6 +158,7 @@ class Observation:
         self.tasks: list[Task] = []
         self.clients: list[Connection] = []  # our own clients' ends, in the order in which they connected
         self.accepted: dict[Address, Connection] = {}  # client's address -> the newest connection from there
+        self._most_ends = FEW  # of those two, until the next look
         self.address: Address | None = None
         self.backlog: int | None = None
         self.listening = threading.Event()
@@ -242,15 +248,40 @@ class Observation:
         return seen
 
     def watch_connection(self, sock: socket.socket, address: Address) -> Observed:
-        connection = self.accepted[plain_address(address)] = Connection(plain_address(address))
+        with lock:
+            connection = self.accepted[plain_address(address)] = Connection(plain_address(address))
+        self._forget_ends()
         return self._watch(sock, connection)
+
+    def add_client(self, end: Connection) -> None:
+        """One of our own clients has connected."""
+        with lock:
+            self.clients.append(end)
+        self._forget_ends()
+
+    def _forget_ends(self) -> None:
+        """Let go of connections that are over and of which the log has nothing more: it is the only memory. The look
+        into the log is only taken when there are twice as many as it left the last time.
+        """
+        if len(self.clients) + len(self.accepted) <= self._most_ends:
+            return
+        with lock, noting(self):
+            told = {record[3] for record in self.log.records()}
+            ours = {end.client: end for end in self.clients}
+            for address, end in self.accepted.copy().items():
+                client = ours.get(address)
+                if end.closed and end not in told and (client is None or (client.closed and client not in told)):
+                    del self.accepted[address]
+                    ours.pop(address, None)
+            self.clients = [end for end in self.clients if end in told or ours.get(end.client) is end]
+            self._most_ends = FEW + 2 * (len(self.clients) + len(self.accepted))
 
     def watch_client(self, sock: socket.socket, began: float) -> Observed:
         """The socket of a client program, which is connected now. A server of ours then knows its name."""
         connection = Connection(plain_address(sock.getsockname()), self.name)
         server = observation_at(sock.getpeername())
         if server is not None:
-            server.clients.append(connection)
+            server.add_client(connection)
             server.log.add("connect", began, connection)
         self.servers[connection] = server
         return self._watch(sock, connection)
@@ -296,6 +327,8 @@ class Observation:
     def close_all(self) -> None:
         """Close also our own two."""
         self.close_sockets()
+        self._most_ends = 0
+        self._forget_ends()
         self.kept.clear()
         self.alarm.close()
 

@@ -128,6 +128,7 @@ TABLE = (
     Patch(threading, "excepthook", "what a thread dies of goes into its server's log (output.py)", output.excepthook),
     Patch(sys, "unraisablehook", "the same for threads of the _thread module (output.py)", output.unraisablehook),
     *(Patch(sys, name, "what a thread prints goes into its server's log (output.py)") for name in output.STREAMS),
+    Patch(sys, "stdin", "a client program reads the lines that are typed for it (keyboard.py)"),
     Patch(sys, "argv", "program_arguments(): while a server or a client program starts"),
     Patch(threading, "excepthook", "silent_ends(): while a check closes the socket at which threads wait"),
     Patch(sys, "gettrace", "turns_after_each_instruction(): in the threads of some checks"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import selectors
 import time
 from collections.abc import Callable
 
@@ -54,7 +53,7 @@ def state(observation: Observation) -> tuple[bool, object]:
             stands.append((task, id(frame), frame.f_lasti if frame is not None else 0, switches))
     for seen in sockets:
         sock = seen.ref()
-        if sock is None or ready(sock, selectors.EVENT_READ):
+        if sock is None or ready(sock, seen.awaits):
             return False, None
     accepting = any(seen.listening for seen in sockets)
     reading = {seen.connection for seen in sockets}

@@ -48,7 +48,7 @@ def _selector() -> selectors.BaseSelector:
 def ready(sock: socket.socket, event: int) -> bool:
     """Whether a read of `sock` (an accept, a write) would return at once."""
     try:
-        with Selector() as selector:
+        with _selector() as selector:
             selector.register(sock, event)
             return bool(selector.select(0))
     except (OSError, ValueError):
@@ -97,10 +97,17 @@ class Alarm:
                 self._reader.recv(1)
             return True
 
-    def wait(self, sock: socket.socket, timeout: float | None, task: object | None, rings: Callable[[], bool]) -> bool:
-        """Wait until `sock` can be read, or it `rings`. True: there was a Ctrl+C for `task`."""
+    def wait(
+        self,
+        sock: socket.socket,
+        timeout: float | None,
+        task: object | None,
+        rings: Callable[[], bool],
+        event: int = selectors.EVENT_READ,
+    ) -> bool:
+        """Wait until `sock` can be read (or another `event`), or it `rings`. True: there was a Ctrl+C for `task`."""
         with _selector() as selector:
-            selector.register(sock, selectors.EVENT_READ)
+            selector.register(sock, event)
             selector.register(self._reader, selectors.EVENT_READ)
             while True:
                 ready = [key.fileobj for key, _ in selector.select(timeout)]
