@@ -22,6 +22,7 @@ from ..watch.observation import Call, Observation, Task, current_task, task_of
 from ..watch.sockets import ready
 from ..watch.text import counted, listed, visible
 from .code import CROWD, DIED, INSIDE, NOBODY, PAUSED, STANDS, CodeView, Mark
+from .kernel import acked
 from .source import Chain, Spot, called, chain_of, expression, functions_of, spot
 
 LOOK_AGAIN = 0.03  # seconds from one look at a thread to the next; one that runs has moved by then
@@ -35,7 +36,7 @@ def code_view(observation: Observation, names: Names, stopped: bool = False) -> 
     """Take the snapshot."""
     looks = [_Look(task) for task in _tasks(observation, stopped)]
     for again in range(1 + LOOKS):
-        unsure = [look for look in looks if not look.words]
+        unsure = [look for look in looks if not look.words or look.unsure]
         if again and unsure:
             time.sleep(max(LOOK_AGAIN, 3 * sys.getswitchinterval()))  # one wait for all of them
         _see(unsure, names)
@@ -128,8 +129,10 @@ class _Look:
         self.chain: Chain = []
         self.selects = False  # it waits for whichever of many sockets has something to say
         self.paused = False  # it is held before a call
+        self.unsure = False  # in a send without room: whether its client reads is to be seen from another look
         self.guessed = False  # what it is in is no call that we know
         self._key: object = None  # in which accept or recv it waited, where, and for whom
+        self._full: object = None  # at the last look: in which such send, and how much its client had taken
         self._before: tuple[object, bytes] | None = None  # at the last look: where it stood, how often it was switched
 
     @property
@@ -147,7 +150,7 @@ class _Look:
         key = (waiting, chain, names.get(waiting.connection)) if waiting is not None else None
         if key is not None and key == self._key:
             return  # it waits in accept or recv, where it was: nothing new is to be seen
-        self.chain, self.words, self.selects = chain, "", False
+        self.chain, self.words, self.selects, self.unsure = chain, "", False, False
         served = self.task.connection
         self.client = names.get(served, "") if served is not None and not served.closed else ""
         held = self.task.paused
@@ -156,7 +159,7 @@ class _Look:
             call = None  # it has gone on meanwhile: its frame was of another call, or of none
         if call is not None:
             self.client = self.client if call.seen.listening else names.get(call.seen.connection, "")
-            self.words = (_words if held is None else _held)(call, self.client)
+            self.words = (self._words if held is None else _held)(call, self.client)
         self.paused = held is not None
         # What is kept must be what was seen of this call, at this place.
         same = call is not None and held is None and call.kind in ("accept", "recv") and call.seen is waiting
@@ -216,20 +219,22 @@ class _Look:
             place = f" {'at' if written.startswith('with ') else 'in'} {written}" if written else ""
             self.words = verb + place
 
-
-def _words(call: Call, client: str) -> str:
-    sock = call.seen.ref()
-    if sock is not None and sock.gettimeout() == 0:
-        return ""  # the call returns at once: a thread that is seen in it asks again and again
-    if call.kind == "input":
-        return "waits in input for a line"
-    if call.kind == "accept":
-        return "waits in accept for a new client"
-    if call.kind == "recv":
-        return f"waits in recv for {client or 'its client'}"  # also where a file object calls recv_into
-    if sock is not None and not ready(sock, selectors.EVENT_WRITE):
-        return f"waits in {call.name}: {client or 'its client'} does not read"
-    return f"is in {call.name} to {client or 'its client'}"
+    def _words(self, call: Call, client: str) -> str:
+        sock, who = call.seen.ref(), client or "its client"
+        if sock is not None and sock.gettimeout() == 0:
+            return ""  # the call returns at once: a thread that is seen in it asks again and again
+        if call.kind == "input":
+            return "waits in input for a line"
+        if call.kind == "accept":
+            return "waits in accept for a new client"
+        if call.kind == "recv":
+            return f"waits in recv for {who}"  # also where a file object calls recv_into
+        if sock is not None and not ready(sock, selectors.EVENT_WRITE):
+            before, self._full = self._full, (call, acked(sock))
+            self.unsure = before is None
+            if before == self._full:
+                return f"waits in {call.name}: {who} does not read"
+        return f"is in {call.name} to {who}"
 
 
 def _held(call: Call, client: str) -> str:

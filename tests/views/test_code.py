@@ -465,6 +465,30 @@ def test_a_client_that_does_not_read(server):
         assert "conn.sendall(bytes(50_000_000))" not in where(serve)
 
 
+def test_a_client_that_reads_all_the_time_is_not_said_not_to_read():
+    """Its server's buffers are full again and again, for the server is the faster one."""
+
+    def floods(conn):
+        with contextlib.suppress(OSError):
+            conn.sendall(bytes(1 << 31))
+
+    with started(floods, single) as server, clients(server, "bob") as (bob,):
+        over = threading.Event()
+
+        def reads():
+            while not over.is_set():
+                bob.pending()
+
+        reader = threading.Thread(target=reads)
+        reader.start()
+        try:
+            seen = {words for _ in range(5) for each in now(server).values() for words in each}
+        finally:
+            over.set()
+            reader.join()
+    assert not [words for words in seen if "does not read" in words]
+
+
 def computes(conn, over, at_it):
     at_it.set()
     while not over.is_set():
