@@ -20,7 +20,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from ..watch.events import Address, Connection, SocketEvent
+from ..watch.events import Address, Connection, SocketEvent, in_order
 from ..watch.observation import Call, Observation, Task
 from ..watch.sockets import ready
 from ..watch.text import visible
@@ -28,6 +28,7 @@ from .kernel import MANY, TICK, acked, short_of_room
 from .lane import Lane, Names, Span
 from .states import ACCEPTED, IN_ACCEPT, IN_RECV, IN_SEND, PAUSED, WORKS, State
 
+COMING = ("connect", "accept", "shutdown", "close", "client close")  # the calls that say who came, and who went
 NAME = 24  # characters of a client's name that are shown
 BROKEN_OFF = ("ConnectionResetError", "BrokenPipeError", "ConnectionAbortedError")
 STOPPED = "ServerStopped"  # the "error" of a recv that a stop has ended: no end of file
@@ -325,7 +326,8 @@ def _pending(task: Task, call: Call | None, full: bool) -> Pending:
 
 def beginnings(observation: Observation, events: Sequence[SocketEvent]) -> list[SocketEvent]:
     """Events in place of those that the log has dropped: how its connections came, at the time at which it begins."""
-    start, told = min(event.began for event in events), {event.connection for event in events}
+    start = min((event.began for event in events), default=observation.log.clock())
+    told = {event.connection for event in events}
     came = {event.connection for event in events if event.kind in ("connect", "accept")}
     ours, accepted = {end.client: end for end in observation.clients.copy()}, observation.accepted.copy()
     made = []
@@ -340,14 +342,13 @@ def beginnings(observation: Observation, events: Sequence[SocketEvent]) -> list[
     return made
 
 
-def folded(observation: Observation, events: Iterable[SocketEvent] | None = None) -> Lanes:
-    """All that is known of a server's connections, from the log and from what else the observation knows."""
-    events = list(observation.log) if events is None else list(events)
+def folded(observation: Observation, events: Sequence[SocketEvent], missed: bool = False) -> Lanes:
+    """All that is known of a server's connections, from its events and from what else the observation knows."""
     lanes = Lanes(room_of(observation))
     lanes.selects = selects(observation)
     if observation.log.dropped:
         lanes.fold(beginnings(observation, events), missed=True)
-    lanes.fold(events)
+    lanes.fold(events, missed)
     for task in observation.alive():  # one that has not read anything yet left no event
         lane = lanes.of(task.connection)
         if lane is not None and task.label not in lane.threads and lane.closed is None:
@@ -378,8 +379,9 @@ def arranged(lanes: Iterable[Lane]) -> list[Lane]:
 
 
 def lanes_of(observation: Observation) -> list[Lane]:
-    """The lanes of a server's connections, arranged."""
-    return arranged(folded(observation).lanes.values())
+    """The lanes of a server's connections, arranged, without what they have sent."""
+    records = observation.log.records()
+    return arranged(folded(observation, in_order(each for each in records if each[0] in COMING)).lanes.values())
 
 
 def selects(observation: Observation) -> bool:

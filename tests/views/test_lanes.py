@@ -246,9 +246,12 @@ def test_what_the_log_has_dropped_is_made_up_for():
     for event in gone.add("accept", 0, 1).events + alice.add("recv", 5, 6, 1).events + bob.add("accept", 7, 8).events:
         observation.log.append(tuple(event))
         observation.log.count()
-    told = {lane.name: (lane.connected, lane.accepted, lane.left) for lane in folded(observation).lanes.values()}
+    told = {
+        lane.name: (lane.connected, lane.accepted, lane.left)
+        for lane in folded(observation, list(observation.log)).lanes.values()
+    }
     assert told == {"alice": (5, 5, None), "bob": (5, 8, None), "carol": (5, None, 5)}
-    assert [span.state for span in folded(observation).lanes[1].spans] == [IN_RECV], (
+    assert [span.state for span in folded(observation, list(observation.log)).lanes[1].spans] == [IN_RECV], (
         "nothing is said of the time before"
     )
 
