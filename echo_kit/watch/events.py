@@ -180,8 +180,7 @@ class Reader:
             new.append(record)
         self.missed = skipped or (last is not None and len(new) == len(kept))
         self._last = kept[-1] if kept else last
-        new += ends.values()
-        return in_order(new)
+        return in_order([*ends.values(), *reversed(new)])
 
 
 def in_order(records: Iterable[Record]) -> list[SocketEvent]:

@@ -98,7 +98,7 @@ class Task:
 
     def processor_time(self) -> float:
         """Seconds that it has spent on a processor; 0.0 where the system does not tell."""
-        return int((self._told("schedstat").split() or [0])[0]) / 1e9
+        return int(self._told("schedstat").partition(b" ")[0] or 0) / 1e9
 
     def _told(self, name: str) -> bytes:
         native_id = self.thread.native_id if self.thread else self.native_id
