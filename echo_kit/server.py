@@ -33,6 +33,7 @@ from .watch.sockets import free_port
 from .watch.text import counted
 
 MAIN = "server thread"  # the label of the one that runs serve
+NEWEST = 5_000  # calls that moved bytes and are told of a server that does not come to rest
 SETTLE = 1.0  # seconds at most that a view waits for the server to come to rest
 
 _servers: dict[str, Server] = {}  # the running ones, by name
@@ -78,9 +79,9 @@ class Server:
 
     def timeline(self) -> Timeline:
         """What happened so far, one lane per client. Waits for the server to come to rest, a second at most."""
-        self.settle()
+        most = None if self.settle() else NEWEST
         look(self.observation)
-        return Timeline.of(self.observation)
+        return Timeline.of(self.observation, most)
 
     def where(self) -> CodeView:
         """The student's functions, with a mark on each line where a thread stands. Waits as `timeline` does."""
@@ -94,10 +95,10 @@ class Server:
 
     def snapshot(self) -> Snapshot:
         """All three views of one moment, in one picture. Waits as `timeline` does, once."""
-        self.settle()
+        most = None if self.settle() else NEWEST
         look(self.observation)
         code = code_view(self.observation, self.client_names(), self.stopped)
-        return Snapshot(code, Backlog.of(self.observation), Timeline.of(self.observation))
+        return Snapshot(code, Backlog.of(self.observation), Timeline.of(self.observation, most))
 
     @property
     def paused(self) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..views import backlog, code, looks
 from ..views.lane import Lane
-from ..views.lanes import Lanes, Pending, beginnings, pending_calls, selects
+from ..views.lanes import Lanes, Pending, beginnings, pending_calls, room_of, selects
 from ..views.states import ACCEPTED, IN_RECV, WORKS, State
 from ..views.story import FINISHED, quote
 from ..watch.events import Line, SocketEvent
@@ -54,7 +54,7 @@ class Live:
         self.observation = observation
         self.zero: float | None = None
         self._reader = observation.log.reader()
-        self._lanes = Lanes()
+        self._lanes = Lanes(room_of(observation))
         self._sent: dict[Lane, _Sent] = {}
         self._threads = looks.Watch(observation)
         self._backlog = backlog.Watch(observation)

@@ -19,12 +19,12 @@ from ..watch.observation import Observation
 from ..watch.sockets import ready
 from ..watch.text import counted, visible
 from . import kernel
+from .kernel import MANY
 from .lane import Lane
 from .lanes import NAME, lanes_of
 from .states import BACKLOG
 
 TOLD = 20  # clients that are told one by one
-MANY = 4096  # bytes that every kernel takes at once, whatever its buffers
 ARRIVAL = 0.5  # seconds at most that a view waits for what our own clients have sent to arrive
 
 

@@ -20,7 +20,7 @@ from ..watch.events import SocketEvent
 from ..watch.patches import collector_paused
 from ..watch.text import counted, cut, listed, visible
 from .lane import Lane, Span
-from .states import BACKLOG, IN_ACCEPT, IN_RECV, IN_SEND, PAUSED, STATES, USUAL, WORKS, State
+from .states import BACKLOG, IN_ACCEPT, IN_RECV, PAUSED, STATES, USUAL, WORKS, State
 from .story import quote
 from .timeline import Timeline
 
@@ -303,11 +303,10 @@ def _draw_bars(axis: Any, rows: list[_Row], view: _View, half: float) -> set[Sta
 
 
 def _stretches(spans: list[Span], view: _View) -> Iterator[_Bar]:
-    """(state, begin, end, top, bottom): on the axis, and in parts of the bar. A sendall that does not wait is work."""
-    start, scale, short = view.start, view.scale, view.width / view.scale / PIXELS
+    """(state, begin, end, top, bottom): on the axis, and in parts of the bar."""
+    start, scale = view.start, view.scale
     for state, begin, end, _, _ in spans:
-        works = state is IN_SEND and end - begin < short
-        yield WORKS if works else state, (begin - start) * scale, (end - start) * scale, 0.0, 1.0
+        yield state, (begin - start) * scale, (end - start) * scale, 0.0, 1.0
 
 
 def _merged(spans: list[Span], view: _View) -> Iterator[_Bar]:

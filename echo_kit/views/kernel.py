@@ -20,8 +20,9 @@ from typing import NamedTuple
 
 from ..watch.events import Address, plain_address
 from ..watch.observation import Observation
-from .lanes import TICK
 
+TICK = 0.01  # seconds: the longest tick of a Linux kernel, to which its times are exact
+MANY = 4096  # bytes that every kernel takes at once, whatever its buffers
 REPLY_TIME = 1.0  # seconds that the kernel has to send the table
 
 # linux/tcp_states.h, linux/sock_diag.h, linux/inet_diag.h, linux/netlink.h
@@ -32,6 +33,7 @@ ERROR, DONE = 2, 3
 HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence number, sender
 INTEGER = struct.Struct("=I")
 LAST_DATA_SENT = 44  # where it stands in struct tcp_info
+ACKED, LIMITED = 120, 176  # in it, too: bytes that the peer has taken; microseconds that others waited for room
 UNACKED = 24  # of a listening socket, how many connections wait (tcp_get_info in net/ipv4/tcp.c)
 
 
@@ -134,6 +136,27 @@ def queued(sock: socket.socket) -> int | None:
         return int(INTEGER.unpack_from(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 64), UNACKED)[0])
     except (OSError, AttributeError, struct.error):
         return None
+
+
+def acked(conn: socket.socket) -> int | None:
+    """How many bytes of ours the peer's kernel has taken; None where the system does not say."""
+    counts = _numbers(conn, ACKED, 1)
+    return counts[0] if counts else None
+
+
+def short_of_room(conn: socket.socket) -> float | None:
+    """Seconds for which sends waited because the peer's window or our own buffer was full; None: it does not say."""
+    waits = _numbers(conn, LIMITED, 2)
+    return sum(waits) / 1e6 if waits else None
+
+
+def _numbers(conn: socket.socket, at: int, count: int) -> tuple[int, ...]:
+    """Some of the long numbers of Linux's struct tcp_info; none from other systems, and of a closed socket."""
+    try:
+        known = conn.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256) if sys.platform == "linux" else b""
+        return struct.unpack_from(f"={count}Q", known, at)
+    except (OSError, struct.error):
+        return ()
 
 
 def own_address(sock: socket.socket) -> tuple[Address, Address]:

@@ -47,6 +47,7 @@ class Lane:
     closed: float | None = None  # the server closed, or shut down its side
     reset: bool = False  # the client broke off, as the server noticed
     rejected: bool = False  # the server broke off, as our client noticed: it closed with bytes unread
+    owed: int = 0  # bytes that the server has sent, and that the client was not seen to read
     last_used: float = 0.0  # when the server's last recv or send on it returned
     seen: float | None = None  # until when its stretches are known; None: events are missing before the next one
     spans: list[Span] = field(default_factory=list)  # after the accept
@@ -140,7 +141,9 @@ class Lane:
             self.to_server.append(event)
         elif kind == "client recv":
             self.to_client.append(event)
+            self.owed -= event.size
         elif kind == "send":
+            self.owed += event.size
             self.answers.append(event)
             if self.client is None:
                 self.to_client.append(event)

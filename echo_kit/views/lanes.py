@@ -6,27 +6,34 @@ The timeline folds the whole log at once. The stage folds what has come since it
 1. A call that has ended is a stretch of its thread, and of its connection: `TRANSITIONS` says of which state.
 2. Between two calls of one thread on one connection the thread works for it, as far as `TRANSITIONS` says so.
 3. What no thread is seen at, after the accept and before the close, is `ACCEPTED`.
-4. A lane's stretches never overlap, and none lies after the close (`Lane.add`).
-5. Before the accept there are two stretches, made from the facts (`Lane.arrival`).
+4. A send is work, too, unless it waited for room: it was long, and the kernel had bytes that the client had not read.
+5. A lane's stretches never overlap, and none lies after the close (`Lane.add`).
+6. Before the accept there are two stretches, made from the facts (`Lane.arrival`).
 """
 
 from __future__ import annotations
 
 import itertools
+import selectors
+import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from ..watch.events import Address, Connection, SocketEvent
+from ..watch.events import Address, Connection, SocketEvent, in_order
 from ..watch.observation import Call, Observation, Task
+from ..watch.sockets import ready
 from ..watch.text import visible
+from .kernel import MANY, TICK, acked, short_of_room
 from .lane import Lane, Names, Span
 from .states import ACCEPTED, IN_ACCEPT, IN_RECV, IN_SEND, PAUSED, WORKS, State
 
+COMING = ("connect", "accept", "shutdown", "close", "client close")  # the calls that say who came, and who went
 NAME = 24  # characters of a client's name that are shown
 BROKEN_OFF = ("ConnectionResetError", "BrokenPipeError", "ConnectionAbortedError")
 STOPPED = "ServerStopped"  # the "error" of a recv that a stop has ended: no end of file
-TICK = 0.01  # seconds: the longest tick of a Linux kernel, to which its times are exact
+TAKES = 0.02  # seconds within which a client that reads takes something
+LONG_SEND = 0.1  # seconds: a shorter send may have waited for a processor, or for Python's lock
 
 
 class Transition(NamedTuple):
@@ -59,6 +66,7 @@ class Pending(NamedTuple):
 
     kind  accept, recv or send, or pause; "" for no call that is known
     call  before which the thread is held
+    full  of a send: the kernel has no room for more, and the client takes nothing
     """
 
     thread: str
@@ -66,6 +74,7 @@ class Pending(NamedTuple):
     connection: Connection | None
     began: float
     call: str = ""
+    full: bool = False
 
 
 class Lanes:
@@ -74,10 +83,12 @@ class Lanes:
     selects  between its calls the server may wait in select, poll or kqueue, which leaves no record
     touched  lanes that `fold` or `lasting` has changed; whoever reads it empties it
     threads  the stretches of each of the server's threads, by its label
+    room     asks the kernel for how many seconds a connection's sends have waited for room; None: nobody knows
     """
 
-    def __init__(self) -> None:
+    def __init__(self, room: Callable[[Connection], float | None] = lambda _: None) -> None:
         self.selects = False
+        self._room = room
         self.lanes: dict[int, Lane] = {}  # by number
         self.touched: set[Lane] = set()
         self.threads: defaultdict[str, list[Span]] = defaultdict(list)
@@ -112,7 +123,7 @@ class Lanes:
         if missed:
             self._last.clear()
             for each in self.lanes.values():
-                each.seen = None
+                each.seen, each.owed = None, MANY
         rules = SELECTING if self.selects else TRANSITIONS
         for event in events:
             lane = self._by_end.get(event.connection)
@@ -178,13 +189,16 @@ class Lanes:
 
     def _server_called(self, event: SocketEvent, rule: Transition, lane: Lane | None) -> None:
         kind, began, ended, connection, thread, size, _, error = event
+        during = rule.during
+        if kind == "send" and not (ended - began >= LONG_SEND and self._waited_for_room(event, lane)):
+            during = WORKS
         whose = None if kind == "accept" else lane
         if thread:
             last = self._last.pop(thread, None)
             if last is not None and last[2] is connection and (last[0].closes or rule.during is not None):
                 self._add(last[0].after, last[1], began, thread, lane)
             if rule.during is not None:
-                self._add(rule.during, began, ended, thread, whose)
+                self._add(during, began, ended, thread, whose)
             else:
                 self.threads[thread]  # it is one of the server's threads, whatever it did
             if rule.after is not None and (lane is not None or kind != "pause"):
@@ -203,6 +217,13 @@ class Lanes:
             if kind == "recv" and not size and whose.seen_off is None and error != STOPPED:
                 whose.seen_off = ended
 
+    def _waited_for_room(self, event: SocketEvent, lane: Lane | None) -> bool:
+        """Whether a long send can have done so. The kernel takes the first bytes at once, and knows of longer waits."""
+        if lane is None or event.size + max(0, lane.owed) <= MANY:
+            return False
+        waited = self._room(event.connection)
+        return waited is None or waited >= LONG_SEND / 2
+
     def _add(self, state: State | None, begin: float, end: float, thread: str, lane: Lane | None) -> None:
         """A stretch of a thread, and of the lane that it worked for, if any."""
         if end > begin and state is not None:
@@ -218,7 +239,7 @@ class Lanes:
         that is pending it is known now what it was: that is entered as if the call's event had come.
         """
         spans = []
-        for thread, kind, connection, began, _ in pending:
+        for thread, kind, connection, began, _, full in pending:
             rule, since, on = self._last.get(thread, _NO_CALL)
             lane = self.of(connection)
             if not kind:
@@ -230,7 +251,7 @@ class Lanes:
                     self._last[thread] = rule, began, on  # asked again, there is nothing new to tell
                 if lane is not None and lane.last(began):
                     self.touched.add(lane)
-                state = TRANSITIONS[kind].during or ACCEPTED
+                state = WORKS if kind == "send" and not full else TRANSITIONS[kind].during or ACCEPTED
                 spans.append(Span(state, began, now, thread, lane))
         return spans
 
@@ -278,22 +299,35 @@ _NO_CALL = (Transition(None), 0.0, Connection(()))
 
 def pending_calls(observation: Observation) -> list[Pending]:
     """What each of the server's threads is in, or held before, at this moment."""
-    return [_pending(task, task.call) for task in observation.alive()]
+    tasks = observation.alive()
+    sends = {task: call for task in tasks if (call := task.call) is not None and call.kind == "send"}
+    before = {task: taken for task, call in sends.items() if (taken := _taken(call)) is not None}
+    if before:
+        time.sleep(TAKES)
+    full = {task for task, taken in before.items() if task.call == sends[task] and _taken(sends[task]) == taken}
+    return [_pending(task, task.call, task in full) for task in tasks]
 
 
-def _pending(task: Task, call: Call | None) -> Pending:
+def _taken(call: Call) -> tuple[int | None] | None:
+    """How many bytes its client has taken, if the kernel says, of a send for which it has no room; else None."""
+    sock = call.seen.ref()
+    return None if sock is None or ready(sock, selectors.EVENT_WRITE) else (acked(sock),)
+
+
+def _pending(task: Task, call: Call | None, full: bool) -> Pending:
     held = task.paused
     if held is not None:
         name = "recv" if held.kind == "recv" else held.name
         return Pending(task.label, "pause", held.seen.connection, held.began, name)
     if call is not None:
-        return Pending(task.label, call.kind, call.seen.connection, call.began)
+        return Pending(task.label, call.kind, call.seen.connection, call.began, full=full)
     return Pending(task.label, "", None, 0.0)
 
 
 def beginnings(observation: Observation, events: Sequence[SocketEvent]) -> list[SocketEvent]:
     """Events in place of those that the log has dropped: how its connections came, at the time at which it begins."""
-    start, told = min(event.began for event in events), {event.connection for event in events}
+    start = min((event.began for event in events), default=observation.log.clock())
+    told = {event.connection for event in events}
     came = {event.connection for event in events if event.kind in ("connect", "accept")}
     ours, accepted = {end.client: end for end in observation.clients.copy()}, observation.accepted.copy()
     made = []
@@ -308,14 +342,13 @@ def beginnings(observation: Observation, events: Sequence[SocketEvent]) -> list[
     return made
 
 
-def folded(observation: Observation, events: Iterable[SocketEvent] | None = None) -> Lanes:
-    """All that is known of a server's connections, from the log and from what else the observation knows."""
-    events = list(observation.log) if events is None else list(events)
-    lanes = Lanes()
+def folded(observation: Observation, events: Sequence[SocketEvent], missed: bool = False) -> Lanes:
+    """All that is known of a server's connections, from its events and from what else the observation knows."""
+    lanes = Lanes(room_of(observation))
     lanes.selects = selects(observation)
     if observation.log.dropped:
         lanes.fold(beginnings(observation, events), missed=True)
-    lanes.fold(events)
+    lanes.fold(events, missed)
     for task in observation.alive():  # one that has not read anything yet left no event
         lane = lanes.of(task.connection)
         if lane is not None and task.label not in lane.threads and lane.closed is None:
@@ -323,6 +356,16 @@ def folded(observation: Observation, events: Iterable[SocketEvent] | None = None
     for address, arrived in list(observation.sighted.items()):
         lanes.sight(address, arrived, observation.accepted.get(address))
     return lanes
+
+
+def room_of(observation: Observation) -> Callable[[Connection], float | None]:
+    """For `Lanes`: asks the kernel about connections that are still open."""
+
+    def room(end: Connection) -> float | None:
+        found = (sock for sock, seen in observation.sockets(listening=False) if seen.connection is end)
+        return next(map(short_of_room, found), None)
+
+    return room
 
 
 def arranged(lanes: Iterable[Lane]) -> list[Lane]:
@@ -336,8 +379,9 @@ def arranged(lanes: Iterable[Lane]) -> list[Lane]:
 
 
 def lanes_of(observation: Observation) -> list[Lane]:
-    """The lanes of a server's connections, arranged."""
-    return arranged(folded(observation).lanes.values())
+    """The lanes of a server's connections, arranged, without what they have sent."""
+    records = observation.log.records()
+    return arranged(folded(observation, in_order(each for each in records if each[0] in COMING)).lanes.values())
 
 
 def selects(observation: Observation) -> bool:

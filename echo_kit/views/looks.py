@@ -22,10 +22,14 @@ from ..watch.observation import Call, Observation, Task, current_task, task_of
 from ..watch.sockets import ready
 from ..watch.text import counted, listed, visible
 from .code import CROWD, DIED, INSIDE, NOBODY, PAUSED, STANDS, CodeView, Mark
+from .kernel import acked
 from .source import Chain, Spot, called, chain_of, expression, functions_of, spot
 
 LOOK_AGAIN = 0.03  # seconds from one look at a thread to the next; one that runs has moved by then
+RUNS = 0.01  # seconds on a processor between two looks: it runs
 LOOKS = 3  # a thread that was quiet between two of them waits, whatever woke it before
+NEWEST = 64  # events that say what a thread that runs does
+TRIES = ("accept", "recv")
 _SELECT = re.compile(r"(^|\.)(select|poll|control)\(")  # control: of kqueue, on macOS
 
 Names = Mapping[Connection, str]  # what each connection's client is called
@@ -35,7 +39,7 @@ def code_view(observation: Observation, names: Names, stopped: bool = False) -> 
     """Take the snapshot."""
     looks = [_Look(task) for task in _tasks(observation, stopped)]
     for again in range(1 + LOOKS):
-        unsure = [look for look in looks if not look.words]
+        unsure = [look for look in looks if look.unsure]
         if again and unsure:
             time.sleep(max(LOOK_AGAIN, 3 * sys.getswitchinterval()))  # one wait for all of them
         _see(unsure, names)
@@ -128,26 +132,31 @@ class _Look:
         self.chain: Chain = []
         self.selects = False  # it waits for whichever of many sockets has something to say
         self.paused = False  # it is held before a call
+        self.unsure = True  # whether it runs or waits, or whether its client reads, is to be seen from another look
         self.guessed = False  # what it is in is no call that we know
-        self._key: object = None  # in which accept or recv it waited, where, and for whom
+        self.again = ""  # what it does again and again, and gets nothing
+        self._key: object = None  # in which accept or recv it waited, and for whom
+        self._used = 0.0  # the time on a processor
+        self._full: object = None  # at the last look: in which such send, and how much its client had taken
         self._before: tuple[object, bytes] | None = None  # at the last look: where it stood, how often it was switched
 
     @property
     def mark(self) -> Mark:
         words = self.words or "runs"  # it moved from each look to the next
-        if self.guessed and not self.chain:
-            words += ", outside of your code"
-        if self.guessed and self.client:
-            words += f", serving {self.client}"
+        if self.again and not self.words:
+            words += f": {self.again}"
+        elif self.guessed:
+            words += "" if self.chain else ", outside of your code"
+            words += f", serving {self.client}" if self.client else ""
         return Mark(PAUSED if self.paused else STANDS, self.task.label, words, self.client)
 
     def see(self, before: Call | None, innermost: FrameType | None, names: Names) -> None:
         """Look at it. `before`: the call that it was in before its frame was taken."""
-        waiting, chain = self.task.waiting, chain_of(innermost)
-        key = (waiting, chain, names.get(waiting.connection)) if waiting is not None else None
+        entered = self.task.entered
+        key = (entered, names.get(entered[1].connection)) if entered is not None else None
         if key is not None and key == self._key:
-            return  # it waits in accept or recv, where it was: nothing new is to be seen
-        self.chain, self.words, self.selects = chain, "", False
+            return  # it waits in the accept or recv in which it was: nothing new is to be seen
+        self.chain, self.words, self.selects, self.unsure = chain_of(innermost), "", False, False
         served = self.task.connection
         self.client = names.get(served, "") if served is not None and not served.closed else ""
         held = self.task.paused
@@ -156,21 +165,25 @@ class _Look:
             call = None  # it has gone on meanwhile: its frame was of another call, or of none
         if call is not None:
             self.client = self.client if call.seen.listening else names.get(call.seen.connection, "")
-            self.words = (_words if held is None else _held)(call, self.client)
+            self.words = (self._words if held is None else _held)(call, self.client)
+        self.again = "" if held or (call and call.kind != "send" and self.words) else _again(self.task, names)
+        if self.again:
+            self.words = ""
         self.paused = held is not None
         # What is kept must be what was seen of this call, at this place.
-        same = call is not None and held is None and call.kind in ("accept", "recv") and call.seen is waiting
+        same = held is None and call == entered and call is not None and call.kind in ("accept", "recv")
         self._key = key if same and self.words else None
         frame = innermost
         while frame is not None and not self.words and not is_student_code(frame):
-            self._see_library(frame, frame is innermost, names)
+            if call is None:  # else it is our own select, before a call
+                self._see_library(frame, frame is innermost, names)
             frame = frame.f_back
         self.guessed = not self.words
         if self.guessed:
             written = expression(frame) if frame is not None else ""
             if _SELECT.search(written):
                 self.selects, self.client = True, ""
-            self._judge(written, (id(innermost), innermost.f_lasti if innermost is not None else 0, chain))
+            self._judge(written, (id(innermost), innermost.f_lasti if innermost is not None else 0, self.chain))
 
     def _see_library(self, frame: FrameType, innermost: bool, names: Names) -> None:
         """What it waits for in a function of the standard library that we know: `select`, `join`, a pool's."""
@@ -215,28 +228,46 @@ class _Look:
             verb = "waits" if status else "is" if written else "runs or waits"  # only Linux tells
             place = f" {'at' if written.startswith('with ') else 'in'} {written}" if written else ""
             self.words = verb + place
+        used, self._used = self._used, self.task.processor_time()
+        self.unsure = not self.words and not 0 < used < self._used - RUNS
+
+    def _words(self, call: Call, client: str) -> str:
+        sock, who = call.seen.ref(), client or "its client"
+        if sock is not None and sock.gettimeout() == 0:
+            return ""  # the call returns at once: a thread that is seen in it asks again and again
+        if call.kind in ("input", "stdin"):
+            return f"waits in {'sys.' if call.kind == 'stdin' else ''}{call.kind} for a line"
+        if call.kind == "connect":
+            return "waits in connect: the server has not answered"
+        if call.kind in ("accept", "recv") and sock is not None and ready(sock, selectors.EVENT_READ):
+            return ""  # it does not wait: there is something to be had, or the end
+        if call.kind == "accept":
+            return "waits in accept for a new client"
+        if call.kind == "recv":
+            came = "" if call.seen.observation.keyboard is None else ": nothing has come"
+            if came and call.seen.connection.received:
+                came = ": nothing more has come"
+            return f"waits in recv for {who}{came}"  # also where a file object calls recv_into
+        if sock is not None and not ready(sock, selectors.EVENT_WRITE):
+            before, self._full = self._full, (call, acked(sock))
+            self.unsure = before is None
+            if before == self._full:
+                return f"waits in {call.name}: {who} does not read"
+        return f"is in {call.name} to {who}"
 
 
-def _words(call: Call, client: str) -> str:
-    sock = call.seen.ref()
-    if sock is not None and sock.gettimeout() == 0:
-        return ""  # the call returns at once: a thread that is seen in it asks again and again
-    if call.kind == "input":
-        return "waits in input for a line"
-    if call.kind == "stdin":
-        return "waits in sys.stdin for a line"
-    if call.kind == "connect":
-        return "waits in connect: the server has not answered"
-    if call.kind == "accept":
-        return "waits in accept for a new client"
-    if call.kind == "recv":
-        came = "" if call.seen.observation.keyboard is None else ": nothing has come"
-        if came and call.seen.connection.received:
-            came = ": nothing more has come"
-        return f"waits in recv for {client or 'its client'}{came}"  # also where a file object calls recv_into
-    if sock is not None and not ready(sock, selectors.EVENT_WRITE):
-        return f"waits in {call.name}: {client or 'its client'} does not read"
-    return f"is in {call.name} to {client or 'its client'}"
+def _again(task: Task, names: Names) -> str:
+    """What the thread does again and again without getting anything; "" for nothing."""
+    again, call = task.again, task.call
+    if again is None or (call is not None and call.seen.connection is not again.connection):
+        return ""
+    if any(each.thread == task.label and each.ended > again.last for each in task.observation.log.newest(NEWEST)):
+        return ""  # it has gone on to something else
+    if again.error:
+        return f"{again.kind} raises {again.error} again and again"
+    ours = [end for end in task.observation.clients.copy() if end.client == again.connection.client]
+    ended = "has left" if ours and ours[-1].closed else "sends no more"
+    return f'recv returns b"" again and again, {names.get(again.connection, "its client")} {ended}'
 
 
 def _held(call: Call, client: str) -> str:

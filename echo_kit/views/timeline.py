@@ -29,7 +29,8 @@ class Timeline:
 
     lanes         one per connection, in the order in which they were made
     stopped       the server no longer listens
-    dropped       events that the log could not keep
+    dropped       events that the log could not keep, or that are left out
+    thinned       they are left out because the server does not come to rest
     spans         the stretches of each client's lane, by its name, in the order in which they began
     thread_spans  what each of the server's threads did, by its label
     """
@@ -40,22 +41,25 @@ class Timeline:
     now: float
     stopped: bool = False
     dropped: int = 0
+    thinned: bool = False
     events: list[SocketEvent] = field(default_factory=list)
     pending: tuple[Pending, ...] = ()
     thread_spans: dict[str, list[Span]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, observation: Observation) -> Self:
+    def of(cls, observation: Observation, most: int | None = None) -> Self:
+        """`most`: of the calls that moved bytes, only so many of the newest."""
         pending = pending_calls(observation)
         here = current_task()
         if here is not None and here.observation is observation:  # one of its threads asks
             pending.append(Pending(here.label, "", None, 0.0))
         with collector_paused():
-            events = list(observation.log)
+            reader = observation.log.reader()
+            events = reader.read(most)
             now = observation.log.clock()
             if observation.stopping:  # a stopped server's picture ends with its last event
                 now, pending = max((event.ended for event in events), default=now), []
-            lanes = folded(observation, events)
+            lanes = folded(observation, events, reader.missed)
             for span in lanes.lasting(pending, now):
                 lanes.threads[span.thread].append(span)
                 if span.lane is not None:
@@ -71,7 +75,8 @@ class Timeline:
             min((lane.came for lane in ordered if lane.came is not None), default=now),
             now,
             observation.stopping or not any(observation.sockets(listening=True)),
-            observation.log.dropped,
+            observation.log.total - len(events) if reader.missed else observation.log.dropped,
+            reader.missed,
             events,
             tuple(pending),
             dict(sorted(lanes.threads.items(), key=lambda each: _numbered(each[0]))),
@@ -127,7 +132,8 @@ class Timeline:
         told = shortened(self.lanes, lambda lane: f"{lane.name:<{width}}  {self.story(lane)}", TOLD_LANES)
         lines = [self.title, *(f"  {line}" for line in told)]
         if self.dropped:
-            lines.append(f"  (the log was full: the oldest {self.dropped:,} events are missing)")
+            why = "it does not come to rest" if self.thinned else "the log was full"
+            lines.append(f"  ({why}: the oldest {self.dropped:,} events are missing)")
         return "\n".join(lines)
 
     __repr__ = __str__

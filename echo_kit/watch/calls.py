@@ -355,7 +355,8 @@ def again(seen: Observed, task: Task, kind: str, error: str = "") -> bool:
         return False
     before.times += 1
     before.last = seen.observation.log.clock()
-    task.again = before
+    if error or kind == "recv":  # to send nothing says less than to receive nothing
+        task.again = before
     return True
 
 

@@ -6,6 +6,7 @@ the call began and when it returned.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 import time
@@ -153,6 +154,15 @@ class EventLog:
         """What the log holds now, in the order in which it was added."""
         return self._records.copy()  # one C call under the interpreter lock: walked while it grows, a deque raises
 
+    def newest(self, most: int) -> list[SocketEvent]:
+        """The last ones that were added, the newest first: cheap, and some may be missing where many are added."""
+        found: dict[int, Record] = {}  # by id: while the log grows, the same is found twice
+        with contextlib.suppress(IndexError):
+            for back in range(1, most + 1):
+                record = self._records[-back]
+                found[id(record)] = record
+        return [SocketEvent(*record) for record in found.values()]
+
     def reader(self) -> Reader:
         return Reader(self)
 
@@ -168,19 +178,26 @@ class Reader:
     def read(self, most: int | None = None) -> list[SocketEvent]:
         """What has come since the last read, in the order in which the calls ended; at first, what the log holds.
 
-        most  of the calls that moved bytes, only so many of the newest: a flood then costs its reader no more than a
+        most  of the calls that move bytes, only so many of the newest: a flood then costs its reader no more than a
               brook. `missed` says so.
         """
         kept, last = self._log.records(), self._last
-        new = [*itertools.takewhile(lambda record: record is not last, reversed(kept))][::-1]
-        self.missed = last is not None and len(new) == len(kept)
-        self._last = new[-1] if new else last
-        if most is not None:
-            moved = [record for record in new if record[5] and record[0] in TRAFFIC]
-            skipped = {id(record) for record in moved[:-most]}
-            new = [record for record in new if id(record) not in skipped]
-            self.missed = self.missed or bool(skipped)
-        return in_order(new)
+        new, moved, skipped = [], 0, False
+        ends: dict[Connection, Record] = {}  # the first end of file says more than the next thousand
+        for record in reversed(kept):
+            if record is last:
+                break
+            if most is not None and record[0] in TRAFFIC and not record[7]:
+                moved += 1
+                if moved > most:
+                    skipped = True
+                    if record[0] == "recv" and not record[5]:
+                        ends[record[3]] = record
+                    continue
+            new.append(record)
+        self.missed = skipped or (last is not None and len(new) == len(kept))
+        self._last = kept[-1] if kept else last
+        return in_order([*ends.values(), *reversed(new)])
 
 
 def in_order(records: Iterable[Record]) -> list[SocketEvent]:

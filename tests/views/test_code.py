@@ -465,6 +465,123 @@ def test_a_client_that_does_not_read(server):
         assert "conn.sendall(bytes(50_000_000))" not in where(serve)
 
 
+def test_a_client_that_reads_all_the_time_is_not_said_not_to_read():
+    """Its server's buffers are full again and again, for the server is the faster one."""
+
+    def floods(conn):
+        with contextlib.suppress(OSError):
+            conn.sendall(bytes(1 << 31))
+
+    with started(floods, single) as server, clients(server, "bob") as (bob,):
+        over = threading.Event()
+
+        def reads():
+            while not over.is_set():
+                bob.pending()
+
+        reader = threading.Thread(target=reads)
+        reader.start()
+        try:
+            seen = {words for _ in range(5) for each in now(server).values() for words in each}
+        finally:
+            over.set()
+            reader.join()
+    assert not [words for words in seen if "does not read" in words]
+
+
+def reads_after_the_end(conn):
+    while True:
+        conn.sendall(conn.recv(1024))
+
+
+def prints_after_the_end(conn):
+    while True:
+        print("got", conn.recv(1024))
+
+
+def asks_again_and_again(conn):
+    conn.setblocking(False)
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            conn.recv(1024)
+
+
+def computes_for_ever(conn):
+    while True:
+        pass
+
+
+def floods_the_log(conn):
+    while True:
+        print("hello")
+
+
+def refuses_to_accept(host, port):
+    with socket.create_server((host, port)) as listener:
+        handle(listener.accept()[0])
+        listener.shutdown(socket.SHUT_RDWR)
+        while True:
+            with contextlib.suppress(OSError):
+                listener.accept()
+
+
+SPINS = {
+    reads_after_the_end: 'runs: recv returns b"" again and again, alice has left',
+    prints_after_the_end: 'runs: recv returns b"" again and again, alice has left',
+    asks_again_and_again: 'runs: recv returns b"" again and again, alice has left',
+    computes_for_ever: "runs, serving alice",
+    floods_the_log: "runs, serving alice",
+}
+
+
+@pytest.mark.parametrize("handler", SPINS, ids=lambda handler: handler.__name__)
+def test_a_loop_that_never_waits(handler):
+    """It is never said to wait; and no look at it takes long, whatever it has left in the log."""
+    with started(handler, single) as server:
+        with clients(server, "alice"):
+            pass
+        server.settle()
+        for _ in range(2):
+            (said,) = [mark for each in where(server).values() for mark in each if "server thread: runs" in mark]
+            assert said == f"◀ server thread: {SPINS[handler]}"
+            for look in (server.where, server.backlog, server.timeline, server.snapshot, server.log.__str__):
+                began, worked = time.monotonic(), time.thread_time()
+                look()
+                assert time.thread_time() - worked < 0.3
+                assert time.monotonic() - began < 3, "also where eight others want this processor"
+
+
+def test_an_accept_that_fails_again_and_again():
+    with start(refuses_to_accept) as server:
+        with Client(server, name="alice"):
+            pass
+        server.settle()
+        marked = now(server)["listener.accept()"]
+        assert marked == ["◀ server thread: runs: accept raises OSError again and again"]
+
+
+def test_a_client_that_has_only_finished_sending_has_not_left():
+    with started(reads_after_the_end, single) as server, clients(server, "alice") as (alice,):
+        alice.sock.shutdown(socket.SHUT_WR)
+        server.settle()
+        said = [mark for each in where(server).values() for mark in each]
+        assert '◀ server thread: runs: recv returns b"" again and again, alice sends no more' in said
+
+
+def test_one_end_of_file_is_not_again_and_again(ends):
+    def waits(conn):
+        conn.recv(100)
+        while not ends.wait(LONG):
+            pass
+
+    with started(waits, single) as server:
+        with clients(server, "alice"):
+            pass
+        (said,) = where(server)["while not ends.wait(LONG):"]
+        assert said == "◀ server thread: waits in ends.wait(LONG), serving alice"
+        ends.set()
+
+
 def computes(conn, over, at_it):
     at_it.set()
     while not over.is_set():

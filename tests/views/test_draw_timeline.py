@@ -57,7 +57,7 @@ def made(lanes, server="serve", text="hello", begins=0.0, echoes=1):
             sent, step = turn + 0.2 + 0.6 * each / echoes, 0.6 / echoes
             log.add("client send", sent, client, size=len(data), data=data[:40], ended=sent)
             log.add("recv", before, served, thread=THREAD, size=len(data), data=data[:40], ended=sent)
-            log.add("send", sent + 0.5 * step, served, thread=THREAD, size=len(data), ended=sent + 0.7 * step)
+            log.add("send", sent + 0.5 * step, served, thread=THREAD, size=1_000_000, ended=sent + 0.7 * step)
             log.add("client recv", sent + 0.7 * step, client, size=len(data), data=data[:40], ended=sent + 0.7 * step)
             before = sent + 0.7 * step
         client.sent = client.received = len(data) * echoes
@@ -148,7 +148,7 @@ def test_any_number_of_lanes_is_drawn(lanes, dark):
     assert 100 < height <= 900
     (axis,) = figure.axes
     assert len(bars(axis, CONNECTING)) == len(bars(axis, BACKLOG)) == lanes
-    assert len(bars(axis, WORKS)) == (lanes if lanes < 300 else 2 * lanes)  # a short sendall is a part of the work
+    assert len(bars(axis, WORKS)) == lanes
     assert len(bars(axis, IN_RECV)) == 2 * lanes
     marked = []
     if lanes <= LABEL_LANES:
@@ -221,17 +221,6 @@ def test_stripes_can_be_seen(state, dark):
     colours, counts = np.unique(inside, axis=0, return_counts=True)
     seen = counts[[contrast(colour / 255, state.colour) > 2 for colour in colours]].sum()
     assert 0.02 < seen / counts.sum() < 0.6
-
-
-def test_a_sendall_that_does_not_wait_is_a_part_of_the_work():
-    timeline = made(1)
-    (lane,) = timeline.lanes
-    for length, state in ((0.5, WORKS), (2.0, IN_SEND)):  # in pixels
-        end = 0.5 + length * 1.02 * 2.0 / PIXELS
-        timeline.__dict__["spans"] = {lane.name: [Span(IN_SEND, 0.5, end)]}
-        (axis,) = timeline.figure().axes
-        assert bars(axis, state) == [pytest.approx((0.5, end))]
-        assert not bars(axis, WORKS if state == IN_SEND else IN_SEND)
 
 
 def test_marks_say_when_what_was_sent_and_answered():
@@ -323,7 +312,7 @@ def test_a_pixel_is_shared_by_its_states_as_they_shared_its_time():
     pixel = 2.0 * 1.02 / PIXELS
     shares = [(0, IN_RECV, 10.25), (10.25, WORKS, 20.5), (20.75, BACKLOG, 20.875), (30, PAUSED, 32)]
     spans = [Span(state, begin * pixel, end * pixel) for begin, state, end in shares]
-    spans += [Span(IN_SEND, at * pixel, (at + 0.5) * pixel) for at in range(500, 500 + FINE)]  # shorter than a pixel
+    spans += [Span(WORKS, at * pixel, (at + 0.5) * pixel) for at in range(500, 500 + FINE)]  # shorter than a pixel
     timeline.__dict__["spans"] = {"client 0": spans}
     (axis,) = timeline.figure().axes
 
@@ -334,9 +323,8 @@ def test_a_pixel_is_shared_by_its_states_as_they_shared_its_time():
     assert area(axis, IN_RECV, 10 * pixel, 11 * pixel) == pytest.approx(0.25, abs=0.01)
     assert area(axis, WORKS, 20 * pixel, 21 * pixel) == pytest.approx(0.8, abs=0.01)
     assert area(axis, BACKLOG, 20 * pixel, 21 * pixel) == pytest.approx(0.2, abs=0.01)
-    assert pixels(WORKS)[-1] == (500, 500 + FINE), "a sendall that does not wait is work"
+    assert pixels(WORKS)[-1] == (500, 500 + FINE)
     assert pixels(PAUSED) == [(30, 32)]
-    assert not pixels(IN_SEND)
 
 
 @pytest.mark.parametrize("lanes", [1, LABEL_LANES, 100])

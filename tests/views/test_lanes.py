@@ -3,12 +3,14 @@
 import contextlib
 import random
 import socket
+import sys
 import threading
 
 import pytest
 
 import echo_kit
 from echo_kit.live.feed import Live
+from echo_kit.views.kernel import acked, short_of_room
 from echo_kit.views.lanes import TRANSITIONS, Lanes, Pending, folded
 from echo_kit.views.states import ACCEPTED, BACKLOG, CONNECTING, IN_ACCEPT, IN_RECV, IN_SEND, PAUSED, STATES, WORKS
 from echo_kit.views.timeline import Timeline
@@ -16,6 +18,7 @@ from echo_kit.watch.events import KINDS, Connection, EventLog, SocketEvent
 from echo_kit.watch.observation import Observation, Task
 
 THREAD = "server thread"
+MUCH = 1_000_000  # bytes: of so many, a send may wait for room
 
 
 class Run:
@@ -57,7 +60,7 @@ def only(lanes):
 
 
 def test_a_conversation_is_told_without_a_gap():
-    run = served().add("recv", 2, 5, 1).add("send", 6, 7, 1).add("recv", 8, 11).add("close", 12, 13)
+    run = served().add("recv", 2, 5, 1).add("send", 6, 7, MUCH).add("recv", 8, 11).add("close", 12, 13)
     lanes = run.fold()
     assert bar(only(lanes)) == [
         (CONNECTING, 0, 1),
@@ -73,8 +76,50 @@ def test_a_conversation_is_told_without_a_gap():
     assert only(lanes).ending() == "left"
 
 
+@pytest.mark.parametrize(
+    ("began", "ended", "size", "kernel", "state"),
+    [
+        (4, 5, MUCH, None, IN_SEND),
+        (4, 5, MUCH, 0.9, IN_SEND),
+        (4, 5, MUCH, 0.0, WORKS),  # it waited for a processor, or for Python's lock
+        (4, 5, 4096, None, WORKS),  # so much every kernel takes at once
+        (4, 4.05, MUCH, None, WORKS),
+    ],
+)
+def test_only_a_send_that_waited_for_room_is_said_to_wait(began, ended, size, kernel, state):
+    run = served().add("recv", 2, 3, 1).add("send", began, ended, size)
+    lanes = Lanes(room=lambda end: kernel if end is run.server else None)
+    lanes.fold(run.events)
+    assert bar(only(lanes), ended)[-1] == (state, began, ended)
+
+
+def test_a_send_of_few_bytes_waits_for_room_behind_others_that_the_client_has_not_read():
+    run = served().add("send", 2, 2.01, 4000).add("send", 3, 4, 100)
+    assert bar(only(run.fold()), 4)[-1] == (IN_SEND, 3, 4)
+    run.add("client recv", 2, 2.5, 4000)
+    assert bar(only(run.fold()), 4)[-1] == (WORKS, 3, 4)
+
+
+def test_the_kernel_knows_how_long_a_connection_was_short_of_room():
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as end:
+        conn, _ = listener.accept()
+        with conn:
+            conn.sendall(b"hello" * 10_000)
+            assert short_of_room(conn) in (None, 0.0) if sys.platform != "linux" else short_of_room(conn) < 0.01
+            thread = threading.Thread(target=conn.sendall, args=(bytes(20_000_000),))
+            thread.start()
+            thread.join(0.3)
+            assert thread.is_alive(), "nobody reads"
+            assert sys.platform != "linux" or 0.1 < short_of_room(conn) < 1
+            left = 20_050_000
+            while left:
+                left -= len(end.recv(1 << 20))
+            thread.join()
+        assert short_of_room(conn) is acked(conn) is None, "it is closed"
+
+
 def test_a_message_is_kept_once_as_our_client_tells_it():
-    run = served().add("client send", 2, 3, 1).add("recv", 2, 4, 1).add("send", 5, 6, 1).add("client recv", 6, 7, 1)
+    run = served().add("client send", 2, 3, 1).add("recv", 2, 4, 1).add("send", 5, 6, MUCH).add("client recv", 6, 7, 1)
     lane = only(run.fold())
     assert [event.kind for event in lane.to_server + lane.to_client] == ["client send", "client recv"]
     assert [event.kind for event in lane.answers] == ["send"]
@@ -82,14 +127,14 @@ def test_a_message_is_kept_once_as_our_client_tells_it():
 
 def test_a_close_right_after_a_send_says_nothing_of_the_time_between():
     """A recv that a stop has ended may have come between the two, without a record."""
-    assert bar(only(served().add("recv", 2, 3, 1).add("send", 4, 5, 1).add("close", 9, 9).fold()))[-2:] == [
+    assert bar(only(served().add("recv", 2, 3, 1).add("send", 4, 5, MUCH).add("close", 9, 9).fold()))[-2:] == [
         (IN_SEND, 4, 5),
         (ACCEPTED, 5, 9),
     ]
 
 
 def test_after_a_send_a_server_that_selects_may_be_anywhere():
-    run = served().add("recv", 2, 3, 1).add("send", 4, 5, 1).add("recv", 8, 9, 1)
+    run = served().add("recv", 2, 3, 1).add("send", 4, 5, MUCH).add("recv", 8, 9, 1)
     assert bar(only(run.fold()), 9)[-2:] == [(WORKS, 5, 8), (IN_RECV, 8, 9)]
     assert bar(only(run.fold(selects=True)), 9)[-2:] == [(ACCEPTED, 5, 8), (IN_RECV, 8, 9)]
 
@@ -105,7 +150,7 @@ def test_work_counts_for_the_connection_of_both_calls_only():
 
 
 def test_what_a_thread_was_held_for_is_no_work():
-    run = served().add("recv", 2, 3, 1).add("pause", 4, 8).add("send", 8, 9, 1)
+    run = served().add("recv", 2, 3, 1).add("pause", 4, 8).add("send", 8, 9, MUCH)
     assert bar(only(run.fold()), 9)[2:] == [(IN_RECV, 2, 3), (WORKS, 3, 4), (PAUSED, 4, 8), (IN_SEND, 8, 9)]
 
 
@@ -116,7 +161,7 @@ def test_nothing_lies_after_the_close():
 
 
 def test_two_threads_at_one_connection_do_not_overlap():
-    run = served().add("recv", 2, 6, 1, thread="thread 1").add("send", 3, 7, 1, thread="thread 2")
+    run = served().add("recv", 2, 6, 1, thread="thread 1").add("send", 3, 7, MUCH, thread="thread 2")
     assert bar(only(run.fold()), 7)[2:] == [(IN_RECV, 2, 6), (IN_SEND, 6, 7)]
     assert only(run.fold()).threads == ["thread 1", "thread 2"]
 
@@ -201,9 +246,12 @@ def test_what_the_log_has_dropped_is_made_up_for():
     for event in gone.add("accept", 0, 1).events + alice.add("recv", 5, 6, 1).events + bob.add("accept", 7, 8).events:
         observation.log.append(tuple(event))
         observation.log.count()
-    told = {lane.name: (lane.connected, lane.accepted, lane.left) for lane in folded(observation).lanes.values()}
+    told = {
+        lane.name: (lane.connected, lane.accepted, lane.left)
+        for lane in folded(observation, list(observation.log)).lanes.values()
+    }
     assert told == {"alice": (5, 5, None), "bob": (5, 8, None), "carol": (5, None, 5)}
-    assert [span.state for span in folded(observation).lanes[1].spans] == [IN_RECV], (
+    assert [span.state for span in folded(observation, list(observation.log)).lanes[1].spans] == [IN_RECV], (
         "nothing is said of the time before"
     )
 

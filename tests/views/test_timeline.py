@@ -501,7 +501,7 @@ def test_stretches_follow_from_the_calls():
         (BACKLOG, 10.5, 11.0),
         (IN_RECV, 11.0, 11.5),
         (WORKS, 11.5, 12.0),
-        (IN_SEND, 12.0, 12.25),
+        (WORKS, 12.0, 12.25),
         (WORKS, 12.25, 12.5),
         (IN_RECV, 12.5, 13.5),
         (WORKS, 13.5, 14.0),
@@ -698,10 +698,44 @@ def test_what_a_loop_over_select_does():
                 "served alice · is in no call that is recorded"
             )
             check_spans(timeline)
-            waits = [span for spans in timeline.spans.values() for span in spans if span.state == IN_SEND]
-            assert len(waits) == 3
+            assert not [span for spans in timeline.spans.values() for span in spans if span.state == IN_SEND]
             # It waits in select: nobody works for them.
             assert [spans[-1].state for spans in timeline.spans.values()] == [ACCEPTED, ACCEPTED]
+
+
+def drawn_soon_after_the_first_event(times):
+    """The words of the legends of so many timelines, drawn 1 to 100 ms after the first event."""
+    for number in range(times):
+        with start(serve_threaded) as server, Client(server, name="alice") as alice:
+            echoed(alice, "hello" * (1 + 400 * (number % 2)))
+            due = next(iter(server.observation.log)).began + (1 + number % 100) / 1000
+            threading.Event().wait(max(0.0, due - server.observation.log.clock()))
+            yield [text.get_text() for text in server.timeline().figure().legends[0].get_texts()]
+
+
+def test_a_client_that_reads_is_not_said_not_to_read():
+    assert not any(IN_SEND.legend in words for words in drawn_soon_after_the_first_event(times=20))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("loaded", [False, True])
+def test_a_client_that_reads_is_not_said_not_to_read_in_400_timelines(loaded, busy):
+    with busy() if loaded else contextlib.nullcontext():
+        wrong = sum(IN_SEND.legend in words for words in drawn_soon_after_the_first_event(times=200))
+    assert not wrong
+
+
+def test_a_send_that_waited_for_room_is_told_also_afterwards():
+    """The client reads late, and all of it: the kernel knows for how long its window was closed."""
+    with start(answering(lambda data: data * 10_000_000)) as server, Client(server, name="alice") as alice:
+        alice.send("x")
+        assert server.timeline().spans["alice"][-1].state == IN_SEND
+        threading.Event().wait(0.3)  # as long as it is to be told afterwards
+        assert alice.receive(timeout=LONG, size=10_000_000) == "x" * 10_000_000
+        timeline = server.timeline()
+        (waited,) = [span for span in timeline.spans["alice"] if span.state == IN_SEND]
+        assert waited.end - waited.begin > 0.2
+        assert IN_SEND.legend in [text.get_text() for text in timeline.figure().legends[0].get_texts()]
 
 
 def test_what_a_handler_that_is_stuck_in_sendall_does():

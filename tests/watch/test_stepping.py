@@ -20,7 +20,7 @@ from echo_kit import Client, free_port, serve_single, serve_threaded, start
 from echo_kit.views.code import NOBODY, PAUSED, STANDS
 from echo_kit.views.draw_timeline import HATCHES
 from echo_kit.views.lanes import STOPPED, Lanes
-from echo_kit.views.states import IN_ACCEPT, IN_RECV, IN_SEND, PAUSED as PAUSED_STRETCH, STATES, WORKS
+from echo_kit.views.states import IN_ACCEPT, IN_RECV, PAUSED as PAUSED_STRETCH, STATES, WORKS
 from echo_kit.watch import calls as patched, gate as gates, observation as watched, patches, rest
 from echo_kit.watch.events import Connection, EventLog
 from echo_kit.watch.gate import Gate
@@ -823,10 +823,10 @@ def test_a_pause_is_not_work():
         states = [each.state for each in timeline.thread_spans["thread 1"]]
         assert states[-1] == WORKS, "from the end of the pause to the close"
         assert [state for state in states if state != WORKS] == [
-            *(IN_RECV, PAUSED_STRETCH, IN_SEND, PAUSED_STRETCH, IN_RECV, PAUSED_STRETCH)
+            *(IN_RECV, PAUSED_STRETCH, PAUSED_STRETCH, IN_RECV, PAUSED_STRETCH)
         ]
         (row,) = timeline.table()
-        busy = sum(each.end - each.begin for each in spans if each.state in (WORKS, IN_SEND))
+        busy = sum(each.end - each.begin for each in spans if each.state == WORKS)
         assert row["seconds busy"] == pytest.approx(busy)
         assert row["seconds busy"] < row["seconds served"] - sum(end - begin for begin, end in drawn)
         assert "pause" not in {each["call"] for each in timeline.calls()}
@@ -852,7 +852,7 @@ def test_what_is_work_before_and_after_a_pause(selects, after_the_send):
         (WORKS, 2, 3),
         (PAUSED_STRETCH, 3, 4),
         (WORKS, 4, 5),
-        (IN_SEND, 5, 6),
+        (WORKS, 5, 6),
         *after_the_send,
         (PAUSED_STRETCH, 7, 8),
         (WORKS, 8, 9),
