@@ -24,9 +24,10 @@ from .views.printed import Log, client_names
 from .views.shown import Snapshot, Timeline
 from .views.source import where
 from .watch import patches, rest, stopping
+from .watch.apart import Asker, apart, turn
 from .watch.borrowed import before_exit
 from .watch.events import CAPACITY, Address, Connection, EventLog, reachable
-from .watch.observation import Observation, ServerStopped, current_task
+from .watch.observation import Observation, ServerStopped, ServerStuck as ServerStuck, running
 from .watch.output import route_streams
 from .watch.patches import step_by_step
 from .watch.sockets import free_port
@@ -35,12 +36,9 @@ from .watch.text import counted
 MAIN = "server thread"  # the label of the one that runs serve
 SETTLE = 1.0  # seconds at most that a view waits for the server to come to rest
 
+
 _servers: dict[str, Server] = {}  # the running ones, by name
 _lock = threading.RLock()
-
-
-class ServerStuck(TimeoutError):
-    """A thread of the server did not end, or did not come to listen; the message says on which line it stands."""
 
 
 class Server:
@@ -50,9 +48,8 @@ class Server:
         self.name = name
         self.log = Log(lambda: self.observation, self.settle)
         self.observation = Observation(name, EventLog(most_events))
-        self._ending = threading.Lock()
         self.stopped = False
-        self._again: Callable[[int | None], Server] | None = None  # how to start the same at some port
+        self._again: Callable[[int | None, Asker], Server] | None = None  # how to start the same at some port
 
     @property
     def address(self) -> Address:
@@ -77,23 +74,23 @@ class Server:
         return [task.label for task in self.observation.alive()]
 
     def timeline(self) -> Timeline:
-        """What happened so far, one lane per client. Waits for the server to come to rest, a second at most."""
+        """What happened so far, one lane per client. Asker for the server to come to rest, a second at most."""
         self.settle()
         look(self.observation)
         return Timeline.of(self.observation)
 
     def where(self) -> CodeView:
-        """The student's functions, with a mark on each line where a thread stands. Waits as `timeline` does."""
+        """The student's functions, with a mark on each line where a thread stands. Asker as `timeline` does."""
         self.settle()
         return code_view(self.observation, self.client_names(), self.stopped)
 
     def backlog(self) -> Backlog:
-        """Who is connected and not accepted yet, and what lies unread. Waits as `timeline` does."""
+        """Who is connected and not accepted yet, and what lies unread. Asker as `timeline` does."""
         self.settle()
         return Backlog.of(self.observation)
 
     def snapshot(self) -> Snapshot:
-        """All three views of one moment, in one picture. Waits as `timeline` does, once."""
+        """All three views of one moment, in one picture. Asker as `timeline` does, once."""
         self.settle()
         look(self.observation)
         code = code_view(self.observation, self.client_names(), self.stopped)
@@ -110,7 +107,7 @@ class Server:
 
         A thread that is in such a call stays in it, and stops before its next one. Two kinds of calls are not seen to
         come: those of a method that the code has kept from before, as in `read = conn.recv`, and a `send` or `close`
-        that an installed package makes. Waits first as `timeline` does, so that a server that has just been started is
+        that an installed package makes. Asker first as `timeline` does, so that a server that has just been started is
         in its accept. On a stopped server, or when it is called again, it does nothing.
         """
         if not self.paused:
@@ -120,7 +117,7 @@ class Server:
     def step(self, thread: str | None = None) -> list[str]:
         """Let each thread that has stopped make the one call before which it stands, or only the one called `thread`.
 
-        Waits first as `timeline` does, so that a thread that is on its way to its next call has come there. Returns
+        Asker first as `timeline` does, so that a thread that is on its way to its next call has come there. Returns
         the labels of those that it let go, [] where none had stopped. ValueError where `thread` has not.
         """
         self.settle()
@@ -144,7 +141,7 @@ class Server:
         there. No client is hung up on, and no other thread is told. (`stop` does both.)
 
         In a terminal, Ctrl+C ends whichever call the main thread waits in. Here it is only `accept` that ends at once;
-        elsewhere the exception comes when the call has returned. Waits first as `timeline` does, so that a server that
+        elsewhere the exception comes when the call has returned. Asker first as `timeline` does, so that a server that
         is on its way to its accept has come there. On a stopped server it does nothing.
         """
         self.settle()
@@ -163,32 +160,29 @@ class Server:
         all the same gets the exception thrown into it. `ServerStuck` names one that is still there after `timeout`
         seconds (it sleeps, or waits for something that only it knows).
         """
-        observation, deadline = self.observation, time.monotonic() + timeout
-        here = current_task()
-        if here is not None and here.observation is observation:
-            timeout = 0  # one of its own threads: it cannot wait for another one that waits for it
-        # Whoever comes second waits until the first is done.
-        if not self._ending.acquire(timeout=timeout):
-            return
-        try:
-            if self.stopped:
+        apart(lambda _: self._stop(timeout))
+
+    def _stop(self, timeout: float) -> None:
+        with turn(self.name) as mine:
+            observation = self.observation
+            if not mine or (self.stopped and observation not in running):
                 return
             self.stopped = True
-            left = stopping.stop(observation, deadline)
-        finally:  # also on Ctrl+C
-            observation.close_all()
-            patches.end(observation)
-            with _lock:
-                if _servers.get(self.name) is self:
-                    del _servers[self.name]
-            self._ending.release()
-        if left:
-            stopping.give_up(left)
-            stands = "; ".join(f"{task.label} stands at {where(task)}" for task in left)
-            raise ServerStuck(
-                f"{self.name} did not end within {timeout:g} s: {stands}. Its sockets are closed. "
-                "To be rid of the thread, restart the kernel."
-            )
+            try:
+                left = stopping.stop(observation, time.monotonic() + timeout)
+            finally:
+                observation.close_all()
+                with _lock:
+                    if _servers.get(self.name) is self:
+                        del _servers[self.name]
+                patches.end(observation)
+            if left:
+                stopping.give_up(left)
+                stands = "; ".join(f"{task.label} stands at {where(task)}" for task in left)
+                raise ServerStuck(
+                    f"{self.name} did not end within {timeout:g} s: {stands}. {stopping.what_is_open(observation)} "
+                    "To be rid of the thread, restart the kernel."
+                )
 
     def restart(self) -> None:
         """Stop it, if it runs, and start the same function again: at the same port, or at a free one if that is taken.
@@ -201,17 +195,24 @@ class Server:
                 f"{self.name} cannot be started again: a server of the socketserver module has one socket, which "
                 "stop() closes. Make a new one, and start() that."
             )
-        self.stop()
-        try:
-            begun = self._again(self.observation.address[1] if self.observation.address else None)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise
-            begun = self._again(None)
-        with _lock:  # whoever holds this object has the running server
-            self.observation, self._again, self.stopped = begun.observation, begun._again, False
-            if _servers.get(self.name) is begun:
-                _servers[self.name] = self
+        again = self._again
+        apart(lambda asker: self._restart(again, asker))
+
+    def _restart(self, again: Callable[[int | None, Asker], Server], asker: Asker) -> None:
+        with turn(self.name) as mine:
+            if not mine:
+                return
+            self._stop(2.0)
+            try:
+                begun = again(self.observation.address[1] if self.observation.address else None, asker)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                begun = again(None, asker)
+            with _lock:  # whoever holds this object has the running server
+                self.observation, self._again, self.stopped = begun.observation, begun._again, begun.stopped
+                if _servers.get(self.name) is begun:
+                    _servers[self.name] = self
 
     def settle(self, timeout: float = SETTLE) -> bool:
         """Wait until every thread of the server waits for somebody else. False: it was still busy after `timeout` s."""
@@ -259,26 +260,39 @@ def start(
     owner = getattr(serve, "__self__", None)  # "serve_forever" would be the name of all of them
     named = type(owner) if isinstance(owner, socketserver.BaseServer) else serve
     name = name or str(getattr(named, "__name__", type(serve).__name__))
-    earlier = _servers.get(name)
-    if earlier is not None:
-        try:
-            earlier.stop()
-        except ServerStuck as stuck:
-            warnings.warn(f"the earlier server was left behind: {stuck}", RuntimeWarning, stacklevel=2)
     before_exit(_stop_all)
     options: dict[str, Any] = {"host": host, "timeout": timeout}
     options |= {"most_threads": most_threads, "most_events": most_events}
-    for attempt in range(3):
-        try:
-            server = _start_once(serve, name, port=free_port(host) if port is None else port, **options)
-            if not isinstance(owner, socketserver.BaseServer):
-                server._again = lambda port: start(serve, name=name, port=port, **options)
-            return server
-        except OSError as error:
-            # Another program may have taken the free port in the meantime.
-            if error.errno != errno.EADDRINUSE or port is not None or not _arguments(serve, "", 0) or attempt == 2:
-                raise
-    raise AssertionError("not reached")
+    stuck: list[ServerStuck] = []
+
+    def begin(port: int | None, asker: Asker) -> Server:
+        with turn(name) as mine:
+            earlier = _servers.get(name)
+            if earlier is not None and mine:
+                try:
+                    earlier._stop(2.0)
+                except ServerStuck as left:
+                    stuck.append(left)
+            for attempt in range(3):
+                try:
+                    at = free_port(host) if port is None else port
+                    server = _start_once(serve, name, port=at, asker=asker, **options)
+                    if not isinstance(owner, socketserver.BaseServer):
+                        server._again = begin
+                    return server
+                except OSError as error:
+                    # Another program may have taken the free port in the meantime.
+                    taken = error.errno == errno.EADDRINUSE and port is None and _arguments(serve, "", 0)
+                    if not taken or attempt == 2:
+                        raise
+        raise AssertionError("not reached")
+
+    try:
+        return apart(lambda asker: begin(port, asker))
+    finally:
+        while stuck:
+            text = f"the earlier server was left behind: {stuck.pop()}"
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
 
 
 def newest(name: str) -> Server | None:
@@ -298,11 +312,13 @@ def _start_once(
     timeout: float,
     most_threads: int | None,
     most_events: int,
+    asker: Asker,
 ) -> Server:
     arguments = _arguments(serve, host, port)
     server = Server(name, most_events)
     observation = server.observation
     failure: list[BaseException] = []
+    asker.wakes.append(observation.listening)
 
     def run() -> None:
         try:
@@ -332,15 +348,15 @@ def _start_once(
             came = observation.listening.wait(timeout)
     except BaseException:  # Ctrl+C, or no thread is to be had
         with contextlib.suppress(ServerStuck):
-            server.stop(timeout=1.0)
+            server._stop(1.0)
         raise
-    if came and observation.address is not None:
+    if came and not asker.gone and observation.address is not None:
         with _lock:
             _servers[name] = server
         return server
     place = where(task)
     with contextlib.suppress(ServerStuck):
-        server.stop(timeout=1.0)
+        server._stop(1.0)
     if failure and not isinstance(failure[0], ServerStopped):
         raise failure[0]
     if ended.is_set() and came:

@@ -24,7 +24,7 @@ from .borrowed import calling_thread, idle_worker, pool_workers
 from .events import Address, Connection, EventLog, Line, plain_address, reachable
 from .frames import forget_variables, student_frames, student_traceback, thread_frames
 from .gate import Gate
-from .sockets import Alarm
+from .sockets import Alarm, close_whole
 from .text import cut, visible
 
 LOG_LINES = 10_000  # printed lines that a server keeps
@@ -37,6 +37,10 @@ class ServerStopped(KeyboardInterrupt):
     """What `accept` raises in a server that is being stopped: it runs the clean-up that was written for Ctrl+C, and
     `except OSError` and `except Exception` do not swallow it.
     """
+
+
+class ServerStuck(TimeoutError):
+    """A thread of the server did not end, or did not come to listen; the message says on which line it stands."""
 
 
 class Call(NamedTuple):
@@ -159,6 +163,7 @@ class Observation:
         self.alarm = Alarm()
         self.keyboard: Observed | None = None  # of a client program, whose connections are observed; servers have none
         self.servers: dict[Connection, Observation | None] = {}  # to which that program has connected; None: not ours
+        self.opened: dict[int, weakref.ref[socket.socket]] = {}  # by id: the sockets that its threads have made
         self.kept: list[socket.socket] = []  # while it is stopped, so that nobody's last reference closes one
         self._numbers = itertools.count(1)
 
@@ -244,12 +249,22 @@ class Observation:
             if seen.observation is self and seen.listening is listening and sock is not None:
                 yield sock, seen
 
+    def has_opened(self, sock: socket.socket) -> None:
+        key, opened = id(sock), self.opened
+        opened[key] = weakref.ref(sock, lambda _: opened.pop(key, None))
+
+    def others(self) -> list[socket.socket]:
+        """The sockets that are open and not observed: for UDP, for TLS, a client's, …"""
+        sockets = [each() for each in list(self.opened.values())]
+        return [each for each in sockets if each is not None and each.fileno() != -1 and id(each) not in observed]
+
     def close_sockets(self) -> None:
         """Close what the server's own code left open."""
         for listening in (False, True):
             for sock, _ in self.sockets(listening):
-                with contextlib.suppress(OSError):
-                    sock.close()
+                close_whole(sock)
+        for sock in self.others():
+            close_whole(sock)
 
     def close_all(self) -> None:
         """Close also our own two."""

@@ -22,7 +22,7 @@ from .events import reachable
 from .frames import is_student_code, thread_frames
 from .observation import Observation, ServerStopped, Task
 from .patches import start, step_by_step, take_turns
-from .sockets import RESET_ON_CLOSE, ready
+from .sockets import RESET_ON_CLOSE, descriptors_at, ready
 
 GRACE = 0.25  # seconds that a thread has until stronger means are used, or used again
 LOOK = 0.005  # seconds from one look to the next, whether a thread may be interrupted
@@ -59,6 +59,10 @@ def ask_to_stop(observation: Observation) -> None:
         if observation.abort:  # no end of file before the reset: a client that closed on it would keep the port busy
             _quietly(sock.setsockopt, socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         _quietly(calls.plain_shutdown, sock, socket.SHUT_RD if observation.abort else socket.SHUT_RDWR)
+    for sock in observation.others():
+        if observation.abort:
+            _quietly(sock.setsockopt, socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        _quietly(calls.plain_shutdown, sock, socket.SHUT_RD if observation.abort else socket.SHUT_RDWR)
     step_by_step(observation, False)  # last, so that a thread that is held comes to sockets that are shut down
 
 
@@ -67,6 +71,8 @@ def insist(observation: Observation) -> None:
     for sock, _ in observation.sockets(listening=False):
         if not (observation.abort and ready(sock, selectors.EVENT_WRITE)):  # no end of file: see ask_to_stop
             _quietly(calls.plain_shutdown, sock, socket.SHUT_RDWR)
+    for sock in observation.others():
+        _quietly(calls.plain_shutdown, sock, socket.SHUT_RDWR)
     for sock, _ in observation.sockets(listening=True):
         _quietly(lambda sock=sock: socket.create_connection(reachable(sock.getsockname())[:2], timeout=0.1).close())
 
@@ -128,6 +134,19 @@ def give_up(left: list[Task]) -> None:
         throw_into(task, SystemExit)
     if left and sys.version_info < (3, 12):
         _take_one()
+
+
+def what_is_open(observation: Observation) -> str:
+    """Whether all of a stopped server's sockets are closed, as the system says."""
+    if observation.address is None:
+        return "Its sockets are closed."
+    left = descriptors_at(observation.address[1])
+    if left is None:
+        return "Its sockets are closed, as far as Python knows them."
+    if not left:
+        return "Its sockets are closed."
+    numbers = ", ".join(map(str, left))
+    return f"Its port {observation.address[1]} is still in use by the file descriptor {numbers}, which no socket owns."
 
 
 def _take_one() -> None:
