@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from _thread import start_new_thread  # Thread.start leaves a thread in its list where Ctrl+C comes inside
+from _thread import allocate_lock, start_new_thread  # Ctrl+C in Thread.start or Event.wait leaves them half done
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 from weakref import WeakValueDictionary
@@ -35,24 +35,27 @@ def apart(work: Callable[[Asker], Result]) -> Result:
     work is done in a thread of its own, and Ctrl+C ends the waiting for it.
     """
     __tracebackhide__ = True
-    asker, over = Asker(), threading.Event()
+    asker, busy = Asker(), allocate_lock()
     if threading.get_ident() != threading.main_thread().ident:
         return work(asker)
     results: list[Result] = []
     errors: list[BaseException] = []
 
     def run() -> None:
+        # Known by name: a thread that `threading` does not know, and that closes a server's socket, is the server's own.
+        threading.current_thread().name = threading.main_thread().name
         try:
             results.append(work(asker))
         except BaseException as error:
             errors.append(error)
         finally:
             forget_thread()
-            over.set()
+            busy.release()
 
+    busy.acquire()
     try:
         start_new_thread(run, ())
-        while not over.wait(SLICE):
+        while not busy.acquire(timeout=SLICE):
             pass
     except RuntimeError:  # no thread is to be had
         return work(asker)
@@ -60,7 +63,8 @@ def apart(work: Callable[[Asker], Result]) -> Result:
         asker.gone = True
         for each in asker.wakes:
             each.set()
-        over.wait(PATIENCE)
+        if not (results or errors):
+            busy.acquire(timeout=PATIENCE)
         raise
     if errors:
         raise errors.pop()

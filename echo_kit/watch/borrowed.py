@@ -41,8 +41,8 @@ def calling_thread() -> threading.Thread | None:
 
 
 def forget_thread() -> None:
-    """The calling thread, unknown to `threading`, ends: until 3.12 a dummy would stay in the list of threads, if it has
-    asked for `current_thread`. Without the name, it stays.
+    """The calling thread, which `threading` has not started, ends: until 3.12 a dummy would stay in the list of threads
+    for it. Without the name, it stays.
     """
     if _active is not None:
         _active.pop(get_ident(), None)
