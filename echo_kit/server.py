@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import inspect
+import os
 import socketserver
 import sys
 import threading
@@ -27,9 +28,9 @@ from .watch import patches, rest, stopping
 from .watch.apart import Asker, apart, turn
 from .watch.borrowed import before_exit
 from .watch.events import CAPACITY, Address, Connection, EventLog, reachable
-from .watch.observation import Observation, ServerStopped, ServerStuck as ServerStuck, running
+from .watch.observation import Observation, ServerStopped, ServerStuck as ServerStuck, lock, running
 from .watch.output import route_streams
-from .watch.patches import step_by_step
+from .watch.patches import let_go, step_by_step
 from .watch.sockets import free_port
 from .watch.text import counted
 
@@ -38,7 +39,6 @@ SETTLE = 1.0  # seconds at most that a view waits for the server to come to rest
 
 
 _servers: dict[str, Server] = {}  # the running ones, by name
-_lock = threading.RLock()
 
 
 class Server:
@@ -121,16 +121,7 @@ class Server:
         the labels of those that it let go, [] where none had stopped. ValueError where `thread` has not.
         """
         self.settle()
-        gate = self.observation.gate
-        held = [task for task in self.observation.alive() if task.paused]
-        if thread is not None:
-            named = [task for task in held if task.label == thread]
-            if not named:
-                names = ", ".join(task.label for task in held) or "no thread"
-                hint = "" if self.paused else f"; {self.name} does not run step by step, pause() makes it do so"
-                raise ValueError(f"step() finds no paused thread {thread!r}: paused now: {names}{hint}")
-            held = named
-        return [task.label for task in held if gate.let_go(task)]
+        return let_go(self.observation, thread)
 
     def resume(self) -> None:
         """Let all of its threads run freely again. Calling it again does nothing."""
@@ -171,18 +162,15 @@ class Server:
             try:
                 left = stopping.stop(observation, time.monotonic() + timeout)
             finally:
+                children = stopping.end_children(observation)
                 observation.close_all()
-                with _lock:
+                with lock:
                     if _servers.get(self.name) is self:
                         del _servers[self.name]
                 patches.end(observation)
-            if left:
-                stopping.give_up(left)
-                stands = "; ".join(f"{task.label} stands at {where(task)}" for task in left)
-                raise ServerStuck(
-                    f"{self.name} did not end within {timeout:g} s: {stands}. {stopping.what_is_open(observation)} "
-                    "To be rid of the thread, restart the kernel."
-                )
+            if left or children:
+                stands = [f"{task.label} stands at {where(task)}" for task in left]
+                raise stopping.stuck(self.observation, timeout, left, stands, children)
 
     def restart(self) -> None:
         """Stop it, if it runs, and start the same function again: at the same port, or at a free one if that is taken.
@@ -209,7 +197,7 @@ class Server:
                 if error.errno != errno.EADDRINUSE:
                     raise
                 begun = again(None, asker)
-            with _lock:  # whoever holds this object has the running server
+            with lock:  # whoever holds this object has the running server
                 self.observation, self._again, self.stopped = begun.observation, begun._again, begun.stopped
                 if _servers.get(self.name) is begun:
                     _servers[self.name] = self
@@ -351,7 +339,7 @@ def _start_once(
             server._stop(1.0)
         raise
     if came and not asker.gone and observation.address is not None:
-        with _lock:
+        with lock:
             _servers[name] = server
         return server
     place = where(task)
@@ -385,6 +373,10 @@ def _arguments(serve: Callable[..., object], host: str, port: int) -> tuple[Any,
         f"start() can call serve(host, port), serve(port) or main(), but {getattr(serve, '__name__', serve)} "
         f"needs {counted(required, 'argument')}: {', '.join(names[:required])}"
     )
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_servers.clear)  # a child ends without ending its parent's servers
 
 
 def _stop_all() -> None:

@@ -10,7 +10,7 @@ from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from .borrowed import forget_thread
-from .observation import ServerStuck, current_task
+from .observation import ServerStuck, current_task, lock
 
 SLICE = 0.1  # seconds after which the main thread looks for Ctrl+C by itself: on Windows, no wait is ended by one
 PATIENCE = 1.0  # seconds that Ctrl+C waits for the work to end
@@ -19,7 +19,6 @@ TURN = 30.0  # seconds at most that a start or a stop waits for another one of t
 Result = TypeVar("Result")
 
 _turns: WeakValueDictionary[str, threading.RLock] = WeakValueDictionary()  # who starts or stops a server of that name
-_lock = threading.Lock()
 
 
 class Asker:
@@ -42,7 +41,7 @@ def apart(work: Callable[[Asker], Result]) -> Result:
     errors: list[BaseException] = []
 
     def run() -> None:
-        # Known by name: a thread that `threading` does not know, and that closes a server's socket, is the server's own.
+        # A thread that `threading` does not know, and that closes a server's socket, would be taken for the server's.
         threading.current_thread().name = threading.main_thread().name
         try:
             results.append(work(asker))
@@ -78,7 +77,7 @@ def turn(name: str) -> Iterator[bool]:
     """
     here = current_task()
     own = here is not None and here.observation.name == name
-    with _lock:
+    with lock:
         mine = _turns.setdefault(name, threading.RLock())
     if mine.acquire(timeout=0 if own else TURN):
         try:

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import CodeType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .borrowed import calling_thread, idle_worker, pool_workers
 from .events import Address, Connection, EventLog, Line, plain_address, reachable
@@ -164,6 +164,7 @@ class Observation:
         self.keyboard: Observed | None = None  # of a client program, whose connections are observed; servers have none
         self.servers: dict[Connection, Observation | None] = {}  # to which that program has connected; None: not ours
         self.opened: dict[int, weakref.ref[socket.socket]] = {}  # by id: the sockets that its threads have made
+        self.children: Any = None  # the processes that its threads have forked: a `children.Children`, or None
         self.kept: list[socket.socket] = []  # while it is stopped, so that nobody's last reference closes one
         self._numbers = itertools.count(1)
 
@@ -272,6 +273,12 @@ class Observation:
         self.kept.clear()
         self.alarm.close()
 
+    def forget_all(self) -> None:
+        """In a child process, which owns nothing of it: nothing is shut down there, and nothing cleaned up."""
+        self.opened.clear()
+        self.kept.clear()
+        self.alarm.close()
+
     # -- what it printed -------------------------------------------------------------------------------------------
 
     def write(self, task: Task, text: str) -> None:
@@ -285,7 +292,10 @@ class Observation:
 
     def printed(self) -> list[Line]:
         """All that was printed, as far as it is kept; last what has no end of line yet."""
-        return [*self.lines.copy(), *(task.partial for task in self.tasks if task.partial)]
+        if self.children is not None:
+            self.children.read()
+        of_children = self.children.partial() if self.children is not None else []
+        return [*self.lines.copy(), *(task.partial for task in self.tasks if task.partial), *of_children]
 
     def report(self, task: Task, error: BaseException) -> None:
         """A thread died of `error`: remember the first one, and log its traceback without our own frames."""

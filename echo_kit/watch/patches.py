@@ -122,6 +122,20 @@ def step_by_step(observation: Observation, on: bool) -> None:
                 setattr(socket.socket, name, after)
 
 
+def let_go(observation: Observation, thread: str | None) -> list[str]:
+    """Let each thread that is held make its call, or only the one called `thread`; the labels of those."""
+    gate = observation.gate
+    held = [task for task in observation.alive() if task.paused]
+    if thread is not None:
+        named = [task for task in held if task.label == thread]
+        if not named:
+            names = ", ".join(task.label for task in held) or "no thread"
+            hint = "" if gate.closed else f"; {observation.name} does not run step by step, pause() makes it do so"
+            raise ValueError(f"step() finds no paused thread {thread!r}: paused now: {names}{hint}")
+        held = named
+    return [task.label for task in held if gate.let_go(task)]
+
+
 # -- the table -------------------------------------------------------------------------------------------------------
 
 
@@ -178,20 +192,25 @@ def _leave(observation: Observation) -> None:
 def _change(observation: Observation, how: Callable[[Observation], None]) -> None:
     with lock:
         how(observation)
-        for owner, name, _, stand_in in TABLE:
-            now = vars(owner).get(name)
-            if stand_in is None:
-                continue
-            if now is stand_in:
-                if not running:
-                    _put_back(owner, name)
-                    _in_place.discard(stand_in)
-            elif running and (stand_in not in _in_place or now is output.found[name]):
-                # Else somebody has patched our patch: both stay, and ours passes on what is not ours.
-                output.found[name] = now
-                setattr(owner, name, stand_in)
-                _in_place.add(stand_in)
-        output.route_streams()
+        put()
+
+
+def put() -> None:
+    """Put the stand-ins in if a server runs, else take them out, where that is not so already."""
+    for owner, name, _, stand_in in TABLE:
+        now = vars(owner).get(name)
+        if stand_in is None:
+            continue
+        if now is stand_in:
+            if not running:
+                _put_back(owner, name)
+                _in_place.discard(stand_in)
+        elif running and (stand_in not in _in_place or now is output.found[name]):
+            # Else somebody has patched our patch: both stay, and ours passes on what is not ours.
+            output.found[name] = now
+            setattr(owner, name, stand_in)
+            _in_place.add(stand_in)
+    output.route_streams()
 
 
 def _put_back(owner: Any, name: str) -> None:

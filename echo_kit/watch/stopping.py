@@ -18,9 +18,10 @@ from typing import Any
 
 from . import calls
 from .borrowed import raise_in, waits
+from .children import Children
 from .events import reachable
 from .frames import is_student_code, thread_frames
-from .observation import Observation, ServerStopped, Task
+from .observation import Observation, ServerStopped, ServerStuck, Task
 from .patches import start, step_by_step, take_turns
 from .sockets import RESET_ON_CLOSE, descriptors_at, ready
 
@@ -136,17 +137,41 @@ def give_up(left: list[Task]) -> None:
         _take_one()
 
 
-def what_is_open(observation: Observation) -> str:
-    """Whether all of a stopped server's sockets are closed, as the system says."""
-    if observation.address is None:
-        return "Its sockets are closed."
-    left = descriptors_at(observation.address[1])
+def end_children(observation: Observation) -> list[int]:
+    """End the processes that its threads have forked. The process ids of those that go on."""
+    children: Children | None = observation.children
+    return [] if children is None else children.end()
+
+
+def stuck(
+    observation: Observation, timeout: float, left: list[Task], stands: list[str], children: list[int]
+) -> ServerStuck:
+    """These did not end: the threads, of which `stands` says where, and the processes. Of what is closed, it says what
+    the system says.
+    """
+    name, port = observation.name, observation.address[1] if observation.address else 0
+    told = []
+    if left:
+        give_up(left)
+        told = [f"{name} did not end within {timeout:g} s: {'; '.join(stands)}.", what_is_open(port)]
+        told += ["To be rid of the thread, restart the kernel."]
+    for each in children:
+        holds = f", and may hold port {port}" if port else ""
+        told += [f"A child process of {name} (pid {each}) goes on{holds}: end it in a terminal, kill -9 {each}."]
+    return ServerStuck(" ".join(told))
+
+
+def what_is_open(port: int) -> str:
+    """Whether all sockets of a stopped server's port are closed in this process, as the system says."""
+    left = descriptors_at(port) if port else []
     if left is None:
         return "Its sockets are closed, as far as Python knows them."
     if not left:
         return "Its sockets are closed."
     numbers = ", ".join(map(str, left))
-    return f"Its port {observation.address[1]} is still in use by the file descriptor {numbers}, which no socket owns."
+    return (
+        f"Its port {port} is still held by file descriptor {numbers} of this process, which no socket of Python's owns."
+    )
 
 
 def _take_one() -> None:

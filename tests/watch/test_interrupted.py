@@ -31,8 +31,8 @@ def of_socketserver(host, port):
 
 
 def interrupted_at(number, call):
-    """Make `call`, and raise KeyboardInterrupt in this thread before its instruction of that number, in our own code and
-    in what it calls. Whether there was such an instruction.
+    """Make `call`, and raise KeyboardInterrupt in this thread before its instruction of that number. Whether there was
+    such an instruction.
     """
     left = [number]
 
@@ -45,12 +45,12 @@ def interrupted_at(number, call):
         return trace
 
     before = sys.gettrace()
-    try:
-        with contextlib.suppress(KeyboardInterrupt):
-            sys.settrace(trace)
+    with contextlib.suppress(KeyboardInterrupt):
+        sys.settrace(trace)
+        try:
             call()
-    finally:
-        sys.settrace(before)
+        finally:
+            sys.settrace(before)
     return left[0] <= 0
 
 
@@ -124,8 +124,9 @@ def test_ctrl_c_before_some_instructions(call):
 @pytest.mark.parametrize("serve", [serve_single, of_socketserver])
 @pytest.mark.parametrize("call", CALLS)
 def test_ctrl_c_before_any_instruction(call, serve):
-    calls, number = Calls(serve), 1
-    while interrupted_at(number, getattr(calls, call)()):
+    calls, number, more = Calls(serve), 1, True
+    while more:
+        more = interrupted_at(number, getattr(calls, call)())
         calls.check()
         number += 2
     assert number > 100
@@ -325,6 +326,6 @@ def test_whoever_waits_too_long_for_another_start_reads_why(monkeypatch):
     release.set()
     first.join(LONG)
     assert str(error.value) == (
-        "another thread has been starting or stopping it for 0.1 s, and goes on. Wait for it, or start the server under "
-        "another name."
+        "another thread has been starting or stopping it for 0.1 s, and goes on. Wait for it, or start the server "
+        "under another name."
     )
