@@ -13,8 +13,7 @@ import time
 
 import pytest
 
-from echo_kit import Client, ServerStuck, serve_single, start
-from echo_kit import server as runner
+from echo_kit import Client, ServerStuck, serve_single, server as runner, start
 from echo_kit.watch import observation, patches, stopping
 from echo_kit.watch.children import Children
 
@@ -158,7 +157,7 @@ def test_stop_ends_the_children_that_go_on():
 
 def test_a_child_that_cannot_be_ended_is_named(monkeypatch):
     left = [4711]
-    monkeypatch.setattr(Children, "end", lambda self: Children_end(self) and left or left)
+    monkeypatch.setattr(Children, "end", lambda self: (Children_end(self) and left) or left)
     server = start(by_fork, name="it")
     assert ask(server) == b"HELLO"
     with pytest.raises(ServerStuck) as error:
