@@ -128,8 +128,8 @@ def test_ctrl_c_before_any_instruction(call, serve):
     while more:
         more = interrupted_at(number, getattr(calls, call)())
         calls.check()
-        number += 2
-    assert number > 100
+        number += 1
+    assert number > 60, "all of them"
 
 
 @unix
