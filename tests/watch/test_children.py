@@ -229,7 +229,8 @@ def test_200_forked_children_leave_nothing():
     for serve in (by_multiprocessing, by_fork, of_socketserver) * 3:
         with start(serve) as server:
             for _ in range(23):
-                ask(server)
+                with contextlib.suppress(ConnectionResetError):  # the child that dies leaves "hello" unread
+                    ask(server)
         assert multiprocessing.active_children() == []
     assert (threading.enumerate(), open_sockets(), patches.state()) == (threads, sockets, before)
     assert len(os.listdir("/dev/fd")) == descriptors
