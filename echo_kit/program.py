@@ -23,6 +23,7 @@ from .views.code import STANDS, CodeView
 from .views.looks import code_view
 from .views.source import where
 from .watch import patches, rest, stopping
+from .watch.apart import apart
 from .watch.keyboard import ClientLog, Keyboard, keyboard_here
 from .watch.observation import Observation, ServerStopped
 from .watch.sockets import Selector
@@ -70,11 +71,14 @@ class Program:
     def _begin(self, arguments: list[str], typed: Iterable[str | None]) -> Program:
         _programs[self.name] = self
         self._names.setdefault("input", ask)
+        with patches.program_arguments(self.name, *arguments):
+            apart(self._launch)
+            return self.type(*typed)
+
+    def _launch(self, _: object) -> None:
         self._keyboard.plug_in()
         patches.begin(self.observation)
-        with patches.program_arguments(self.name, *arguments):
-            self._thread.start()
-            return self.type(*typed)
+        self._thread.start()
 
     def _run(self) -> None:
         try:

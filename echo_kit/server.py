@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import inspect
+import os
 import socketserver
 import sys
 import threading
@@ -24,11 +25,12 @@ from .views.printed import Log, client_names
 from .views.shown import Snapshot, Timeline
 from .views.source import where
 from .watch import patches, rest, stopping
+from .watch.apart import Asker, apart, turn
 from .watch.borrowed import before_exit
 from .watch.events import CAPACITY, Address, Connection, EventLog, reachable
-from .watch.observation import Observation, ServerStopped, current_task
+from .watch.observation import Observation, ServerStopped, ServerStuck as ServerStuck, lock, running
 from .watch.output import route_streams
-from .watch.patches import step_by_step
+from .watch.patches import let_go, step_by_step
 from .watch.sockets import free_port
 from .watch.text import counted
 
@@ -36,12 +38,8 @@ MAIN = "server thread"  # the label of the one that runs serve
 NEWEST = 5_000  # calls that moved bytes and are told of a server that does not come to rest
 SETTLE = 1.0  # seconds at most that a view waits for the server to come to rest
 
+
 _servers: dict[str, Server] = {}  # the running ones, by name
-_lock = threading.RLock()
-
-
-class ServerStuck(TimeoutError):
-    """A thread of the server did not end, or did not come to listen; the message says on which line it stands."""
 
 
 class Server:
@@ -51,9 +49,8 @@ class Server:
         self.name = name
         self.log = Log(lambda: self.observation, self.settle)
         self.observation = Observation(name, EventLog(most_events))
-        self._ending = threading.Lock()
         self.stopped = False
-        self._again: Callable[[int | None], Server] | None = None  # how to start the same at some port
+        self._again: Callable[[int | None, Asker], Server] | None = None  # how to start the same at some port
 
     @property
     def address(self) -> Address:
@@ -125,16 +122,7 @@ class Server:
         the labels of those that it let go, [] where none had stopped. ValueError where `thread` has not.
         """
         self.settle()
-        gate = self.observation.gate
-        held = [task for task in self.observation.alive() if task.paused]
-        if thread is not None:
-            named = [task for task in held if task.label == thread]
-            if not named:
-                names = ", ".join(task.label for task in held) or "no thread"
-                hint = "" if self.paused else f"; {self.name} does not run step by step, pause() makes it do so"
-                raise ValueError(f"step() finds no paused thread {thread!r}: paused now: {names}{hint}")
-            held = named
-        return [task.label for task in held if gate.let_go(task)]
+        return let_go(self.observation, thread)
 
     def resume(self) -> None:
         """Let all of its threads run freely again. Calling it again does nothing."""
@@ -164,32 +152,26 @@ class Server:
         all the same gets the exception thrown into it. `ServerStuck` names one that is still there after `timeout`
         seconds (it sleeps, or waits for something that only it knows).
         """
-        observation, deadline = self.observation, time.monotonic() + timeout
-        here = current_task()
-        if here is not None and here.observation is observation:
-            timeout = 0  # one of its own threads: it cannot wait for another one that waits for it
-        # Whoever comes second waits until the first is done.
-        if not self._ending.acquire(timeout=timeout):
-            return
-        try:
-            if self.stopped:
+        apart(lambda _: self._stop(timeout))
+
+    def _stop(self, timeout: float) -> None:
+        with turn(self.name) as mine:
+            observation = self.observation
+            if not mine or (self.stopped and observation not in running):
                 return
             self.stopped = True
-            left = stopping.stop(observation, deadline)
-        finally:  # also on Ctrl+C
-            observation.close_all()
-            patches.end(observation)
-            with _lock:
-                if _servers.get(self.name) is self:
-                    del _servers[self.name]
-            self._ending.release()
-        if left:
-            stopping.give_up(left)
-            stands = "; ".join(f"{task.label} stands at {where(task)}" for task in left)
-            raise ServerStuck(
-                f"{self.name} did not end within {timeout:g} s: {stands}. Its sockets are closed. "
-                "To be rid of the thread, restart the kernel."
-            )
+            try:
+                left = stopping.stop(observation, time.monotonic() + timeout)
+            finally:
+                children = stopping.end_children(observation)
+                observation.close_all()
+                with lock:
+                    if _servers.get(self.name) is self:
+                        del _servers[self.name]
+                patches.end(observation)
+            if left or children:
+                stands = [f"{task.label} stands at {where(task)}" for task in left]
+                raise stopping.stuck(self.observation, timeout, left, stands, children)
 
     def restart(self) -> None:
         """Stop it, if it runs, and start the same function again: at the same port, or at a free one if that is taken.
@@ -202,17 +184,24 @@ class Server:
                 f"{self.name} cannot be started again: a server of the socketserver module has one socket, which "
                 "stop() closes. Make a new one, and start() that."
             )
-        self.stop()
-        try:
-            begun = self._again(self.observation.address[1] if self.observation.address else None)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise
-            begun = self._again(None)
-        with _lock:  # whoever holds this object has the running server
-            self.observation, self._again, self.stopped = begun.observation, begun._again, False
-            if _servers.get(self.name) is begun:
-                _servers[self.name] = self
+        again = self._again
+        apart(lambda asker: self._restart(again, asker))
+
+    def _restart(self, again: Callable[[int | None, Asker], Server], asker: Asker) -> None:
+        with turn(self.name) as mine:
+            if not mine:
+                return
+            self._stop(2.0)
+            try:
+                begun = again(self.observation.address[1] if self.observation.address else None, asker)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                begun = again(None, asker)
+            with lock:  # whoever holds this object has the running server
+                self.observation, self._again, self.stopped = begun.observation, begun._again, begun.stopped
+                if _servers.get(self.name) is begun:
+                    _servers[self.name] = self
 
     def settle(self, timeout: float = SETTLE) -> bool:
         """Wait until every thread of the server waits for somebody else. False: it was still busy after `timeout` s."""
@@ -260,26 +249,39 @@ def start(
     owner = getattr(serve, "__self__", None)  # "serve_forever" would be the name of all of them
     named = type(owner) if isinstance(owner, socketserver.BaseServer) else serve
     name = name or str(getattr(named, "__name__", type(serve).__name__))
-    earlier = _servers.get(name)
-    if earlier is not None:
-        try:
-            earlier.stop()
-        except ServerStuck as stuck:
-            warnings.warn(f"the earlier server was left behind: {stuck}", RuntimeWarning, stacklevel=2)
     before_exit(_stop_all)
     options: dict[str, Any] = {"host": host, "timeout": timeout}
     options |= {"most_threads": most_threads, "most_events": most_events}
-    for attempt in range(3):
-        try:
-            server = _start_once(serve, name, port=free_port(host) if port is None else port, **options)
-            if not isinstance(owner, socketserver.BaseServer):
-                server._again = lambda port: start(serve, name=name, port=port, **options)
-            return server
-        except OSError as error:
-            # Another program may have taken the free port in the meantime.
-            if error.errno != errno.EADDRINUSE or port is not None or not _arguments(serve, "", 0) or attempt == 2:
-                raise
-    raise AssertionError("not reached")
+    stuck: list[ServerStuck] = []
+
+    def begin(port: int | None, asker: Asker) -> Server:
+        with turn(name) as mine:
+            earlier = _servers.get(name)
+            if earlier is not None and mine:
+                try:
+                    earlier._stop(2.0)
+                except ServerStuck as left:
+                    stuck.append(left)
+            for attempt in range(3):
+                try:
+                    at = free_port(host) if port is None else port
+                    server = _start_once(serve, name, port=at, asker=asker, **options)
+                    if not isinstance(owner, socketserver.BaseServer):
+                        server._again = begin
+                    return server
+                except OSError as error:
+                    # Another program may have taken the free port in the meantime.
+                    taken = error.errno == errno.EADDRINUSE and port is None and _arguments(serve, "", 0)
+                    if not taken or attempt == 2:
+                        raise
+        raise AssertionError("not reached")
+
+    try:
+        return apart(lambda asker: begin(port, asker))
+    finally:
+        while stuck:
+            text = f"the earlier server was left behind: {stuck.pop()}"
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
 
 
 def newest(name: str) -> Server | None:
@@ -299,11 +301,13 @@ def _start_once(
     timeout: float,
     most_threads: int | None,
     most_events: int,
+    asker: Asker,
 ) -> Server:
     arguments = _arguments(serve, host, port)
     server = Server(name, most_events)
     observation = server.observation
     failure: list[BaseException] = []
+    asker.wakes.append(observation.listening)
 
     def run() -> None:
         try:
@@ -333,15 +337,15 @@ def _start_once(
             came = observation.listening.wait(timeout)
     except BaseException:  # Ctrl+C, or no thread is to be had
         with contextlib.suppress(ServerStuck):
-            server.stop(timeout=1.0)
+            server._stop(1.0)
         raise
-    if came and observation.address is not None:
-        with _lock:
+    if came and not asker.gone and observation.address is not None:
+        with lock:
             _servers[name] = server
         return server
     place = where(task)
     with contextlib.suppress(ServerStuck):
-        server.stop(timeout=1.0)
+        server._stop(1.0)
     if failure and not isinstance(failure[0], ServerStopped):
         raise failure[0]
     if ended.is_set() and came:
@@ -370,6 +374,10 @@ def _arguments(serve: Callable[..., object], host: str, port: int) -> tuple[Any,
         f"start() can call serve(host, port), serve(port) or main(), but {getattr(serve, '__name__', serve)} "
         f"needs {counted(required, 'argument')}: {', '.join(names[:required])}"
     )
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_servers.clear)  # a child ends without ending its parent's servers
 
 
 def _stop_all() -> None:
