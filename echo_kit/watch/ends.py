@@ -99,7 +99,6 @@ def detach(self: socket.socket) -> int:
         if not seen.listening:
             library = library_name(sys._getframe(1))
             seen.connection.handed_on = f"to {library or 'a file descriptor'}"
-            observation.handed[descriptor] = seen.connection
     return descriptor
 
 

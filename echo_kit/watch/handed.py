@@ -15,9 +15,8 @@ import sys
 import weakref
 from collections.abc import Iterator
 
-from .events import Address, Connection, plain_address
+from .events import Address, Connection
 from .observation import Observation, Observed, observed
-from .sockets import RESET_ON_CLOSE
 
 _SOCK_DIAG, _BY_FAMILY, _REQUEST = 4, 20, 1  # linux/netlink.h, linux/sock_diag.h
 _HEADER = struct.Struct("=IHHII")  # of each message: length, type, flags, number, sender
@@ -57,23 +56,6 @@ def _inside(seen: Observed) -> bool:
     return any(call is not None and call[1] is seen for call in calls)
 
 
-# -- by another owner of its descriptor --------------------------------------------------------------------------------
-
-
-def hang_up(observation: Observation) -> None:
-    """Shut down what went to another owner of its descriptor in this process: a thread may wait for its client."""
-    for descriptor, connection in list(observation.handed.items()):
-        with contextlib.suppress(OSError):  # closed, or no socket any more
-            sock = socket.socket(fileno=descriptor)
-            try:
-                if plain_address(sock.getpeername()) == connection.client:  # else the number is used again
-                    if observation.abort:
-                        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-                    sock.shutdown(socket.SHUT_RD if observation.abort else socket.SHUT_RDWR)
-            finally:
-                sock.detach()
-
-
 # -- by another process, or by a descriptor that nobody saw ------------------------------------------------------------
 
 
@@ -83,7 +65,6 @@ def hand_on(observation: Observation, connection: Connection, server: Address) -
     if not inode:
         return
     ours = _descriptors("/proc/self/fd", inode)
-    observation.handed |= dict.fromkeys(ours, connection)
     if any(_descriptors(f"/proc/{child}/fd", inode) for child in _children(os.getpid())):
         connection.handed_on = "to a child process"
     elif ours:  # else a call that another thread is in holds it, and it ends with that

@@ -7,6 +7,7 @@ where it does no harm: `may_be_interrupted` says where that is.
 from __future__ import annotations
 
 import contextlib
+import os
 import selectors
 import socket
 import sys
@@ -74,6 +75,11 @@ def insist(observation: Observation) -> None:
             _quietly(calls.plain_shutdown, sock, socket.SHUT_RDWR)
     for sock in observation.others():
         _quietly(calls.plain_shutdown, sock, socket.SHUT_RDWR)
+    seen = {sock.fileno() for listening in (False, True) for sock, _ in observation.sockets(listening)}
+    for number in descriptors_at(observation.address[1] if observation.address else 0) or []:
+        if number not in seen:  # of no socket of Python's: a thread may read from it by os.read
+            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(number)) as sock:
+                sock.shutdown(socket.SHUT_RDWR)
     for sock, _ in observation.sockets(listening=True):
         _quietly(lambda sock=sock: socket.create_connection(reachable(sock.getsockname())[:2], timeout=0.1).close())
 

@@ -47,6 +47,7 @@ class Door:
         self.kept.append(self.how(door))
         self.done.set()
         self.over.wait(LONG)
+        door.close()
 
     def loop(self, door):
         try:
@@ -397,10 +398,9 @@ def test_a_connection_that_goes_on_elsewhere_is_handed_on_and_not_closed(treat, 
         server.stop()  # also where a thread of it reads what we do not see
         assert server.observation.trouble is None
         client.close()
-    for child in children:  # it has our client, too, and will not see its end
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-    children.clear()
+    while children:  # stop has ended it
+        with pytest.raises(ChildProcessError):
+            os.waitpid(children.pop(), 0)
     while programs:
         programs.pop().wait(LONG)
 
