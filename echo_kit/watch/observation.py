@@ -21,7 +21,7 @@ from types import CodeType
 from typing import NamedTuple
 
 from .borrowed import calling_thread, idle_worker, pool_workers
-from .events import Address, Again, Connection, EventLog, Line, plain_address, reachable
+from .events import Address, Again, Connection, EventLog, KeptError, Line, plain_address, reachable
 from .frames import forget_variables, student_frames, student_traceback, thread_frames
 from .gate import Gate
 from .sockets import Alarm
@@ -29,6 +29,7 @@ from .text import cut, visible
 
 LOG_LINES = 10_000  # printed lines that a server keeps,
 LOG_LENGTH = 100_000  # and how many characters they have together
+KEPT_ERRORS = 100  # of futures, that are known
 LINE_LENGTH = 2_000  # characters of a printed line that are kept
 WAITS = ("accept", "recv", "recv_into", "input")  # calls that wait for somebody else
 GIVEN_BY_PYTHON = re.compile(r"Thread-\d+( \(.*\))?|.*ThreadPoolExecutor-\d+_\d+")  # a thread's name
@@ -163,6 +164,7 @@ class Observation:
         self.abort = False  # end connections by a reset: the port must be free again at once
         self.error: BaseException | None = None
         self.error_thread = ""  # the label of the thread that died of it
+        self.kept_errors: deque[KeptError] = deque(maxlen=KEPT_ERRORS)
         self.functions: dict[CodeType, None] = {}  # of the student, in which a thread has made a call; as first seen
         self.accepts: dict[CodeType, int] = {}  # those that have called accept, and on which line
         self.sighted: dict[Address, float] = {}  # clients not ours, seen in the backlog: when they had connected

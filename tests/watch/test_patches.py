@@ -24,6 +24,7 @@ def test_after_the_last_stop_all_is_as_it_was(capsys):
         changed = {name for name, value in patches.state().items() if value != before[name]}
         assert changed == {
             *(f"socket.{name}" for name in ends.TWINS),
+            *("Future.set_exception", "Future.result", "Future.exception"),
             *("Thread.start", "threading.excepthook", "sys.unraisablehook", "sys.stdout", "sys.stderr"),
         }
         one.pause()
