@@ -347,15 +347,26 @@ def record(
 
 def wait(seen: Observed, sock: socket.socket, timeout: float | None) -> None:
     """Wait as a read of `sock` with that timeout would, and also for the server's stop, or Ctrl+C."""
-    observation, sock = seen.observation, _open(seen, sock, timeout)
-    if timeout == 0 or sock.fileno() == -1 or observation.stopping:
-        return  # the real call returns at once
-    try:
-        if not observation.alarm.wait(sock, timeout, current_task(), lambda: observation.stopping):
+    observation, task = seen.observation, current_task()
+    while True:
+        awaited = _open(seen, sock, timeout)
+        if timeout == 0 or awaited.fileno() == -1 or observation.stopping:
+            return  # the real call returns at once
+        changed = functools.partial(_changed, seen, sock, timeout, awaited)
+        try:
+            with observation.alarm.waiting(seen):
+                interrupted = observation.alarm.wait(awaited, timeout, task, changed)
+        except TimeoutError:
+            raise
+        except Exception as trouble:
+            observation.trouble = trouble
+            return  # the real call says what is wrong, or waits
+        if interrupted:
+            raise ServerStopped
+        if not changed():
             return
-    except TimeoutError:
-        raise
-    except Exception as trouble:
-        observation.trouble = trouble
-        return  # the real call says what is wrong, or waits
-    raise ServerStopped
+
+
+def _changed(seen: Observed, sock: socket.socket, timeout: float | None, before: socket.socket) -> bool:
+    """Whether to wait for something else now, or no longer."""
+    return seen.observation.stopping or _open(seen, sock, timeout) is not before
