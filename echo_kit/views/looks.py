@@ -89,7 +89,8 @@ def _made(observation: Observation, looks: list[_Look], stopped: bool) -> CodeVi
             words = f"is inside {name}" + (f" ({times:,} calls deep)" if times > 1 else "")
             marks[spot(*outer)].append(Mark(INSIDE, look.mark.thread, words, look.mark.client))
     error = observation.error
-    ends = [] if error is None else [(student_spot(error), observation.error_thread, type(error).__name__, "")]
+    cause = f" ({observation.error_cause})" if observation.error_cause else ""
+    ends = [] if error is None else [(student_spot(error), observation.error_thread, type(error).__name__, cause)]
     unasked = [each for each in observation.kept_errors.copy() if not each.asked]
     ends += [(each.place, each.thread, each.name, KEPT) for each in unasked]
     for place, thread, name, kept in dict.fromkeys(ends):

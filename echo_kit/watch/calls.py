@@ -332,6 +332,8 @@ def record(
             return
         if not seen.listening:
             task.connection = connection
+        elif name and kind != "accept":  # no client has to do with it
+            task.connection, task.misused = None, name
         if kind == "recv" and not connection.messages:
             with noting(observation):
                 note_functions(observation)

@@ -64,6 +64,7 @@ class Task:
     native_id: int | None = None  # of such a thread: what the system calls it
     life: Callable[[], object | None] = lambda: None  # of such a thread: gives None when it has ended
     connection: Connection | None = None  # the one it is serving
+    misused: str = ""  # the error of its last recv or send on the listening socket
     again: Again | None = None  # what it has done more than once in a row, and got nothing
     partial: Line | None = None  # printed, and the line is not finished yet
     starting: bool = False  # Thread.start() has been called and has not returned
@@ -164,6 +165,7 @@ class Observation:
         self.abort = False  # end connections by a reset: the port must be free again at once
         self.error: BaseException | None = None
         self.error_thread = ""  # the label of the thread that died of it
+        self.error_cause = ""  # in words, where it is known
         self.kept_errors: deque[KeptError] = deque(maxlen=KEPT_ERRORS)
         self.functions: dict[CodeType, None] = {}  # of the student, in which a thread has made a call; as first seen
         self.accepts: dict[CodeType, int] = {}  # those that have called accept, and on which line
@@ -331,6 +333,8 @@ class Observation:
         if not isinstance(error, (SystemExit, ServerStopped)) and not self.stopping:
             if self.error is None:
                 self.error, self.error_thread = error, task.label
+                if task.misused == type(error).__name__:
+                    self.error_cause = "on the listening socket, not on the one that accept returned"
             self.write(task, "".join(student_traceback(error)))
         forget_variables(error)
 
