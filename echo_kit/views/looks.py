@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any
 
 from ..watch.events import Connection
-from ..watch.frames import is_student_code, student_spot, thread_frames
+from ..watch.frames import is_student_code, student_frames, student_spot, thread_frames
 from ..watch.observation import Call, Observation, Task, current_task, task_of
 from ..watch.sockets import ready
 from ..watch.text import counted, listed, visible
@@ -186,6 +186,9 @@ class _Look:
         elif module == "selectors" and name == "select":
             self.words, self.client = f"waits in select for {self._selected(frame.f_locals.get('self'), names)}", ""
             self.selects = True
+        elif str(module).startswith("ipykernel.") and name in ("raw_input", "getpass"):  # what input is in a kernel
+            asks = next(student_frames(frame), None)
+            self.words, self.client = f"waits in {expression(asks)}" if asks is not None else "", ""
         elif module == "concurrent.futures.thread" and name == "_worker" and innermost:
             self.words, self.client = "has nothing to do (an idle worker of the pool)", ""
 
