@@ -510,7 +510,8 @@ def test_what_fails_on_the_listening_socket_is_no_clients(misuse, error):
                 misuse(door, conn)
 
     with start(serve) as server, Client(server, name="alice") as alice:
-        alice.send("hello")
+        with contextlib.suppress(ConnectionError):  # some end before they have read it
+            alice.send("hello")
         with pytest.raises(ConnectionError):
             alice.receive(timeout=LONG)
         server.settle()
