@@ -313,7 +313,8 @@ def again(seen: Observed, task: Task, kind: str, error: str = "") -> bool:
         return False
     before.times += 1
     before.last = seen.observation.log.clock()
-    task.again = before
+    if error or kind != "send":  # of what recv has returned: that says more
+        task.again = before
     return True
 
 
