@@ -10,14 +10,13 @@ import re
 import selectors
 import sys
 import time
-import traceback
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from types import FrameType
 from typing import Any
 
 from ..watch.events import Connection
-from ..watch.frames import is_student_code, thread_frames
+from ..watch.frames import is_student_code, student_frames, student_spot, thread_frames
 from ..watch.observation import Call, Observation, Task, current_task, task_of
 from ..watch.sockets import ready
 from ..watch.text import counted, listed, visible
@@ -29,7 +28,7 @@ LOOK_AGAIN = 0.03  # seconds from one look at a thread to the next; one that run
 RUNS = 0.01  # seconds on a processor between two looks: it runs
 LOOKS = 3  # a thread that was quiet between two of them waits, whatever woke it before
 NEWEST = 64  # events that say what a thread that runs does
-TRIES = ("accept", "recv")
+KEPT = " (kept in the future: nobody asked for its result)"
 _SELECT = re.compile(r"(^|\.)(select|poll|control)\(")  # control: of kqueue, on macOS
 
 Names = Mapping[Connection, str]  # what each connection's client is called
@@ -93,12 +92,14 @@ def _made(observation: Observation, looks: list[_Look], stopped: bool) -> CodeVi
             words = f"is inside {name}" + (f" ({times:,} calls deep)" if times > 1 else "")
             marks[spot(*outer)].append(Mark(INSIDE, look.mark.thread, words, look.mark.client))
     error = observation.error
-    # The innermost line of student code in the traceback.
-    walked = traceback.walk_tb(error.__traceback__ if error is not None else None)
-    for code, line in [(frame.f_code, line) for frame, line in walked if is_student_code(frame)][-1:]:
-        functions.setdefault((code.co_filename, code))
-        words = f"ended here, {visible(type(error).__name__)}"
-        marks[spot(code, line)].append(Mark(DIED, observation.error_thread, words))
+    cause = f" ({observation.error_cause})" if observation.error_cause else ""
+    ends = [] if error is None else [(student_spot(error), observation.error_thread, type(error).__name__, cause)]
+    unasked = [each for each in observation.kept_errors.copy() if not each.asked]
+    ends += [(each.place, each.thread, each.name, KEPT) for each in unasked]
+    for place, thread, name, kept in dict.fromkeys(ends):
+        if place is not None:
+            functions.setdefault((place[0].co_filename, place[0]))
+            marks[spot(*place)].append(Mark(DIED, thread, f"ended here, {visible(name)}{kept}"))
     # A thread in select is ready for a new client, so nobody is missing at the accept.
     if looks and not stopped and not any(look.selects for look in looks):
         for code, line in observation.accepts.copy().items():
@@ -197,6 +198,9 @@ class _Look:
         elif module == "selectors" and name == "select":
             self.words, self.client = f"waits in select for {self._selected(frame.f_locals.get('self'), names)}", ""
             self.selects = True
+        elif str(module).startswith("ipykernel.") and name in ("raw_input", "getpass"):  # what input is in a kernel
+            asks = next(student_frames(frame), None)
+            self.words, self.client = f"waits in {expression(asks)}" if asks is not None else "", ""
         elif module == "concurrent.futures.thread" and name == "_worker" and innermost:
             self.words, self.client = "has nothing to do (an idle worker of the pool)", ""
 

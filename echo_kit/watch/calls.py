@@ -355,7 +355,7 @@ def again(seen: Observed, task: Task, kind: str, error: str = "") -> bool:
         return False
     before.times += 1
     before.last = seen.observation.log.clock()
-    if error or kind == "recv":  # to send nothing says less than to receive nothing
+    if error or kind != "send":  # of what recv has returned: that says more
         task.again = before
     return True
 
@@ -375,6 +375,8 @@ def record(
             return
         if not seen.listening:
             task.connection = connection
+        elif name and kind != "accept":  # no client has to do with it
+            task.connection, task.misused = None, name
         if kind == "recv" and not connection.messages:
             with noting(observation):
                 note_functions(observation)
@@ -390,15 +392,26 @@ def record(
 
 def wait(seen: Observed, sock: socket.socket, timeout: float | None) -> None:
     """Wait as a read of `sock` with that timeout would, and also for the server's stop, or Ctrl+C."""
-    observation, sock = seen.observation, _open(seen, sock, timeout)
-    if timeout == 0 or sock.fileno() == -1 or observation.stopping:
-        return  # the real call returns at once
-    try:
-        if not observation.alarm.wait(sock, timeout, current_task(), lambda: observation.stopping):
+    observation, task = seen.observation, current_task()
+    while True:
+        awaited = _open(seen, sock, timeout)
+        if timeout == 0 or awaited.fileno() == -1 or observation.stopping:
+            return  # the real call returns at once
+        changed = functools.partial(_changed, seen, sock, timeout, awaited)
+        try:
+            with observation.alarm.waiting(seen):
+                interrupted = observation.alarm.wait(awaited, timeout, task, changed)
+        except TimeoutError:
+            raise
+        except Exception as trouble:
+            observation.trouble = trouble
+            return  # the real call says what is wrong, or waits
+        if interrupted:
+            raise ServerStopped
+        if not changed():
             return
-    except TimeoutError:
-        raise
-    except Exception as trouble:
-        observation.trouble = trouble
-        return  # the real call says what is wrong, or waits
-    raise ServerStopped
+
+
+def _changed(seen: Observed, sock: socket.socket, timeout: float | None, before: socket.socket) -> bool:
+    """Whether to wait for something else now, or no longer."""
+    return seen.observation.stopping or _open(seen, sock, timeout) is not before

@@ -6,6 +6,8 @@ import contextlib
 import functools
 import socket
 import sys
+from collections.abc import Iterable
+from typing import Any
 
 from . import calls
 from .borrowed import last_file_gone
@@ -13,11 +15,12 @@ from .calls import now, plain_shutdown, record, seen_at
 from .events import Address, plain_address
 from .frames import library_name, student_place
 from .handed import duplicate, hand_on, hold
-from .observation import Observed, noting, observed, task_for
+from .observation import Observed, current_task, noting, observed, task_for
 
 plain_close = socket.socket.close
 plain_detach = socket.socket.detach
 plain_dup = socket.socket.dup
+plain_sendmsg: Any = getattr(socket.socket, "sendmsg", None)
 
 
 def _note_place(seen: Observed) -> None:
@@ -70,7 +73,8 @@ def _closed(seen: Observed, began: float | None, name: Address | None, held: soc
     task, last = task_for(observation), observation.last_of(connection)
     if last and not seen.listening and held is None and name is not None and not observation.stopping:
         with noting(observation):
-            hand_on(observation, connection, plain_address(name))
+            if not connection.handed_on:
+                hand_on(observation, connection, plain_address(name))
     if not last:
         connection.closed_at = ""
     else:
@@ -112,4 +116,21 @@ def dup(self: socket.socket) -> socket.socket:
     return copy
 
 
+def sendmsg(self: socket.socket, buffers: Any, ancdata: Iterable[Any] = (), *rest: Any) -> int:
+    """As send_fds calls it: with descriptors, that another process will have when it reads them."""
+    ancdata = list(ancdata)
+    sent: int = plain_sendmsg(self, buffers, ancdata, *rest)
+    task = current_task()
+    if task is not None:
+        with noting(task.observation):
+            rights = [data for level, kind, data in ancdata if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS)]
+            given = {number for data in rights for number in memoryview(data).cast("B").cast("i")}
+            for sock, seen in task.observation.sockets(listening=False) if given else ():
+                if sock.fileno() in given:
+                    seen.connection.handed_on = "to another process"
+    return sent
+
+
 TWINS = calls.TWINS | {"shutdown": shutdown, "close": close, "detach": detach, "dup": dup}
+if plain_sendmsg is not None:  # Windows has none
+    TWINS["sendmsg"] = functools.wraps(plain_sendmsg)(sendmsg)

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from operator import itemgetter
+from types import CodeType
 from typing import Any, NamedTuple
 
 PREVIEW = 40  # bytes of a message that a record keeps
@@ -90,6 +91,20 @@ class Again:
     error: str
     times: int = 1
     last: float = 0.0
+
+
+@dataclass(eq=False, slots=True)
+class KeptError:
+    """What a thread's work for a future ended with: the future keeps it until somebody asks for its result.
+
+    place  the innermost line of the student's code: which function, and the line's number
+    asked  whether somebody has asked
+    """
+
+    thread: str
+    name: str
+    place: tuple[CodeType, int] | None
+    asked: bool = False
 
 
 @dataclass(frozen=True, slots=True)

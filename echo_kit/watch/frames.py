@@ -11,7 +11,7 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Iterator
-from types import FrameType
+from types import CodeType, FrameType
 
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep  # the package
 _SERVERS = _HERE + "servers.py"  # the notebooks' finished servers: student code that happens to live here
@@ -85,6 +85,13 @@ def student_place(frame: FrameType | None) -> str:
 def library_name(frame: FrameType) -> str:
     """The library that the frame runs, as "ssl"; "" for student code."""
     return "" if is_student_code(frame) else str(frame.f_globals.get("__name__")).partition(".")[0]
+
+
+def student_spot(error: BaseException | None) -> tuple[CodeType, int] | None:
+    """The innermost line of student code in the traceback: which function, and the line's number."""
+    walked = traceback.walk_tb(error.__traceback__ if error is not None else None)
+    spots = [(frame.f_code, line) for frame, line in walked if is_student_code(frame)]
+    return spots[-1] if spots else None
 
 
 def is_asked_for(frame: FrameType | None) -> bool:

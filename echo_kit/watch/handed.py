@@ -39,6 +39,7 @@ def hold(seen: Observed, held: socket.socket) -> None:
     """Let the duplicate stand for the socket, as long as threads are in a call on it."""
     seen.held, seen.ref = held, weakref.ref(held)
     observed[id(held)] = seen
+    seen.observation.alarm.nudge(seen)  # poll does not notice that its descriptor is another's
     release(seen)  # they may have returned meanwhile
 
 

@@ -22,7 +22,7 @@ from types import CodeType
 from typing import Any, NamedTuple
 
 from .borrowed import calling_thread, idle_worker, pool_workers
-from .events import Address, Again, Connection, EventLog, Line, plain_address, reachable
+from .events import Address, Again, Connection, EventLog, KeptError, Line, plain_address, reachable
 from .frames import forget_variables, student_frames, student_traceback, thread_frames
 from .gate import Gate
 from .sockets import Alarm, close_whole
@@ -30,6 +30,7 @@ from .text import cut, visible
 
 LOG_LINES = 10_000  # printed lines that a server keeps,
 LOG_LENGTH = 100_000  # and how many characters they have together
+KEPT_ERRORS = 100  # of futures, that are known
 LINE_LENGTH = 2_000  # characters of a printed line that are kept
 FEW = 200  # ends of connections that are kept without a look at which of them are over
 WAITS = ("accept", "recv", "recv_into", "input", "stdin", "connect")  # calls that wait for somebody else
@@ -71,6 +72,7 @@ class Task:
     native_id: int | None = None  # of such a thread: what the system calls it
     life: Callable[[], object | None] = lambda: None  # of such a thread: gives None when it has ended
     connection: Connection | None = None  # the one it is serving
+    misused: str = ""  # the error of its last recv or send on the listening socket
     again: Again | None = None  # what it has done more than once in a row, and got nothing
     partial: Line | None = None  # printed, and the line is not finished yet
     starting: bool = False  # Thread.start() has been called and has not returned
@@ -180,6 +182,8 @@ class Observation:
         self.abort = False  # end connections by a reset: the port must be free again at once
         self.error: BaseException | None = None
         self.error_thread = ""  # the label of the thread that died of it
+        self.error_cause = ""  # in words, where it is known
+        self.kept_errors: deque[KeptError] = deque(maxlen=KEPT_ERRORS)
         self.functions: dict[CodeType, None] = {}  # of the student, in which a thread has made a call; as first seen
         self.accepts: dict[CodeType, int] = {}  # those that have called accept, and on which line
         self.sighted: dict[Address, float] = {}  # clients not ours, seen in the backlog: when they had connected
@@ -394,6 +398,8 @@ class Observation:
         if not isinstance(error, (SystemExit, ServerStopped)) and not self.stopping:
             if self.error is None:
                 self.error, self.error_thread = error, task.label
+                if task.misused == type(error).__name__:
+                    self.error_cause = "on the listening socket, not on the one that accept returned"
             self.write(task, "".join(student_traceback(error)))
         forget_variables(error)
 

@@ -10,11 +10,15 @@ import functools
 import sys
 import threading
 import time
+import weakref
 from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 from .borrowed import pool_workers
-from .frames import name_cells
+from .events import KeptError
+from .frames import name_cells, student_spot
 from .observation import Task, current_task, here, lock, noting, running, socket_in_the_frames, task_for, task_of
 
 STREAMS = ("stdout", "stderr")
@@ -93,3 +97,44 @@ def unraisablehook(unraisable: Any, /) -> None:
     else:
         with noting(task.observation):
             task.observation.report(task, error)
+
+
+# -- what a future keeps ---------------------------------------------------------------------------------------------
+
+
+plain_set_exception = Future.set_exception
+_errors: weakref.WeakKeyDictionary[Future[Any], KeptError] = weakref.WeakKeyDictionary()  # of those not asked for yet
+
+
+@functools.wraps(plain_set_exception)
+def set_exception(self: Future[Any], exception: BaseException | None) -> None:
+    task = current_task()
+    if task is not None and exception is not None and not task.observation.stopping:
+        with noting(task.observation):  # not the exception: it holds the variables of the dead functions
+            name, place = type(exception).__name__, student_spot(exception)
+            _errors[self] = kept = KeptError(task.label, name, place)
+            task.observation.kept_errors.append(kept)
+    plain_set_exception(self, exception)
+
+
+def _asker(plain: Callable[..., Any]) -> Callable[..., Any]:
+    """result or exception: whoever calls it learns of the error."""
+
+    @functools.wraps(plain)
+    def ask(self: Future[Any], timeout: float | None = None) -> Any:
+        __tracebackhide__ = True
+        try:
+            return plain(self, timeout)
+        finally:
+            kept = _errors.pop(self, None) if self.done() else None
+            if kept is not None:
+                kept.asked = True
+
+    return ask
+
+
+FUTURES: dict[str, Callable[..., Any]] = {
+    "set_exception": set_exception,
+    "result": _asker(Future.result),
+    "exception": _asker(Future.exception),
+}

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from types import FrameType
 from typing import Any, NamedTuple
@@ -153,6 +154,10 @@ TABLE = (
     Patch(threading.Thread, "start", "a server owns what its threads start", start),
     Patch(threading, "excepthook", "what a thread dies of goes into its server's log (output.py)", output.excepthook),
     Patch(sys, "unraisablehook", "the same for threads of the _thread module (output.py)", output.unraisablehook),
+    *(
+        Patch(Future, name, "what a future keeps of its thread's error (output.py)", each)
+        for name, each in output.FUTURES.items()
+    ),
     *(Patch(sys, name, "what a thread prints goes into its server's log (output.py)") for name in output.STREAMS),
     Patch(sys, "stdin", "a client program reads the lines that are typed for it (keyboard.py)"),
     Patch(sys, "argv", "program_arguments(): while a server or a client program starts"),

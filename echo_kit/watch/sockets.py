@@ -12,7 +12,8 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 
 PORTS = range(20_000, 32_768)  # from which servers get theirs
 
@@ -39,19 +40,10 @@ def free_port(host: str = "127.0.0.1") -> int:
         return int(probe.getsockname()[1])
 
 
-def _selector() -> selectors.BaseSelector:
-    """epoll, where there is one: it goes on to wait for a socket that was closed meanwhile and has a duplicate."""
-    try:
-        selector: selectors.BaseSelector = getattr(selectors, "EpollSelector", Selector)()
-        return selector
-    except OSError:  # no descriptor is left
-        return Selector()
-
-
 def ready(sock: socket.socket, event: int) -> bool:
     """Whether a read of `sock` (an accept, a write) would return at once."""
     try:
-        with _selector() as selector:
+        with Selector() as selector:
             selector.register(sock, event)
             return bool(selector.select(0))
     except (OSError, ValueError):
@@ -102,7 +94,9 @@ class Alarm:
 
     def __init__(self) -> None:
         self.meant: object | None = None  # the thread that gets Ctrl+C
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._waiting: Counter[object] = Counter()  # how many threads wait for each socket, by whatever stands for it
+        self._nudged: set[object] = set()
         self._reader, self._writer = socket.socketpair()
         self._reader.setblocking(False)
 
@@ -136,7 +130,7 @@ class Alarm:
         event: int = selectors.EVENT_READ,
     ) -> bool:
         """Wait until `sock` can be read (or another `event`), or it `rings`. True: there was a Ctrl+C for `task`."""
-        with _selector() as selector:
+        with Selector() as selector:
             selector.register(sock, event)
             selector.register(self._reader, selectors.EVENT_READ)
             while True:
@@ -148,6 +142,30 @@ class Alarm:
                 if self.take(task):
                     return True
                 time.sleep(0.001)  # it is for another thread, that takes it in a moment
+
+    @contextlib.contextmanager
+    def waiting(self, what: object) -> Iterator[None]:
+        """Around a `wait`, so that a `nudge` for `what` ends it."""
+        with self._lock:
+            self._waiting[what] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._waiting[what] -= 1
+                if not self._waiting[what]:
+                    del self._waiting[what]
+                    if what in self._nudged:
+                        self._nudged.remove(what)
+                        with contextlib.suppress(OSError):
+                            self._reader.recv(1)
+
+    def nudge(self, what: object) -> None:
+        """Wake those who wait for it until the last one has left its `wait`: what it `rings` for has changed."""
+        with self._lock:
+            if what in self._waiting and what not in self._nudged:
+                self._nudged.add(what)
+                self.ring()
 
     def close(self) -> None:
         self._writer.close()

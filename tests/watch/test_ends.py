@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import os
-import signal
 import socket
 import ssl
 import subprocess
@@ -365,6 +364,17 @@ def in_a_program(conn):
     conn.close()
 
 
+def to_whoever_reads_it(conn):
+    ours, theirs = socket.socketpair()
+    socket.send_fds(ours, [b"here"], [conn.fileno()])
+    conn.close()  # nobody has it now: it lies in the other socket
+    _, (same,), _, _ = socket.recv_fds(theirs, 9, 1)
+    ours.close()
+    theirs.close()
+    with socket.socket(fileno=same) as other:
+        other.sendall(other.recv(100))
+
+
 children, programs = [], []
 
 
@@ -379,6 +389,7 @@ children, programs = [], []
         (by_the_system, "to another file descriptor"),
         (in_a_child, "to a child process"),
         (in_a_program, "to a child process"),
+        (to_whoever_reads_it, "to another process"),
     ],
 )
 def test_a_connection_that_goes_on_elsewhere_is_handed_on_and_not_closed(treat, where):

@@ -491,6 +491,58 @@ def test_a_traceback_names_the_cell_and_not_its_file():
     assert runner.newest("nobody") is None
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has other errors for it")
+@pytest.mark.parametrize(
+    ("misuse", "error"),
+    [
+        (lambda door, conn: door.sendall(conn.recv(9)), "BrokenPipeError"),
+        (lambda door, conn: door.send(conn.recv(9)), "BrokenPipeError"),
+        (lambda door, conn: conn.sendall(door.recv(9)), "OSError"),
+        (lambda door, conn: door.recv_into(bytearray(9)), "OSError"),
+    ],
+)
+def test_what_fails_on_the_listening_socket_is_no_clients(misuse, error):
+    def serve(host, port):
+        with socket.create_server((host, port)) as door:
+            conn, _ = door.accept()
+            with conn:
+                print("serves")
+                misuse(door, conn)
+
+    with start(serve) as server, Client(server, name="alice") as alice:
+        with contextlib.suppress(ConnectionError):  # some end before they have read it
+            alice.send("hello")
+        with pytest.raises(ConnectionError):
+            alice.receive(timeout=LONG)
+        server.settle()
+        assert server.log.lines("alice") == ["serves"]
+        assert server.log.lines()[-1].startswith(error)
+        (died,) = [str(mark) for _, mark in server.where().marks if mark.kind == "died"]
+        cause = "on the listening socket, not on the one that accept returned"
+        assert died == f"✕ server thread: ended here, {error} ({cause})"
+        assert "broke off" not in str(server.timeline())
+
+
+def test_another_error_after_one_on_the_listening_socket_has_no_cause():
+    def serve(host, port):
+        with socket.create_server((host, port)) as door:
+            conn, _ = door.accept()
+            with conn:
+                with contextlib.suppress(OSError):
+                    door.sendall(b"x")
+                print("goes on", conn.recv(9))
+                raise LookupError
+
+    with start(serve) as server, Client(server, name="alice") as alice:
+        alice.send("hello")
+        with pytest.raises(ConnectionError):
+            alice.receive(timeout=LONG)
+        server.settle()
+        assert server.log.lines("alice")[0] == "goes on b'hello'"
+        (died,) = [str(mark) for _, mark in server.where().marks if mark.kind == "died"]
+        assert died == "✕ server thread: ended here, LookupError"
+
+
 @pytest.mark.parametrize(
     ("say", "line"),
     [

@@ -32,6 +32,7 @@ def test_after_the_last_stop_all_is_as_it_was(capsys):
                 "sys.stdout",
                 "sys.stderr",
             ),
+            *("Future.set_exception", "Future.result", "Future.exception"),
         }
         one.pause()
         with Client(one):

@@ -21,7 +21,7 @@ from echo_kit.views.code import NOBODY, PAUSED, STANDS
 from echo_kit.views.draw_timeline import HATCHES
 from echo_kit.views.lanes import STOPPED, Lanes
 from echo_kit.views.states import IN_ACCEPT, IN_RECV, PAUSED as PAUSED_STRETCH, STATES, WORKS
-from echo_kit.watch import calls as patched, gate as gates, observation as watched, patches, rest
+from echo_kit.watch import ends as patched, gate as gates, observation as watched, patches, rest
 from echo_kit.watch.events import Connection, EventLog
 from echo_kit.watch.gate import Gate
 
