@@ -16,10 +16,11 @@ import operator
 import socket
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .events import PREVIEW, Address
+from .events import PREVIEW, Address, Bind
 from .observation import Observed, ServerStopped, Task, current_task, here, note_functions, noting, observed, task_for
 from .output import Routed, route_streams
 from .sockets import RESET_ON_CLOSE, waited
@@ -30,6 +31,7 @@ FAMILIES = (socket.AF_INET, socket.AF_INET6)
 PEEK = int(socket.MSG_PEEK)  # `&` of the enumeration itself takes microseconds
 
 plain_accept = socket.socket.accept
+plain_bind = socket.socket.bind
 plain_connect = socket.socket.connect
 plain_close = socket.socket.close
 plain_listen = socket.socket.listen
@@ -184,6 +186,23 @@ def accept(self: socket.socket) -> tuple[socket.socket, Address]:
     return conn, address
 
 
+@functools.wraps(plain_bind)
+def bind(self: socket.socket, /, *address: Any) -> None:
+    __tracebackhide__ = True
+    task = current_task()
+    if task is None:
+        return plain_bind(self, *address)
+    call = Bind(weakref.ref(self), self.family, self.type, address[0] if len(address) == 1 else address)
+    task.observation.binds.append(call)
+    try:
+        plain_bind(self, *address)
+    except BaseException as error:
+        call.error, call.errno = type(error).__name__, getattr(error, "errno", None)
+        raise
+    if self.family not in FAMILIES or self.type != socket.SOCK_STREAM:
+        task.observation.listening.set()  # start() looks whether it serves that, or goes on to listen
+
+
 @functools.wraps(plain_listen)
 def listen(self: socket.socket, /, *backlog: int) -> None:
     plain_listen(self, *backlog)
@@ -264,7 +283,7 @@ def close(self: socket.socket) -> None:
 
 
 TWINS: dict[str, Callable[..., Any]] = {
-    **{"accept": accept, "connect": connect, "listen": listen, "shutdown": shutdown, "close": close},
+    **{"bind": bind, "accept": accept, "connect": connect, "listen": listen, "shutdown": shutdown, "close": close},
     **{"recv": recv, "recv_into": recv_into},
     **{"send": _sender(plain_send), "sendall": _sender(socket.socket.sendall)},
 }

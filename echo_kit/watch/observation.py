@@ -21,7 +21,7 @@ from types import CodeType
 from typing import NamedTuple
 
 from .borrowed import calling_thread, idle_worker, pool_workers
-from .events import Address, Connection, EventLog, Line, plain_address, reachable
+from .events import Address, Bind, Connection, EventLog, Line, plain_address, reachable
 from .frames import forget_variables, student_frames, student_traceback, thread_frames
 from .gate import Gate
 from .sockets import Alarm
@@ -145,6 +145,7 @@ class Observation:
         self.address: Address | None = None
         self.backlog: int | None = None
         self.listening = threading.Event()
+        self.binds: deque[Bind] = deque(maxlen=16)  # the newest calls of bind by its threads
         self.stopping = False
         self.gate = Gate()  # where its threads are held, step by step
         self.most_threads: int | None = None  # alive at once; with it, none is started while the server is stopped
