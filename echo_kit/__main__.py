@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import errno
 import os
 import signal
 import socket
@@ -16,6 +15,8 @@ from typing import NoReturn
 
 from .client import Client, EchoError, NoReply, Refused, Reset, ServerClosed
 from .servers import serve_single, serve_threaded
+from .watch.events import open_to
+from .watch.reasons import bad_host, refusal
 from .watch.text import visible
 
 COMMANDS = {
@@ -40,6 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"To use another address: python -m echo_kit {given.command} HOST PORT")
         if given.command == "client":
             return _talk(host, port)
+        if others := open_to(host):
+            print(f"At {host} {others}; at 127.0.0.1 only this one can")
         return _serve(serve_single if given.command == "server" else serve_threaded, host, port)
     except KeyboardInterrupt:
         print()
@@ -91,6 +94,8 @@ def _address(parser: argparse.ArgumentParser, command: str, given: list[str]) ->
             f"(python -m echo_kit {command} --help)"
         )
     host, text = given
+    if wrong := bad_host(host, "try 127.0.0.1") if command == "client" else bad_host(host):
+        _fail(wrong)
     if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text) <= 65535):
         _fail(f"{text!r} is not a port: give a whole number from 0 to 65535, like 8000")
     if command == "client" and int(text) == 0:
@@ -108,25 +113,11 @@ def _serve(serve: Callable[[str, int], None], host: str, port: int) -> int:
         else:
             _lose_no_ctrl_c()
             serve(host, port)
-    except UnicodeError:
-        _fail(f"{host!r} is not a host name: try 127.0.0.1 or 0.0.0.0")
     except BrokenPipeError:
         raise  # our own output's; a client that leaves raises nothing here
     except OSError as error:
-        _fail(_why_not(error, host, port))
+        _fail((refusal(error, (host, port)) or f"cannot serve at {host}:{port}: {error.strerror or error}").rstrip("."))
     return 0
-
-
-def _why_not(error: OSError, host: str, port: int) -> str:
-    if isinstance(error.__context__, socket.gaierror):  # create_server() hides it behind a plain OSError
-        return f"{host!r} is not a host that this machine knows: try 127.0.0.1, or 0.0.0.0 for all of its addresses"
-    if error.errno == errno.EADDRINUSE:
-        return f"port {port} on {host} is in use: stop the program that uses it, or give another port"
-    if error.errno == errno.EACCES:
-        return f"port {port} on {host} is not allowed: ports below 1024 need special rights; give one from 1024 up"
-    if error.errno == errno.EADDRNOTAVAIL:
-        return f"{host} is not an address of this machine: try 127.0.0.1, or 0.0.0.0 for all of its addresses"
-    return f"cannot serve at {host}:{port}: {error.strerror or error}"
 
 
 def _lose_no_ctrl_c() -> None:
@@ -187,8 +178,6 @@ def _talk(host: str, port: int) -> int:
         _fail(str(error))
     except EchoError as error:
         _fail(f"{error}: give the HOST and PORT where a server listens, like 127.0.0.1 8000")
-    except UnicodeError:
-        _fail(f"{host!r} is not a host name: try 127.0.0.1")
     with client:
         print(f"Connected to {host}:{port}, use Ctrl+C to exit")
         try:

@@ -67,6 +67,11 @@ class Server:
         return shown(self.observation.address)
 
     @property
+    def open_to(self) -> str:
+        """Who can connect, if that is more than this machine; else ""."""
+        return open_to(self.observation.address[0]) if self.observation.address is not None else ""
+
+    @property
     def error(self) -> BaseException | None:
         """The first exception that ended one of its threads; None if there was none."""
         return self.observation.error
@@ -233,8 +238,7 @@ class Server:
     def __repr__(self) -> str:
         state = "stopped" if self.stopped else "running" if self.running else "ended"
         state += f" with {type(self.error).__name__}" if state == "ended" and self.error else ""
-        others = open_to((self.observation.address or ("localhost",))[0]) if state == "running" else ""
-        others = f"; {others}" if others else ""
+        others = f"; {self.open_to}" if self.open_to and state == "running" else ""
         return f"<Server {cut(visible(self.name), NAME_LETTERS)} at {self.bound}, {state}{others}>"
 
 

@@ -443,9 +443,6 @@ def test_what_serve_raises_before_it_listens_is_raised():
     with pytest.raises(RuntimeError, match=r"done_at_once\(\) returned before it listened"):
         start(done_at_once)
 
-    with pytest.raises(SystemExit):
-        start(lambda host, port: sys.exit(1))
-
 
 def test_a_server_that_never_listens_is_named_with_its_line():
     release = threading.Event()

@@ -155,11 +155,12 @@ def _begin(exercise: Exercise, trial: Trial) -> None:
         raise
     except ServerStuck as stuck:
         raise NotYet(expected, str(stuck), ORDER.format("", "")) from None
-    except RuntimeError as error:
-        got = f"{name} returned at once" if trial.returned else str(error)
-        hint = "a server never returns: it needs a loop || after listen, a loop around accept"
-        raise NotYet(expected, got, hint) from None
-    except BaseException as error:  # SystemExit, too
+    except BaseException as failed:
+        error = failed.__cause__ if isinstance(failed.__cause__, SystemExit) else failed
+        if isinstance(error, RuntimeError):
+            got = f"{name} returned at once" if trial.returned else str(error)
+            hint = "a server never returns: it needs a loop || after listen, a loop around accept"
+            raise NotYet(expected, got, hint) from None
         line = [each.strip() for each in "".join(student_traceback(error)).splitlines()[1:-1]]
         hint = f"the line  {cut(line[-1], LONGEST)}" if line else ""
         raise NotYet(expected, died_of(error), hint) from None

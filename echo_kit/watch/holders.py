@@ -47,7 +47,7 @@ def holder(address: Address) -> str:
     if processes:
         return f"{where} is held by {listed(processes[:3])}: stop it, or {other}."
     if inodes:
-        return f"{where} is held by a process of another user, which the system does not name: {other}."
+        return f"{where} is held by a process of another user, or one that is just ending; no name is told: {other}."
     left = max((row.seconds for row in rows if row.state == TIME_WAIT), default=0.0)
     if left:
         return (
@@ -178,11 +178,17 @@ def _named(process: str) -> str:
     if int(process) == os.getpid():
         return f"this kernel itself (process {process})"
     with open(f"/proc/{process}/stat") as file:
-        parent = file.read().rpartition(")")[2].split()[1]
-    if int(parent) == os.getpid():
+        started_here = int(file.read().rpartition(")")[2].split()[1]) == os.getpid()
+    command = _command(process)
+    if started_here and command == _command("self"):
         return f"a child process of this kernel (process {process})"
-    with open(f"/proc/{process}/cmdline", "rb") as raw:
-        first, *rest = raw.read().rstrip(b"\0").decode(errors="backslashreplace").split("\0")
-    if any("ipykernel" in each for each in (first, *rest)):
+    if any("ipykernel" in each for each in command):
         return f"the kernel of another notebook (process {process})"
-    return f"{cut(visible(' '.join([os.path.basename(first), *rest])), COMMAND)} (process {process})"
+    first, *rest = command
+    name = cut(visible(" ".join([os.path.basename(first), *rest])), COMMAND)
+    return f"{name} (process {process}{', which this kernel has started' if started_here else ''})"
+
+
+def _command(process: str) -> list[str]:
+    with open(f"/proc/{process}/cmdline", "rb") as file:
+        return file.read().rstrip(b"\0").decode(errors="backslashreplace").split("\0")

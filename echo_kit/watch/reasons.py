@@ -27,27 +27,22 @@ FAMILIES = (socket.AF_INET, socket.AF_INET6)
 PRINTED, WIDTH = 20, 200  # lines of what it printed, and characters of each
 READS = re.compile(r"\b(recv\w*|accept|select|poll|read\w*|handle_request|serve_forever|run\w*)\(")
 CERTAIN = 0.2  # seconds that it reads from what cannot be watched, until it is certain that it serves that
-NO_ADDRESS = "take 127.0.0.1, or 0.0.0.0 for all addresses of this machine"
+NO_ADDRESS = "try 127.0.0.1, or 0.0.0.0 for all addresses of this machine"
 
 
 # -- before ----------------------------------------------------------------------------------------------------------
 
 
-def bad_host(host: str) -> str:
+def bad_host(host: str, instead: str = NO_ADDRESS) -> str:
     """Why nobody can listen at, or connect to, that host; "" where the machine knows it."""
-    if not host.strip():
-        return (
-            f"{host!r} is no host, and would stand for all addresses of this machine: say 127.0.0.1, or 0.0.0.0 for all"
-        )
+    wrong = "" if host.strip() else "a host"  # socket functions take "" for all addresses
     try:
         socket.getaddrinfo(host, None)
     except socket.gaierror:
-        return f"{_quoted(host)} is not a host that this machine knows: {NO_ADDRESS}"
+        wrong = wrong or "a host that this machine knows"
     except (UnicodeError, ValueError):
-        return f"{_quoted(host)} is not a host name: {NO_ADDRESS}"
-    except OSError:
-        pass  # whoever uses it meets the error, too
-    return ""
+        wrong = wrong or "a host name"
+    return f"{_quoted(host)} is not {wrong}: {instead}" if wrong else ""
 
 
 def checked(host: object, port: object) -> None:
