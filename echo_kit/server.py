@@ -61,15 +61,10 @@ class Server:
         return reachable(self.observation.address)[:2]
 
     @property
-    def bound(self) -> str:
-        """The host:port that it has bound: 0.0.0.0 stands for all addresses of this machine."""
+    def bound(self) -> tuple[str, str]:
+        """The host:port that it has bound; and who can connect, if that is more than this machine, else ""."""
         assert self.observation.address is not None
-        return shown(self.observation.address)
-
-    @property
-    def open_to(self) -> str:
-        """Who can connect, if that is more than this machine; else ""."""
-        return open_to(self.observation.address[0]) if self.observation.address is not None else ""
+        return shown(self.observation.address), open_to(self.observation.address[0])
 
     @property
     def error(self) -> BaseException | None:
@@ -238,8 +233,9 @@ class Server:
     def __repr__(self) -> str:
         state = "stopped" if self.stopped else "running" if self.running else "ended"
         state += f" with {type(self.error).__name__}" if state == "ended" and self.error else ""
-        others = f"; {self.open_to}" if self.open_to and state == "running" else ""
-        return f"<Server {cut(visible(self.name), NAME_LETTERS)} at {self.bound}, {state}{others}>"
+        at, others = self.bound
+        state += f"; {others}" if others and state == "running" else ""
+        return f"<Server {cut(visible(self.name), NAME_LETTERS)} at {at}, {state}>"
 
 
 def start(
@@ -367,16 +363,9 @@ def _start_once(
     if ended.is_set():
         left = _end(server)
         raise reasons.ended(serve, name, outcome.pop(), observation, left)
-    stands, unwatched = f"it stood at {where(task) or 'no line of your code'}", reasons.unwatched(observation)
+    said = reasons.does_not_listen(name, where(task), observation, certain, timeout)
     stopping.throw_into(task)  # before it is woken: it does nothing more
-    told = reasons.below(observation, _end(server))
-    if certain:
-        raise RuntimeError(f"{name}() did not listen; {stands}. This is {unwatched}.{told}")
-    unwatched = f" It has bound {unwatched}." if unwatched else ""
-    raise ServerStuck(
-        f"{name}() did not listen within {timeout:g} s; {stands}. A server calls bind(), then listen(), "
-        f"then accept().{unwatched}{told}"
-    )
+    raise (RuntimeError if certain else ServerStuck)(said + reasons.below(observation, _end(server)))
 
 
 def _end(server: Server) -> str:

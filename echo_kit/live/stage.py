@@ -167,7 +167,7 @@ class ServerPanel(Panel):
         return {
             "state": self._doing or state,
             "running": state == "running",
-            "address": " · ".join(filter(None, [server.bound, server.open_to])),
+            "address": " · ".join(filter(None, server.bound)),
             "frozen": self._frozen,
             "stepping": server.paused,
             "note": cut(self._note or self._trouble, NOTE_LETTERS),

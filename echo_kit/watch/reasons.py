@@ -229,7 +229,7 @@ def refusal(error: BaseException, address: tuple[Any, ...], family: int = 0) -> 
                 if family in FAMILIES and family != other and socket.inet_pton(other, where):
                     return f"{where} is an IPv{version} address: make the socket with socket.{name}"
         return f"{_quoted(where)} is not a host that this machine knows: {NO_ADDRESS}"
-    if isinstance(error, UnicodeError):
+    if isinstance(error, UnicodeError) or "encoding of hostname" in str(error):  # the latter is a TypeError of bind
         return f"{_quoted(where)} is not a host name: {NO_ADDRESS}"
     if isinstance(error, OverflowError):
         return f"{port} is not a port: take a number from 1024 to 65535"
@@ -263,6 +263,17 @@ def ended(
     error = RuntimeError(f"{said}{told}")
     error.__cause__ = outcome if isinstance(outcome, SystemExit) else None
     return error
+
+
+def does_not_listen(name: str, place: object, observation: Observation, certain: bool, timeout: float) -> str:
+    """For one that has neither ended nor listened; it is `certain` that it serves what cannot be watched, or not."""
+    stands, bound = f"it stood at {place or 'no line of your code'}", unwatched(observation)
+    if certain:
+        return f"{name}() did not listen; {stands}. This is {bound}."
+    said = (
+        f"{name}() did not listen within {timeout:g} s; {stands}. A server calls bind(), then listen(), then accept()."
+    )
+    return f"{said} It has bound {bound}." if bound else said
 
 
 def _nothing_served(serve: Callable[..., object], name: str, outcome: object) -> str:
