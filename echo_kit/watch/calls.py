@@ -152,7 +152,8 @@ def accept(self: socket.socket) -> tuple[socket.socket, Address]:
         owner = current_task()
         if owner is not None and self.family in FAMILIES:
             with noting(owner.observation):
-                seen = owner.observation.watch_listener(self)  # it was listening before the server was started
+                if self.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    seen = owner.observation.watch_listener(self)  # it was listening before the server was started
     if seen is None or not seen.listening:  # of a connection it fails at once: wait would wait for its next bytes
         return plain_accept(self)
     observation = seen.observation

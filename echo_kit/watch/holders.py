@@ -78,17 +78,14 @@ def _meet(here: Address, wanted: Address) -> bool:
 
 def _sockets() -> Iterator[socket.socket]:
     # type(), since isinstance() asks an object for its __class__, which may run code of somebody else's
-    return (each for each in gc.get_objects() if issubclass(type(each), socket.socket) and each.type == _STREAM)
-
-
-_STREAM = socket.SOCK_STREAM
+    return (each for each in gc.get_objects() if issubclass(type(each), socket.socket))
 
 
 def _own_address(sock: socket.socket) -> Address:
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(Exception):  # it is closed, or a class of somebody else's
         address = sock.getsockname()
-        return address if isinstance(address, tuple) else ()
-    return ()  # closed
+        return address if isinstance(address, tuple) and sock.type == socket.SOCK_STREAM else ()
+    return ()
 
 
 def _connected(sock: socket.socket) -> bool:

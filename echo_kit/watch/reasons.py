@@ -9,23 +9,27 @@ import contextlib
 import errno
 import functools
 import inspect
+import operator
 import re
 import socket
 import socketserver
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, SupportsIndex
 
 from .events import Bind
-from .frames import source_line, student_frame
+from .frames import source_line, student_frame, student_traceback
 from .holders import holder
 from .observation import Observation, Task
 from .text import counted, cut, visible
 
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
-PRINTED, WIDTH = 20, 200  # lines of what it printed, and characters of each
+TYPED = re.compile(r"\binput\(")
+PRINTED = "It had printed:"
+LINES, WIDTH = 20, 200  # lines of what it printed, and characters of each
 READS = re.compile(r"\b(recv\w*|accept|select|poll|read\w*|handle_request|serve_forever|run\w*)\(")
+LOOK = 0.01  # seconds between two looks
 CERTAIN = 0.2  # seconds that it reads from what cannot be watched, until it is certain that it serves that
 NO_ADDRESS = "try 127.0.0.1, or 0.0.0.0 for all addresses of this machine"
 
@@ -53,9 +57,9 @@ def checked(host: object, port: object) -> None:
         raise ValueError(f"host={wrong}")
     if port is None:
         return
-    if not isinstance(port, int) or isinstance(port, bool):
+    if not isinstance(port, SupportsIndex) or isinstance(port, bool):
         raise TypeError(f"port= takes a number like 8000, not {cut(repr(port), WIDTH)}")
-    if not 0 <= port <= 65535:
+    if not 0 <= operator.index(port) <= 65535:
         raise ValueError(
             f"{port} is not a port: take a number from 1024 to 65535, or leave out port= to get a free one"
         )
@@ -142,7 +146,9 @@ def _kind(family: int, kind: int) -> str:
     if family not in FAMILIES:
         name = getattr(family, "name", family)
         return f"a socket of {name}: its clients have no host and port to tell them apart by. Use AF_INET"
-    if kind != socket.SOCK_STREAM:
+    if kind not in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+        return f"a socket of {getattr(kind, 'name', kind)}: it has no connections to watch. Use SOCK_STREAM"
+    if kind == socket.SOCK_DGRAM:
         return "a UDP socket: it has no connections to watch. Use SOCK_STREAM, with listen() and accept()"
     return ""
 
@@ -163,8 +169,8 @@ def serves_unwatched(observation: Observation, task: Task, ended: threading.Even
     neither, for it serves what it has bound: the line at which it stands for a while reads.
     """
     since = time.monotonic()
-    while unwatched(observation) and observation.address is None and not ended.wait(0.01):
-        frame = student_frame(task.identity())
+    while observation.address is None and not ended.wait(LOOK):
+        frame = student_frame(task.identity()) if unwatched(observation) else None
         line = "" if frame is None else source_line(frame) or "( ".join((*frame.f_code.co_names, ""))
         now = time.monotonic()
         if not READS.search(line):
@@ -201,6 +207,8 @@ def why(error: BaseException, observation: Observation) -> str:
         )
     if isinstance(error, KeyboardInterrupt):
         return "The server raised it itself, before it listened: nobody has pressed Ctrl+C."
+    if getattr(error, "errno", None) == errno.EINVAL and "accept(" in "".join(student_traceback(error)[-2:]):
+        return "accept() needs a socket that listens: call listen() on it first."
     if bind is None or not (bind.error or getattr(error, "errno", None) == errno.EADDRINUSE):
         return ""
     address = bind.address
@@ -242,9 +250,9 @@ def below(observation: Observation, left: str = "", last: str = "") -> str:
     """What stands below a sentence: what is left, and what it had printed; "" where there is neither."""
     printed = [*(line.text for line in observation.printed()), *last.splitlines()]
     lines = [cut(visible(line), WIDTH) for line in printed]
-    if len(lines) > PRINTED:
-        lines = [f"… {len(lines) - PRINTED:,} more …", *lines[-PRINTED:]]
-    printed = ["It had printed:", *(f"    {line}" for line in lines)] if any(lines) else []
+    if len(lines) > LINES:
+        lines = [f"… {len(lines) - LINES:,} more …", *lines[-LINES:]]
+    printed = [PRINTED, *(f"    {line}" for line in lines)] if any(lines) else []
     return "".join(f"\n{each}" for each in [left, *printed] if each)
 
 
@@ -258,9 +266,7 @@ def ended(
         for note in filter(None, [why(outcome, observation), told.strip()]):
             outcome.add_note(note)
         return outcome
-    taken = [each.address for each in observation.binds if each.errno == errno.EADDRINUSE][-1:]
-    said = " ".join([_nothing_served(serve, name, outcome), *map(_sentence, map(holder, taken))])
-    error = RuntimeError(f"{said}{told}")
+    error = RuntimeError(f"{_nothing_served(serve, name, outcome)}{_taken(observation)}{told}")
     error.__cause__ = outcome if isinstance(outcome, SystemExit) else None
     return error
 
@@ -271,9 +277,19 @@ def does_not_listen(name: str, place: object, observation: Observation, certain:
     if certain:
         return f"{name}() did not listen; {stands}. This is {bound}."
     said = (
-        f"{name}() did not listen within {timeout:g} s; {stands}. A server calls bind(), then listen(), then accept()."
+        f"{name}() did not listen within {timeout:g} s; {stands}. A server calls bind(), then listen(), then accept(). "
     )
-    return f"{said} It has bound {bound}." if bound else said
+    if TYPED.search(stands):
+        said += (
+            "input() waits for what somebody types: write the value into the code, or ask in a cell before start(). "
+        )
+    return f"{said}It has bound {bound}." if bound else f"{said}{_taken(observation).lstrip()}".rstrip()
+
+
+def _taken(observation: Observation) -> str:
+    """Who holds the port that it tried to bind last, where it went on after that had failed."""
+    last = observation.binds[-1] if observation.binds else None
+    return f" {_sentence(holder(last.address))}" if last is not None and last.errno == errno.EADDRINUSE else ""
 
 
 def _nothing_served(serve: Callable[..., object], name: str, outcome: object) -> str:

@@ -358,6 +358,18 @@ def test_udp_beside_tcp_is_served():
         assert client.receive(timeout=LONG) == "x"
 
 
+def test_udp_that_is_closed_before_it_listens():
+    def serve(host, port):
+        with socket.socket(type=socket.SOCK_DGRAM) as first:
+            first.bind((host, port))
+        time.sleep(0.3)
+        serve_single(host, port)
+
+    with start(serve) as server, Client(server) as client:
+        client.send("x")
+        assert client.receive(timeout=LONG) == "x"
+
+
 def test_udp_and_a_server_that_does_something_else():
     def serve(host, port):
         with socket.socket(type=socket.SOCK_DGRAM) as beside:
@@ -441,6 +453,39 @@ def test_an_address_that_cannot_be_bound(serve, says):
     assert said.splitlines()[1:] == [says]
     with pytest.raises(kind):  # the very error that it gets without us
         serve("127.0.0.1", free_port())
+
+
+def test_accept_without_listen():
+    def serve(host, port):
+        with socket.socket() as sock:
+            sock.bind((host, port))
+            sock.accept()
+
+    _, said = failing(serve)
+    assert said.splitlines()[1:] == ["accept() needs a socket that listens: call listen() on it first."]
+
+
+def test_a_server_that_waits_for_somebody_to_type(monkeypatch):
+    def serve(host, port):
+        input("port? ")
+
+    reader, writer = os.pipe()
+    before = threading.enumerate()
+    with open(reader) as keyboard, open(writer, "w") as typist:
+        monkeypatch.setattr(sys, "stdin", keyboard)
+        with pytest.raises(ServerStuck) as info:
+            start(serve, timeout=0.2)
+        typist.write("\n")
+        typist.flush()
+        for thread in set(threading.enumerate()) - set(before):
+            thread.join(LONG)
+    first, stays, *printed = str(info.value).splitlines()
+    assert first.endswith(
+        ' of serve: input("port? "). A server calls bind(), then listen(), then accept(). input() waits for what '
+        "somebody types: write the value into the code, or ask in a cell before start()."
+    )
+    assert stays.endswith("To be rid of the thread, restart the kernel.")
+    assert printed == ["It had printed:", "    port? "]
 
 
 def test_errors_of_other_calls_get_no_reason():
@@ -651,6 +696,21 @@ def test_a_child_process_that_holds_what_its_parent_has_closed():
     done = subprocess.run([sys.executable, "-c", FORKS], capture_output=True, text=True, timeout=LONG, check=False)
     said = "port PORT is held by a child process of this kernel (process CHILD): stop it, or use another port.\n"
     assert (done.stdout, done.stderr) == (said, "")
+
+
+def test_a_server_that_tries_again_and_again_is_told_who_holds_the_port():
+    def serve(host, port):
+        while True:
+            try:
+                socket.create_server((host, port))
+            except OSError:
+                time.sleep(0.01)
+
+    with start(serve_single, name="first") as first:
+        port = first.address[1]
+        kind, said = failing(serve, port=port, timeout=0.2)
+        assert kind is ServerStuck
+        assert f"then accept(). Port {port} is held by the server first of this kernel" in said
 
 
 @LINUX
