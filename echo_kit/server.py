@@ -263,6 +263,7 @@ def start(
     Raises what `serve` raises before it listens, with a note of what it means and what it had printed; RuntimeError
     when it ends without, or serves what cannot be watched; and `ServerStuck` when it does neither in time.
     """
+    __tracebackhide__ = True  # IPython leaves these frames out: a student sees the cell's lines
     reasons.checked(host, port)
     if isinstance(serve, socketserver.BaseServer):
         if wrong := reasons.unserved(serve):
@@ -320,12 +321,14 @@ def _start_once(
     most_threads: int | None,
     most_events: int,
 ) -> Server:
+    __tracebackhide__ = True
     given = reasons.arguments(serve, host, port)
     server = Server(name, most_events)
     observation = server.observation
     outcome: list[object] = []  # what serve returned or raised
 
     def run() -> None:
+        __tracebackhide__ = True
         try:
             outcome.append(serve(*given))
         except BaseException as error:

@@ -631,6 +631,9 @@ def test_a_connection_and_a_socket_without_a_name(main_module):
         assert holder_of(port) == f"{says}{door.fileno()}): restart the kernel, or use another port."
         client = socket.create_connection(door.getsockname())
         main_module.conn, _ = door.accept()
+        gc.collect()  # and so the walk through all objects comes to a younger connection first
+        with socket.create_connection(door.getsockname()), door.accept()[0]:
+            assert holder_of(port).startswith(says)
     with client, main_module.conn:
         if sys.platform == "linux":
             assert holder_of(port) == (
