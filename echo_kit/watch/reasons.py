@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from typing import Any, SupportsIndex
 
-from .events import Bind
+from .events import Bind, reachable
 from .frames import source_line, student_frame, student_traceback
 from .holders import holder
 from .observation import Observation, Task
@@ -189,9 +189,9 @@ def wake(sock: socket.socket) -> None:
     """Have whoever waits at that socket go on, also at one of UDP."""
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_RDWR)  # of UDP: wakes on Linux, and says that it is not connected
-    if sock.type == socket.SOCK_DGRAM:
+    if sock.type == socket.SOCK_DGRAM and sock.family in FAMILIES:
         with contextlib.suppress(OSError), socket.socket(sock.family, sock.type) as other:
-            other.sendto(b"", sock.getsockname())
+            other.sendto(b"", reachable(sock.getsockname()))
 
 
 # -- after -----------------------------------------------------------------------------------------------------------

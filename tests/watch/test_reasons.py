@@ -316,6 +316,12 @@ def unix(host, port):
             door.accept()
 
 
+def unix_datagrams(host, port):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind("door")
+        sock.recv(1024)
+
+
 def unix_of_socketserver(host, port):
     with socketserver.UnixStreamServer("door", Handler) as server:
         server.serve_forever()
@@ -327,6 +333,7 @@ def unix_of_socketserver(host, port):
         *((each, UDP) for each in (udp, udp_left_open, udp_of_socketserver, udp_of_asyncio)),
         pytest.param(unix, UNIX, marks=needs_unix),
         pytest.param(unix_of_socketserver, UNIX, marks=needs_unix),
+        pytest.param(unix_datagrams, UNIX, marks=needs_unix),
     ],
 )
 def test_what_cannot_be_watched_is_refused_at_once(serve, says, path):
