@@ -25,10 +25,10 @@ from .views.printed import Log, client_names
 from .views.shown import Snapshot, Timeline
 from .views.source import where
 from .watch import patches, rest, stopping
-from .watch.apart import Asker, apart, turn
+from .watch.apart import Asker, ServerStuck as ServerStuck, apart, turn
 from .watch.borrowed import before_exit
 from .watch.events import CAPACITY, Address, Connection, EventLog, reachable
-from .watch.observation import Observation, ServerStopped, ServerStuck as ServerStuck, lock, running
+from .watch.observation import Observation, ServerStopped, lock, running
 from .watch.output import route_streams
 from .watch.patches import let_go, step_by_step
 from .watch.sockets import free_port
