@@ -23,6 +23,7 @@ from .views.code import STANDS, CodeView
 from .views.looks import code_view
 from .views.source import where
 from .watch import patches, rest, stopping
+from .watch.apart import apart
 from .watch.keyboard import ClientLog, Keyboard
 from .watch.observation import Observation, ServerStopped, current_task
 from .watch.sockets import Selector
@@ -70,10 +71,13 @@ class Program:
     def _begin(self, arguments: list[str], typed: Iterable[str | None]) -> Program:
         _programs[self.name] = self
         self._names.setdefault("input", ask)
-        patches.begin(self.observation)
         with patches.program_arguments(self.name, *arguments):
-            self._thread.start()
+            apart(self._launch)
             return self.type(*typed)
+
+    def _launch(self, _: object) -> None:
+        patches.begin(self.observation)
+        self._thread.start()
 
     def _run(self) -> None:
         try:

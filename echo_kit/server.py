@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import socketserver
 import sys
 import threading
@@ -23,11 +24,12 @@ from .views.printed import Log, client_names
 from .views.shown import Snapshot, Timeline
 from .views.source import where
 from .watch import patches, reasons, rest, stopping
+from .watch.apart import Asker, ServerStuck as ServerStuck, apart, turn
 from .watch.borrowed import before_exit
 from .watch.events import CAPACITY, Address, Connection, EventLog, open_to, reachable, shown
-from .watch.observation import Observation, current_task
+from .watch.observation import Observation, lock, running
 from .watch.output import route_streams
-from .watch.patches import step_by_step
+from .watch.patches import let_go, step_by_step
 from .watch.sockets import free_port
 from .watch.text import cut, visible
 
@@ -35,12 +37,8 @@ MAIN = "server thread"  # the label of the one that runs serve
 NAME_LETTERS = 40  # of its name, where it shows itself
 SETTLE = 1.0  # seconds at most that a view waits for the server to come to rest
 
+
 _servers: dict[str, Server] = {}  # the running ones, by name
-_lock = threading.RLock()
-
-
-class ServerStuck(TimeoutError):
-    """A thread of the server did not end, or did not come to listen; the message says on which line it stands."""
 
 
 class Server:
@@ -50,9 +48,8 @@ class Server:
         self.name = name
         self.log = Log(lambda: self.observation, self.settle)
         self.observation = Observation(name, EventLog(most_events))
-        self._ending = threading.Lock()
         self.stopped = False
-        self._again: Callable[[int | None], Server] | None = None  # how to start the same at some port
+        self._again: Callable[[int | None, Asker], Server] | None = None  # how to start the same at some port
 
     @property
     def address(self) -> Address:
@@ -83,23 +80,23 @@ class Server:
         return [task.label for task in self.observation.alive()]
 
     def timeline(self) -> Timeline:
-        """What happened so far, one lane per client. Waits for the server to come to rest, a second at most."""
+        """What happened so far, one lane per client. Asker for the server to come to rest, a second at most."""
         self.settle()
         look(self.observation)
         return Timeline.of(self.observation)
 
     def where(self) -> CodeView:
-        """The student's functions, with a mark on each line where a thread stands. Waits as `timeline` does."""
+        """The student's functions, with a mark on each line where a thread stands. Asker as `timeline` does."""
         self.settle()
         return code_view(self.observation, self.client_names(), self.stopped)
 
     def backlog(self) -> Backlog:
-        """Who is connected and not accepted yet, and what lies unread. Waits as `timeline` does."""
+        """Who is connected and not accepted yet, and what lies unread. Asker as `timeline` does."""
         self.settle()
         return Backlog.of(self.observation)
 
     def snapshot(self) -> Snapshot:
-        """All three views of one moment, in one picture. Waits as `timeline` does, once."""
+        """All three views of one moment, in one picture. Asker as `timeline` does, once."""
         self.settle()
         look(self.observation)
         code = code_view(self.observation, self.client_names(), self.stopped)
@@ -116,7 +113,7 @@ class Server:
 
         A thread that is in such a call stays in it, and stops before its next one. Two kinds of calls are not seen to
         come: those of a method that the code has kept from before, as in `read = conn.recv`, and a `send` or `close`
-        that an installed package makes. Waits first as `timeline` does, so that a server that has just been started is
+        that an installed package makes. Asker first as `timeline` does, so that a server that has just been started is
         in its accept. On a stopped server, or when it is called again, it does nothing.
         """
         if not self.paused:
@@ -126,20 +123,11 @@ class Server:
     def step(self, thread: str | None = None) -> list[str]:
         """Let each thread that has stopped make the one call before which it stands, or only the one called `thread`.
 
-        Waits first as `timeline` does, so that a thread that is on its way to its next call has come there. Returns
+        Asker first as `timeline` does, so that a thread that is on its way to its next call has come there. Returns
         the labels of those that it let go, [] where none had stopped. ValueError where `thread` has not.
         """
         self.settle()
-        gate = self.observation.gate
-        held = [task for task in self.observation.alive() if task.paused]
-        if thread is not None:
-            named = [task for task in held if task.label == thread]
-            if not named:
-                names = ", ".join(task.label for task in held) or "no thread"
-                hint = "" if self.paused else f"; {self.name} does not run step by step, pause() makes it do so"
-                raise ValueError(f"step() finds no paused thread {thread!r}: paused now: {names}{hint}")
-            held = named
-        return [task.label for task in held if gate.let_go(task)]
+        return let_go(self.observation, thread)
 
     def resume(self) -> None:
         """Let all of its threads run freely again. Calling it again does nothing."""
@@ -150,7 +138,7 @@ class Server:
         there. No client is hung up on, and no other thread is told. (`stop` does both.)
 
         In a terminal, Ctrl+C ends whichever call the main thread waits in. Here it is only `accept` that ends at once;
-        elsewhere the exception comes when the call has returned. Waits first as `timeline` does, so that a server that
+        elsewhere the exception comes when the call has returned. Asker first as `timeline` does, so that a server that
         is on its way to its accept has come there. On a stopped server it does nothing.
         """
         self.settle()
@@ -169,32 +157,26 @@ class Server:
         all the same gets the exception thrown into it. `ServerStuck` names one that is still there after `timeout`
         seconds (it sleeps, or waits for something that only it knows).
         """
-        observation, deadline = self.observation, time.monotonic() + timeout
-        here = current_task()
-        if here is not None and here.observation is observation:
-            timeout = 0  # one of its own threads: it cannot wait for another one that waits for it
-        # Whoever comes second waits until the first is done.
-        if not self._ending.acquire(timeout=timeout):
-            return
-        try:
-            if self.stopped:
+        apart(lambda _: self._stop(timeout))
+
+    def _stop(self, timeout: float) -> None:
+        with turn(self.name) as mine:
+            observation = self.observation
+            if not mine or (self.stopped and observation not in running):
                 return
             self.stopped = True
-            left = stopping.stop(observation, deadline)
-        finally:  # also on Ctrl+C
-            observation.close_all()
-            patches.end(observation)
-            with _lock:
-                if _servers.get(self.name) is self:
-                    del _servers[self.name]
-            self._ending.release()
-        if left:
-            stopping.give_up(left)
-            stands = "; ".join(f"{task.label} stands at {where(task)}" for task in left)
-            raise ServerStuck(
-                f"{self.name} did not end within {timeout:g} s: {stands}. Its sockets are closed. "
-                "To be rid of the thread, restart the kernel."
-            )
+            try:
+                left = stopping.stop(observation, time.monotonic() + timeout)
+            finally:
+                children = stopping.end_children(observation)
+                observation.close_all()
+                with lock:
+                    if _servers.get(self.name) is self:
+                        del _servers[self.name]
+                patches.end(observation)
+            if left or children:
+                stands = [f"{task.label} stands at {where(task)}" for task in left]
+                raise stopping.stuck(self.observation, timeout, left, stands, children)
 
     def restart(self) -> None:
         """Stop it, if it runs, and start the same function again: at the same port, or at a free one if that is taken.
@@ -207,17 +189,24 @@ class Server:
                 f"{self.name} cannot be started again: a server of the socketserver module has one socket, which "
                 "stop() closes. Make a new one, and start() that."
             )
-        self.stop()
-        try:
-            begun = self._again(self.observation.address[1] if self.observation.address else None)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise
-            begun = self._again(None)
-        with _lock:  # whoever holds this object has the running server
-            self.observation, self._again, self.stopped = begun.observation, begun._again, False
-            if _servers.get(self.name) is begun:
-                _servers[self.name] = self
+        again = self._again
+        apart(lambda asker: self._restart(again, asker))
+
+    def _restart(self, again: Callable[[int | None, Asker], Server], asker: Asker) -> None:
+        with turn(self.name) as mine:
+            if not mine:
+                return
+            self._stop(2.0)
+            try:
+                begun = again(self.observation.address[1] if self.observation.address else None, asker)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                begun = again(None, asker)
+            with lock:  # whoever holds this object has the running server
+                self.observation, self._again, self.stopped = begun.observation, begun._again, begun.stopped
+                if _servers.get(self.name) is begun:
+                    _servers[self.name] = self
 
     def settle(self, timeout: float = SETTLE) -> bool:
         """Wait until every thread of the server waits for somebody else. False: it was still busy after `timeout` s."""
@@ -275,31 +264,39 @@ def start(
         )
     owner = getattr(serve, "__self__", None)
     name = name or reasons.name_of(serve)
-    earlier = _servers.get(name)
-    if earlier is not None:
-        try:
-            earlier.stop()
-        except ServerStuck as stuck:
-            warnings.warn(f"the earlier server was left behind: {stuck}", RuntimeWarning, stacklevel=2)
     before_exit(_stop_all)
     options: dict[str, Any] = {"host": host, "arguments": arguments, "timeout": timeout}
     options |= {"most_threads": most_threads, "most_events": most_events}
-    for attempt in range(3):
-        try:
-            server = _start_once(serve, name, port=free_port(host) if port is None else port, **options)
-            if not isinstance(owner, socketserver.BaseServer):
-                server._again = lambda port: start(serve, name=name, port=port, **options)
-            return server
-        except OSError as error:
-            # Another program may have taken the free port in the meantime.
-            if (
-                error.errno != errno.EADDRINUSE
-                or port is not None
-                or not reasons.arguments(serve, "", 0)
-                or attempt == 2
-            ):
-                raise
-    raise AssertionError("not reached")
+    stuck: list[ServerStuck] = []
+
+    def begin(port: int | None, asker: Asker) -> Server:
+        with turn(name) as mine:
+            earlier = _servers.get(name)
+            if earlier is not None and mine:
+                try:
+                    earlier._stop(2.0)
+                except ServerStuck as left:
+                    stuck.append(left)
+            for attempt in range(3):
+                try:
+                    at = free_port(host) if port is None else port
+                    server = _start_once(serve, name, port=at, asker=asker, **options)
+                    if not isinstance(owner, socketserver.BaseServer):
+                        server._again = begin
+                    return server
+                except OSError as error:
+                    # Another program may have taken the free port in the meantime.
+                    taken = error.errno == errno.EADDRINUSE and port is None and reasons.arguments(serve, "", 0)
+                    if not taken or attempt == 2:
+                        raise
+        raise AssertionError("not reached")
+
+    try:
+        return apart(lambda asker: begin(port, asker))
+    finally:
+        while stuck:
+            text = f"the earlier server was left behind: {stuck.pop()}"
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
 
 
 def newest(name: str) -> Server | None:
@@ -320,12 +317,14 @@ def _start_once(
     timeout: float,
     most_threads: int | None,
     most_events: int,
+    asker: Asker,
 ) -> Server:
     __tracebackhide__ = True
     given = reasons.arguments(serve, host, port)
     server = Server(name, most_events)
     observation = server.observation
     outcome: list[object] = []  # what serve returned or raised
+    asker.wakes.append(observation.listening)
 
     def run() -> None:
         __tracebackhide__ = True
@@ -355,12 +354,12 @@ def _start_once(
             thread.start()
             deadline = time.monotonic() + timeout
             observation.listening.wait(timeout)
-            certain = reasons.serves_unwatched(observation, task, ended, deadline)
+            certain = reasons.serves_unwatched(observation, task, lambda: ended.is_set() or asker.gone, deadline)
     except BaseException:  # Ctrl+C, or no thread is to be had
         _end(server)
         raise
-    if observation.address is not None:
-        with _lock:
+    if observation.address is not None and not asker.gone:
+        with lock:
             _servers[name] = server
         return server
     if ended.is_set():
@@ -377,13 +376,17 @@ def _end(server: Server) -> str:
     for sock in bound:
         reasons.wake(sock)
     try:
-        server.stop(timeout=1.0)
+        server._stop(1.0)
     except ServerStuck as stuck:
         return str(stuck)
     finally:
         for sock in bound:  # not before: a select() would not see them wake
             sock.close()
     return ""
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_servers.clear)  # a child ends without ending its parent's servers
 
 
 def _stop_all() -> None:

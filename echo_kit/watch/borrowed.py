@@ -11,13 +11,13 @@ import ctypes
 import functools
 import selectors
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from contextvars import ContextVar
 from threading import get_ident
 from types import CodeType
 from typing import Any
 
-_active: Mapping[int, threading.Thread] | None = getattr(threading, "_active", None)
+_active: MutableMapping[int, threading.Thread] | None = getattr(threading, "_active", None)
 
 # The workers of all thread pools. Without it, a pool that is older than the server serves unseen.
 pool_workers: Mapping[Any, Any] = getattr(pool, "_threads_queues", {})
@@ -38,6 +38,14 @@ _raise: Callable[..., int] | None = getattr(getattr(ctypes, "pythonapi", None), 
 def calling_thread() -> threading.Thread | None:
     """The calling thread; None for one that `threading` does not know. (Without the name, a dummy that it keeps.)"""
     return threading.current_thread() if _active is None else _active.get(get_ident())
+
+
+def forget_thread() -> None:
+    """The calling thread, which `threading` has not started, ends: until 3.12 a dummy would stay in the list of threads
+    for it. Without the name, it stays.
+    """
+    if _active is not None:
+        _active.pop(get_ident(), None)
 
 
 def raise_in(ident: int, exception: type[BaseException] | None) -> None:

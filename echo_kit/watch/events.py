@@ -61,6 +61,8 @@ class Connection:
     messages  calls of recv (server) or send (client) that moved at least one byte
     cut_off   closed because the server was stopped
     waited    seconds from the handshake to the accept, as the kernel says; None: it does not
+    handed_on  where it went, and is not seen any more: "to ssl", "to a child process"; "": nowhere
+    closed_at  where the server's own code closed it: "line 6 of serve"; "": not known
     """
 
     client: Address
@@ -71,6 +73,8 @@ class Connection:
     closed: bool = False
     cut_off: bool = False
     waited: float | None = None
+    handed_on: str = ""
+    closed_at: str = ""
 
 
 @dataclass(frozen=True, slots=True)

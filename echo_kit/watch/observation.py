@@ -18,13 +18,13 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import CodeType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .borrowed import calling_thread, idle_worker, pool_workers
 from .events import Address, Bind, Connection, EventLog, Line, plain_address, reachable
 from .frames import forget_variables, student_frames, student_traceback, thread_frames
 from .gate import Gate
-from .sockets import Alarm
+from .sockets import Alarm, Opened, close_whole
 from .text import cut, visible
 
 LOG_LINES = 10_000  # printed lines that a server keeps
@@ -124,6 +124,7 @@ class _Here(threading.local):
     task: Task | None = None  # the newest that `task_for` found, for the two calls that must be fast
     raw: Task | None = None  # of a thread that `threading` does not know
     life: set[object] | None = None  # of such a thread: held as long as it lives
+    passing_on = False  # what it died of, to a hook that is not ours
 
 
 here = _Here()
@@ -160,6 +161,8 @@ class Observation:
         self.alarm = Alarm()
         self.keyboard: Observed | None = None  # of a client program, whose connections are observed; servers have none
         self.servers: dict[Connection, Observation | None] = {}  # to which that program has connected; None: not ours
+        self.opened = Opened()  # the sockets that its threads have made, also those that no view shows
+        self.children: Any = None  # the processes that its threads have forked: a `children.Children`, or None
         self.kept: list[socket.socket] = []  # while it is stopped, so that nobody's last reference closes one
         self._numbers = itertools.count(1)
 
@@ -245,12 +248,15 @@ class Observation:
             if seen.observation is self and seen.listening is listening and sock is not None:
                 yield sock, seen
 
+    def others(self) -> list[socket.socket]:
+        """The open sockets that are not observed: for UDP, for TLS, a client's, …"""
+        return [each for each in self.opened.now() if id(each) not in observed]
+
     def close_sockets(self) -> None:
         """Close what the server's own code left open."""
-        for listening in (False, True):
-            for sock, _ in self.sockets(listening):
-                with contextlib.suppress(OSError):
-                    sock.close()
+        mine = [sock for listening in (False, True) for sock, _ in self.sockets(listening)]
+        for sock in [*mine, *self.others()]:
+            close_whole(sock)
 
     def close_all(self) -> None:
         """Close also our own two."""
@@ -271,7 +277,8 @@ class Observation:
 
     def printed(self) -> list[Line]:
         """All that was printed, as far as it is kept; last what has no end of line yet."""
-        return [*self.lines.copy(), *(task.partial for task in self.tasks if task.partial)]
+        of_children = self.children.read() if self.children else []
+        return [*self.lines.copy(), *(task.partial for task in self.tasks if task.partial), *of_children]
 
     def report(self, task: Task, error: BaseException) -> None:
         """A thread died of `error`: remember the first one, and log its traceback without our own frames."""

@@ -20,12 +20,23 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 from . import output
+from .apart import apart
 from .borrowed import pool_workers
 from .calls import TWINS
 from .frames import is_asked_for, is_student_code
 from .observation import Call, Observation, ServerStopped, Task, current_task, lock, noting, observed, running, task_for
 
+plain_init = socket.socket.__init__
 plain_start = threading.Thread.start
+
+
+@functools.wraps(plain_init)
+def init(self: socket.socket, *args: Any, **named: Any) -> None:
+    plain_init(self, *args, **named)
+    task = current_task()
+    if task is not None:
+        with noting(task.observation):
+            task.observation.opened.add(self)
 
 
 @functools.wraps(plain_start)
@@ -111,6 +122,20 @@ def step_by_step(observation: Observation, on: bool) -> None:
                 setattr(socket.socket, name, after)
 
 
+def let_go(observation: Observation, thread: str | None) -> list[str]:
+    """Let each thread that is held make its call, or only the one called `thread`; the labels of those."""
+    gate = observation.gate
+    held = [task for task in observation.alive() if task.paused]
+    if thread is not None:
+        named = [task for task in held if task.label == thread]
+        if not named:
+            names = ", ".join(task.label for task in held) or "no thread"
+            hint = "" if gate.closed else f"; {observation.name} does not run step by step, pause() makes it do so"
+            raise ValueError(f"step() finds no paused thread {thread!r}: paused now: {names}{hint}")
+        held = named
+    return [task.label for task in held if gate.let_go(task)]
+
+
 # -- the table -------------------------------------------------------------------------------------------------------
 
 
@@ -124,6 +149,7 @@ class Patch(NamedTuple):
 TABLE = (
     *(Patch(socket.socket, name, "records the calls (calls.py)", twin) for name, twin in TWINS.items()),
     *(Patch(socket.socket, name, "holds a thread before the call (step_by_step)") for name in HELD),
+    Patch(socket.socket, "__init__", "stop closes all that a server's threads have opened", init),
     Patch(threading.Thread, "start", "a server owns what its threads start", start),
     Patch(threading, "excepthook", "what a thread dies of goes into its server's log (output.py)", output.excepthook),
     Patch(sys, "unraisablehook", "the same for threads of the _thread module (output.py)", output.unraisablehook),
@@ -134,6 +160,7 @@ TABLE = (
     Patch(socket, "getdefaulttimeout", "no_default_timeout(): while a check runs"),
     Patch(gc, "isenabled", "collector_paused(): while a timeline is made"),
 )
+_in_place: set[Callable[..., Any]] = set()  # stand-ins that have been put in and not taken out
 TOLD_BY = ("gettrace", "isenabled", "getdefaulttimeout")  # functions that say what is set
 
 
@@ -146,35 +173,55 @@ def state() -> dict[str, object]:
 
 def begin(observation: Observation) -> None:
     """Start to observe; the first observation puts the stand-ins in."""
-    with lock:
-        if not running:
-            for owner, name, _, stand_in in TABLE:
-                if stand_in is not None:
-                    output.found[name] = vars(owner).get(name)
-                    setattr(owner, name, stand_in)
-        running.append(observation)
-        output.route_streams()
+    apart(lambda _: _change(observation, running.append))
 
 
 def end(observation: Observation) -> None:
     """Stop to observe; with the last observation the stand-ins go. Calling it again does nothing."""
-    with lock:
-        if observation not in running:
-            return
-        step_by_step(observation, False)
+    apart(lambda _: _change(observation, _leave))
+
+
+def _leave(observation: Observation) -> None:
+    step_by_step(observation, False)
+    if observation in running:
         running.remove(observation)
-        # A thread that is stuck stays its own, and goes on printing into its log.
-        observation.drop([task for task in observation.tasks if task.idle() or not task.alive()])
-        if running:
-            return
-        for owner, name, _, stand_in in TABLE:
-            if stand_in is None or vars(owner).get(name) is not stand_in:
-                continue  # somebody has patched our patch: it stays, and passes on what is not ours
-            if output.found[name] is None:
-                delattr(owner, name)
-            else:
-                setattr(owner, name, output.found[name])
-        output.route_streams()
+    # A thread that is stuck stays its own, and goes on printing into its log.
+    observation.drop([task for task in observation.tasks if task.idle() or not task.alive()])
+
+
+def _change(observation: Observation, how: Callable[[Observation], None]) -> None:
+    with lock:
+        before = len(running)
+        how(observation)
+        put(first=not before)
+
+
+def put(first: bool = False) -> None:
+    """Put the stand-ins in if a server runs, else take them out, where that is not so already. What somebody has put
+    over one of ours while a server runs stays, and passes on to ours; only the `first` server puts ours over it.
+    """
+    for owner, name, _, stand_in in TABLE:
+        now = vars(owner).get(name)
+        if stand_in is None:
+            continue
+        if now is stand_in:
+            if not running:
+                _put_back(owner, name)
+                _in_place.discard(stand_in)
+        elif running and (first or stand_in not in _in_place):  # never over itself
+            if stand_in in _in_place:
+                output.below[name] = output.found[name]
+            output.found[name] = now
+            setattr(owner, name, stand_in)
+            _in_place.add(stand_in)
+    output.route_streams()
+
+
+def _put_back(owner: Any, name: str) -> None:
+    if output.found[name] is None:
+        delattr(owner, name)
+    else:
+        setattr(owner, name, output.found[name])
 
 
 # -- for a moment ----------------------------------------------------------------------------------------------------
@@ -190,9 +237,24 @@ def _for_now(get: Callable[[], Any], put: Callable[[Any], object], value: Any) -
         put(kept)
 
 
-def program_arguments(*argv: str) -> AbstractContextManager[None]:
+_arguments: list[list[str]] = []  # what sys.argv was, then what it is for each server that starts now
+
+
+@contextlib.contextmanager
+def program_arguments(*argv: str) -> Iterator[None]:
     """A main() that reads sys.argv must not take the kernel's own arguments for its HOST and PORT."""
-    return _for_now(lambda: sys.argv, lambda argv: setattr(sys, "argv", argv), list(argv))
+    mine = [*argv]
+    with lock:  # several may start at once, and end in any order
+        _arguments.extend([mine] if _arguments else [sys.argv, mine])
+        sys.argv = mine
+    try:
+        yield
+    finally:
+        with lock:
+            _arguments[:] = [each for each in _arguments if each is not mine]
+            sys.argv = _arguments[-1]
+            if len(_arguments) == 1:
+                _arguments.clear()
 
 
 def no_default_timeout() -> AbstractContextManager[None]:

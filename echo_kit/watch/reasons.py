@@ -13,7 +13,6 @@ import operator
 import re
 import socket
 import socketserver
-import threading
 import time
 from collections.abc import Callable
 from typing import Any, SupportsIndex
@@ -164,12 +163,13 @@ def _open(bind: Bind) -> socket.socket | None:
     return sock if sock is not None and not bind.error and sock.fileno() != -1 else None
 
 
-def serves_unwatched(observation: Observation, task: Task, ended: threading.Event, deadline: float) -> bool:
-    """Where it has bound what cannot be watched, wait until it listens at what can, or has ended. True: it does
+def serves_unwatched(observation: Observation, task: Task, over: Callable[[], object], deadline: float) -> bool:
+    """Where it has bound what cannot be watched, wait until it listens at what can, or it is `over`. True: it does
     neither, for it serves what it has bound: the line at which it stands for a while reads.
     """
     since = time.monotonic()
-    while observation.address is None and not ended.wait(LOOK):
+    while observation.address is None and not over():
+        time.sleep(LOOK)
         frame = student_frame(task.identity()) if unwatched(observation) else None
         line = "" if frame is None else source_line(frame) or "( ".join((*frame.f_code.co_names, ""))
         now = time.monotonic()

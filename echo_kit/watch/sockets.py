@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import selectors
 import socket
+import stat
 import struct
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 
 PORTS = range(20_000, 32_768)  # from which servers get theirs
 
+plain_detach = socket.socket.detach
 # select.select cannot take descriptors from 1024 up; poll can, and needs no descriptor of its own as epoll does.
 Selector: type[selectors.BaseSelector] = getattr(selectors, "PollSelector", selectors.SelectSelector)
 RESET_ON_CLOSE = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)  # SO_LINGER: close sends a reset
@@ -56,6 +60,51 @@ def waited(conn: socket.socket) -> float | None:
         return float(struct.unpack_from("=I", conn.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 64), 44)[0]) / 1000
     except (OSError, struct.error):  # broken off already, or a kernel that tells less
         return None
+
+
+class Opened:
+    """Sockets, as long as they are open and somebody has them."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[int, weakref.ref[socket.socket]] = {}  # an entry goes before its id can be used again
+
+    def add(self, sock: socket.socket) -> None:
+        key, entries = id(sock), self._by_id
+        entries[key] = weakref.ref(sock, lambda _: entries.pop(key, None))
+
+    def now(self) -> list[socket.socket]:
+        sockets = [each() for each in list(self._by_id.values())]
+        return [each for each in sockets if each is not None and each.fileno() != -1]
+
+    def clear(self) -> None:
+        self._by_id.clear()
+
+
+def close_whole(sock: socket.socket) -> None:
+    """Close it also where a file of makefile(), or a close() of the student's own, would leave it open."""
+    with contextlib.suppress(Exception):
+        sock.close()
+    with contextlib.suppress(OSError):
+        descriptor = plain_detach(sock)  # -1 if it is closed
+        socket.socket.close(sock)
+        if descriptor != -1:
+            socket.close(descriptor)
+
+
+def descriptors_at(port: int) -> list[int] | None:
+    """This process's file descriptors of sockets whose own port that is; None: the system does not list them."""
+    try:
+        descriptors = [int(each) for each in os.listdir("/dev/fd")]
+    except (OSError, ValueError):
+        return None
+    found = []
+    for each in descriptors:
+        with contextlib.suppress(OSError):
+            if stat.S_ISSOCK(os.fstat(each).st_mode):
+                with socket.socket(fileno=os.dup(each)) as sock:
+                    if sock.family in (socket.AF_INET, socket.AF_INET6) and sock.getsockname()[1] == port:
+                        found.append(each)
+    return found
 
 
 class Alarm:

@@ -17,12 +17,14 @@ from types import FrameType
 from typing import Any
 
 from . import calls
+from .apart import ServerStuck
 from .borrowed import raise_in, waits
+from .children import Children
 from .events import reachable
 from .frames import is_student_code, thread_frames
 from .observation import Observation, ServerStopped, Task
 from .patches import start, step_by_step, take_turns
-from .sockets import RESET_ON_CLOSE, ready
+from .sockets import RESET_ON_CLOSE, descriptors_at, ready
 
 GRACE = 0.25  # seconds that a thread has until stronger means are used, or used again
 LOOK = 0.005  # seconds from one look to the next, whether a thread may be interrupted
@@ -59,6 +61,10 @@ def ask_to_stop(observation: Observation) -> None:
         if observation.abort:  # no end of file before the reset: a client that closed on it would keep the port busy
             _quietly(sock.setsockopt, socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         _quietly(calls.plain_shutdown, sock, socket.SHUT_RD if observation.abort else socket.SHUT_RDWR)
+    for sock in observation.others():
+        if observation.abort:
+            _quietly(sock.setsockopt, socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        _quietly(calls.plain_shutdown, sock, socket.SHUT_RD if observation.abort else socket.SHUT_RDWR)
     step_by_step(observation, False)  # last, so that a thread that is held comes to sockets that are shut down
 
 
@@ -67,6 +73,8 @@ def insist(observation: Observation) -> None:
     for sock, _ in observation.sockets(listening=False):
         if not (observation.abort and ready(sock, selectors.EVENT_WRITE)):  # no end of file: see ask_to_stop
             _quietly(calls.plain_shutdown, sock, socket.SHUT_RDWR)
+    for sock in observation.others():
+        _quietly(calls.plain_shutdown, sock, socket.SHUT_RDWR)
     for sock, _ in observation.sockets(listening=True):
         _quietly(lambda sock=sock: socket.create_connection(reachable(sock.getsockname())[:2], timeout=0.1).close())
 
@@ -128,6 +136,43 @@ def give_up(left: list[Task]) -> None:
         throw_into(task, SystemExit)
     if left and sys.version_info < (3, 12):
         _take_one()
+
+
+def end_children(observation: Observation) -> list[int]:
+    """End the processes that its threads have forked. The process ids of those that go on."""
+    children: Children | None = observation.children
+    return [] if children is None else children.end()
+
+
+def stuck(
+    observation: Observation, timeout: float, left: list[Task], stands: list[str], children: list[int]
+) -> ServerStuck:
+    """These did not end: the threads, of which `stands` says where, and the processes. Of what is closed, it says what
+    the system says.
+    """
+    name, port = observation.name, observation.address[1] if observation.address else 0
+    told = []
+    if left:
+        give_up(left)
+        told = [f"{name} did not end within {timeout:g} s: {'; '.join(stands)}.", what_is_open(port)]
+        told += ["To be rid of the thread, restart the kernel."]
+    for each in children:
+        holds = f", and may hold port {port}" if port else ""
+        told += [f"A child process of {name} (pid {each}) goes on{holds}: end it in a terminal, kill -9 {each}."]
+    return ServerStuck(" ".join(told))
+
+
+def what_is_open(port: int) -> str:
+    """Whether all sockets of a stopped server's port are closed in this process, as the system says."""
+    left = descriptors_at(port) if port else []
+    if left is None:
+        return "Its sockets are closed, as far as Python knows them."
+    if not left:
+        return "Its sockets are closed."
+    numbers = ", ".join(map(str, left))
+    return (
+        f"Its port {port} is still held by file descriptor {numbers} of this process, which no socket of Python's owns."
+    )
 
 
 def _take_one() -> None:

@@ -24,7 +24,14 @@ def test_after_the_last_stop_all_is_as_it_was(capsys):
         changed = {name for name, value in patches.state().items() if value != before[name]}
         assert changed == {
             *(f"socket.{name}" for name in calls.TWINS),
-            *("Thread.start", "threading.excepthook", "sys.unraisablehook", "sys.stdout", "sys.stderr"),
+            *(
+                "socket.__init__",
+                "Thread.start",
+                "threading.excepthook",
+                "sys.unraisablehook",
+                "sys.stdout",
+                "sys.stderr",
+            ),
         }
         one.pause()
         with Client(one):

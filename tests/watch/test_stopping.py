@@ -1,15 +1,26 @@
-"""An exception is thrown into a thread only where it does no harm."""
+"""What stop closes and ends, and what it says of the rest. An exception is thrown only where it does no harm."""
 
+import contextlib
+import gc
+import os
+import re
 import socket
+import socketserver
+import ssl
+import sys
 import sysconfig
 import threading
 import time
 
 import pytest
 
-from echo_kit import Client, start
-from echo_kit.watch import stopping
+from echo_kit import Client, ServerStuck, serve_single, serve_threaded, start
+from echo_kit.watch import observation, patches, stopping
 from echo_kit.watch.observation import Observation, ServerStopped
+from echo_kit.watch.sockets import descriptors_at
+
+from ..conftest import open_sockets
+from .certificate import PEM
 
 LONG = 20
 
@@ -131,3 +142,289 @@ def test_a_thread_is_not_interrupted_again_at_once():
         server.settle(0.05)
         server.stop(timeout=LONG)
     assert ended == ["in good order"]
+
+
+# -- what it closes ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def certificate(tmp_path):
+    (tmp_path / "pem").write_text(PEM)
+    return tmp_path / "pem"
+
+
+def trusting(certificate):
+    context = ssl.create_default_context(cafile=certificate)
+    return context
+
+
+def tls_threads(certificate):
+    """A thread for each client, as in CASES; the socket is wrapped by the one that accepts, or in the thread."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+
+    def talk(conn):
+        with conn:
+            while data := conn.recv(1024):
+                conn.sendall(data)
+
+    def wraps_and_talks(raw):
+        talk(context.wrap_socket(raw, server_side=True))
+
+    def serve(host, port):
+        with socket.create_server((host, port)) as door:
+            while True:
+                raw, _ = door.accept()
+                threading.Thread(target=talk, args=(context.wrap_socket(raw, server_side=True),)).start()
+
+    def serve_in_the_thread(host, port):
+        with socket.create_server((host, port)) as door:
+            while True:
+                threading.Thread(target=wraps_and_talks, args=(door.accept()[0],)).start()
+
+    def wrapped_door(host, port):
+        with socket.socket() as plain, context.wrap_socket(plain, server_side=True) as door:
+            door.bind((host, port))  # and no SO_REUSEADDR
+            door.listen()
+            while True:
+                threading.Thread(target=talk, args=(door.accept()[0],)).start()
+
+    return {"serve": serve, "in the thread": serve_in_the_thread, "a wrapped listener": wrapped_door}
+
+
+@pytest.mark.parametrize("which", ["serve", "in the thread", "a wrapped listener"])
+def test_a_server_with_tls_ends_at_once(certificate, which):
+    server = start(tls_threads(certificate)[which])
+    with (
+        socket.create_connection(server.address, timeout=LONG) as plain,
+        trusting(certificate).wrap_socket(plain, server_hostname="127.0.0.1") as alice,
+    ):
+        alice.sendall(b"hello")
+        assert alice.recv(100) == b"hello"
+        began = time.monotonic()
+        server.stop()
+        assert time.monotonic() - began < 1.0, "without ServerStuck after 2 s"
+        with contextlib.suppress(ssl.SSLError, ConnectionError):
+            assert alice.recv(100) == b""
+    assert descriptors_at(server.address[1]) in ([], None)
+
+
+def udp_beside_tcp(host, port, reached):
+    with socket.create_server((host, port)) as door:
+        side = socket.socket(type=socket.SOCK_DGRAM)
+        side.bind((host, port))
+
+        def loop():
+            while True:
+                side.recvfrom(1024)
+
+        threading.Thread(target=loop).start()
+        reached()
+        door.accept()
+
+
+def two_kinds_of_sockets_and_no_loop(host, port, reached):
+    """Opened, forgotten in a list, and in nobody's call."""
+    kept = [socket.socket(type=kind) for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM)]
+    kept += socket.socketpair()
+    with socket.create_server((host, port)) as door:
+        reached()
+        door.accept()
+
+
+def asks_another_server(host, port, reached):
+    """A proxy: it waits for one that says nothing."""
+    with socket.create_server((host, 0)) as silent, socket.create_server((host, port)) as door:
+        with socket.create_connection(silent.getsockname()) as other:
+            threading.Thread(target=other.recv, args=(1,)).start()
+            reached()
+            door.accept()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing wakes a call on such a socket there")
+@pytest.mark.parametrize("serve", [udp_beside_tcp, two_kinds_of_sockets_and_no_loop, asks_another_server])
+def test_sockets_that_no_view_shows_are_closed_too(serve):
+    before, opened = open_sockets(), threading.Event()
+    server = start(lambda host, port: serve(host, port, opened.set), name="it")
+    assert opened.wait(LONG)
+    server.settle()
+    server.stop(timeout=LONG)
+    assert observation.running == []
+    assert open_sockets() == before, "without the help of the garbage collector"
+
+
+@contextlib.contextmanager
+def sleeping(name):
+    """A function of the student's that no exception ends."""
+    release, threads = threading.Event(), []
+
+    def sleep():
+        threads.append(threading.current_thread())
+        while not release.is_set():
+            with contextlib.suppress(BaseException):
+                release.wait(LONG)
+
+    sleep.__name__ = name
+    try:
+        yield sleep
+    finally:
+        release.set()
+        for thread in threads:
+            thread.join(LONG)
+
+
+@pytest.mark.parametrize("how", ["makefile", "StreamRequestHandler", "close() of its own"])
+def test_its_sockets_are_closed_is_what_the_kernel_says(how):
+    class Own(socket.socket):
+        def close(self):
+            """It forgets to."""
+
+    with sleeping("sleep") as sleep:
+
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self):
+                for _ in self.rfile:
+                    sleep()
+
+        def serve(host, port):
+            if how == "StreamRequestHandler":
+                with socketserver.ThreadingTCPServer((host, port), Handler) as made:
+                    made.serve_forever()
+            with socket.create_server((host, port)) as door:
+                conn, _ = door.accept()
+                if how == "makefile":
+                    for _ in conn.makefile("rwb"):
+                        sleep()
+                own = Own(fileno=conn.detach())
+                sleep()
+                own.recv(1)
+
+        server = start(serve)
+        with socket.create_connection(server.address, timeout=LONG) as alice:
+            alice.sendall(b"hello\n")
+            server.settle()
+            with pytest.raises(ServerStuck, match=r"Its sockets are closed\. To be rid of the thread") as error:
+                server.stop(timeout=0.3)
+            assert descriptors_at(server.address[1]) in ([], None)
+            with contextlib.suppress(ConnectionResetError):
+                assert alice.recv(1) == b""
+        del error
+
+
+@pytest.mark.skipif(not os.path.isdir("/dev/fd"), reason="the system does not list the file descriptors")
+def test_a_descriptor_that_python_does_not_know_is_named():
+    numbers = []
+    with sleeping("sleep") as sleep:
+
+        def serve(host, port):
+            with socket.create_server((host, port)) as door:
+                numbers.append(door.accept()[0].detach())
+                sleep()
+
+        server = start(serve)
+        with socket.create_connection(server.address, timeout=LONG):
+            server.settle()
+            with pytest.raises(ServerStuck) as error:
+                server.stop(timeout=0.3)
+        os.close(numbers[0])
+    port = server.address[1]
+    assert re.fullmatch(
+        r"serve did not end within 0\.3 s: server thread stands at line \d+ of sleep: release\.wait\(LONG\)\. "
+        rf"Its port {port} is still held by file descriptor {numbers[0]} of this process, which no socket of Python's "
+        r"owns\. To be rid of the thread, restart the kernel\.",
+        str(error.value),
+    )
+    del error
+
+
+# -- again and again ---------------------------------------------------------------------------------------------------
+
+
+def resources():
+    gc.collect()
+    descriptors = sorted(os.listdir("/dev/fd")) if os.path.isdir("/dev/fd") else []
+    return descriptors, open_sockets(), threading.enumerate(), patches.state(), dict(observation.observed)
+
+
+def memory():
+    gc.collect()
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def cycle(serve):
+    with start(serve) as server:
+        clients = [Client(server, f"client {number}") for number in range(1 if serve is serve_single else 10)]
+        for client in clients:
+            client.send("hello")
+        for client in clients:
+            assert client.receive() == "hello"
+        for client in clients:
+            client.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is asked of Linux")
+@pytest.mark.soak
+def test_a_thousand_cycles_leave_nothing():
+    for _ in range(20):
+        cycle(serve_threaded)
+    before, began = resources(), memory()
+    for _ in range(1000):
+        cycle(serve_threaded)
+    assert resources() == before
+    grown = memory() - began
+    print(f"1,000 cycles of start, ten clients, stop: {grown / 1e6:.1f} MB more")
+    assert grown < 10e6
+
+
+class Died(Exception):
+    pass
+
+
+def dies_in_serve(host, port):
+    with socket.create_server((host, port)) as door:
+        door.accept()
+        raise Died
+
+
+def dies_before_it_listens(host, port):
+    kept = socket.socket(), socket.socket(type=socket.SOCK_DGRAM)
+    raise Died(len(kept))
+
+
+def dies_in_a_thread(host, port):
+    def handle(conn):
+        raise Died
+
+    with socket.create_server((host, port)) as door:
+        while True:
+            threading.Thread(target=handle, args=(door.accept()[0],)).start()
+
+
+def dies_while_it_is_stopped(host, port):
+    door = socket.create_server((host, port))
+    try:
+        door.accept()
+        door.accept()
+    except KeyboardInterrupt:
+        raise Died from None
+
+
+def dies(serve):
+    with contextlib.suppress(Died), start(serve) as server:
+        with contextlib.suppress(OSError), socket.create_connection(server.address, timeout=LONG) as alice:
+            alice.recv(1) if serve in (dies_in_serve, dies_in_a_thread) else server.settle()
+
+
+@pytest.mark.parametrize("cycles", [2, pytest.param(50, marks=pytest.mark.soak)])
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_servers_that_end_by_an_exception_leave_nothing(cycles):
+    programs = (dies_in_serve, dies_before_it_listens, dies_in_a_thread, dies_while_it_is_stopped)
+    for serve in programs:
+        dies(serve)
+    before = resources()
+    for _ in range(cycles):
+        for serve in programs:
+            dies(serve)
+    assert resources() == before
