@@ -15,6 +15,8 @@ from typing import NoReturn
 
 from .client import Client, EchoError, NoReply, Refused, Reset, ServerClosed
 from .servers import serve_single, serve_threaded
+from .watch.events import open_to
+from .watch.reasons import bad_host, refusal
 from .watch.text import visible
 
 DISTURB = (0.05, 0.5, 1.0)  # seconds that a server has after Ctrl+C, until it is disturbed, and disturbed, and ended
@@ -44,6 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"To use another address: python -m echo_kit {given.command} HOST PORT")
         if given.command == "client":
             return _talk(host, port)
+        if others := open_to(host):
+            print(f"At {host} {others}; at 127.0.0.1 only this one can")
         return _serve(serve_single if given.command == "server" else serve_threaded, host, port)
     except KeyboardInterrupt:
         _if_it_can(print)
@@ -114,6 +118,8 @@ def _address(parser: argparse.ArgumentParser, command: str, given: list[str]) ->
             f"(python -m echo_kit {command} --help)"
         )
     host, text = given
+    if wrong := bad_host(host, "try 127.0.0.1") if command == "client" else bad_host(host):
+        _fail(wrong)
     if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text) <= 65535):
         _fail(f"{text!r} is not a port: give a whole number from 0 to 65535, like 8000")
     if command == "client" and int(text) == 0:
@@ -133,12 +139,10 @@ def _serve(serve: Callable[[str, int], None], host: str, port: int) -> int:
         else:
             _lose_no_ctrl_c(ended)
             serve(host, port)
-    except UnicodeError:
-        _fail(f"{host!r} is not a host name: try 127.0.0.1 or 0.0.0.0")
     except OSError as error:
         if error.errno in OUTPUT_FAILS:  # a client that leaves raises nothing here
             raise
-        _fail(_why_not(error, host, port))
+        _fail((refusal(error, (host, port)) or f"cannot serve at {host}:{port}: {error.strerror or error}").rstrip("."))
     finally:
         ended.set()
         threading.excepthook = tell
@@ -152,18 +156,6 @@ def _thread_died(died: threading.ExceptHookArgs) -> None:
     elif _last_words.acquire():  # and keep it: all threads come here, one says it
         _end_without_output(died.exc_value)
         os._exit(0)
-
-
-def _why_not(error: OSError, host: str, port: int) -> str:
-    if isinstance(error.__context__, socket.gaierror):  # create_server() hides it behind a plain OSError
-        return f"{host!r} is not a host that this machine knows: try 127.0.0.1, or 0.0.0.0 for all of its addresses"
-    if error.errno == errno.EADDRINUSE:
-        return f"port {port} on {host} is in use: stop the program that uses it, or give another port"
-    if error.errno == errno.EACCES:
-        return f"port {port} on {host} is not allowed: ports below 1024 need special rights; give one from 1024 up"
-    if error.errno == errno.EADDRNOTAVAIL:
-        return f"{host} is not an address of this machine: try 127.0.0.1, or 0.0.0.0 for all of its addresses"
-    return f"cannot serve at {host}:{port}: {error.strerror or error}"
 
 
 def _lose_no_ctrl_c(ended: threading.Event) -> None:
@@ -228,8 +220,6 @@ def _talk(host: str, port: int) -> int:
         _fail(str(error))
     except EchoError as error:
         _fail(f"{error}: give the HOST and PORT where a server listens, like 127.0.0.1 8000")
-    except UnicodeError:
-        _fail(f"{host!r} is not a host name: try 127.0.0.1")
     with client:
         print(f"Connected to {host}:{port}, use Ctrl+C to exit")
         try:

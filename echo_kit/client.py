@@ -9,16 +9,17 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
-from .watch.events import PREVIEW, Address, Connection, EventLog, plain_address
+from .watch.events import PREVIEW, Address, Connection, EventLog, plain_address, shown
 from .watch.observation import Observation, observation_at
 from .watch.sockets import RESET_ON_CLOSE, Selector
-from .watch.text import visible
+from .watch.text import cut, visible
 
 if TYPE_CHECKING:
     from .server import Server
 
 __all__ = ["Client", "EchoError", "NoReply", "Refused", "Reset", "ServerClosed"]
 
+NAME, HOST = 40, 80  # characters of its name, and of a host, in what it says
 _numbers = itertools.count(1)
 
 
@@ -65,6 +66,7 @@ class Client:
     def __init__(self, server: Server | Address, name: str | None = None, timeout: float = 5.0) -> None:
         address = address_of(server)
         self.name = f"client {next(_numbers)}" if name is None else str(name)
+        self._called = cut(visible(self.name), NAME)
         self.address = address
         self.observation: Observation | None = getattr(server, "observation", None) or observation_at(self.address)
         self._log = self.observation.log if self.observation else EventLog(capacity=1)
@@ -73,7 +75,7 @@ class Client:
         self._finished = False
         self.ended: EchoError | None = None
         began = self._log.clock()
-        where = f"{address[0]}:{address[1]}"
+        where = self._where()
         if not 0 <= address[1] <= 65535:  # the system would take it modulo 65,536
             raise EchoError(f"cannot connect to {where}: a port is a number from 0 to 65535")
         try:
@@ -89,7 +91,7 @@ class Client:
         except OSError as error:
             raise EchoError(f"cannot connect to {where}: {error.strerror or error}") from None
         except ValueError as error:  # no name of a host looks like that
-            raise EchoError(f"cannot connect to {visible(where)}: {error}") from None
+            raise EchoError(f"cannot connect to {where}: {error}") from None
         self.sock.setblocking(False)
         self.connection = Connection(plain_address(self.sock.getsockname()), name=self.name)
         if self.observation:
@@ -112,7 +114,7 @@ class Client:
             raise TypeError(f"send() takes text or bytes, not {message!r}")
         data = message.encode("utf-8", "surrogateescape") if isinstance(message, str) else bytes(message)
         if self.connection.closed:
-            raise ServerClosed(f"{self.name} has closed its connection; make a new Client")
+            raise ServerClosed(f"{self._called} has closed its connection; make a new Client")
         self._may_send()
         if not self.unanswered and not self._kept:
             self._text_only = True
@@ -125,7 +127,7 @@ class Client:
                 if not self.wait(deadline, to_write=True):
                     raise NoReply(
                         f"the server at {self._where()} took {len(data) - len(left):,} of the {len(data):,} bytes "
-                        f"that {self.name} sends, and no more within {timeout:g} s"
+                        f"that {self._called} sends, and no more within {timeout:g} s"
                     )
                 if self.ended:
                     raise self.ended.with_traceback(None)
@@ -164,7 +166,7 @@ class Client:
                 raise type(self.ended)(f"{self.ended}; {came} came back" if self.unanswered else str(self.ended))
             if not self.wait(deadline, to_write=False):
                 owed = "" if self.unanswered or size else ": all that it has sent is answered"
-                raise NoReply(f"{self.name} waited {timeout:g} s for an answer, and {came} came back{owed}")
+                raise NoReply(f"{self._called} waited {timeout:g} s for an answer, and {came} came back{owed}")
         data = self._take(len(self._kept) if size is None else size)
         return data.decode("utf-8", "backslashreplace") if self._text_only else data
 
@@ -203,7 +205,7 @@ class Client:
             began = self._log.clock()
             self.connection.closed = True
             self.sock.close()
-            self.ended = self.ended or ServerClosed(f"{self.name} has closed its connection")
+            self.ended = self.ended or ServerClosed(f"{self._called} has closed its connection")
             self._log.add("client close", began, self.connection)
 
     def vanish(self) -> None:
@@ -220,12 +222,12 @@ class Client:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Client {self.name} {'closed' if self.connection.closed else 'connected'} to {self._where()}>"
+        return f"<Client {self._called} {'closed' if self.connection.closed else 'connected'} to {self._where()}>"
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
     def _where(self) -> str:
-        return f"{self.address[0]}:{self.address[1]}"
+        return shown((cut(visible(self.address[0]), HOST), self.address[1]))
 
     def wait(self, deadline: float, to_write: bool) -> bool:
         """Wait until bytes came (they are taken in) or, if asked, can be sent. False: the time is over."""
@@ -234,7 +236,7 @@ class Client:
             try:
                 selector.register(self.sock, events)
             except ValueError:
-                self.ended = self.ended or ServerClosed(f"somebody has closed the socket of {self.name}")
+                self.ended = self.ended or ServerClosed(f"somebody has closed the socket of {self._called}")
                 return True
             ready = selector.select(max(0.0, deadline - time.monotonic()))
         for _, mask in ready:
@@ -244,7 +246,7 @@ class Client:
 
     def _may_send(self) -> None:
         if self._finished:
-            raise ServerClosed(f"{self.name} has said by finish() that it sends nothing more; make a new Client")
+            raise ServerClosed(f"{self._called} has said by finish() that it sends nothing more; make a new Client")
 
     def _take(self, size: int) -> bytes:
         data = bytes(memoryview(self._kept)[:size])

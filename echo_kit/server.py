@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import inspect
 import os
 import socketserver
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .views.backlog import Backlog
@@ -24,18 +23,19 @@ from .views.looks import code_view
 from .views.printed import Log, client_names
 from .views.shown import Snapshot, Timeline
 from .views.source import where
-from .watch import patches, rest, stopping
-from .watch.apart import Asker, apart, turn
+from .watch import patches, reasons, rest, stopping
+from .watch.apart import Asker, ServerStuck as ServerStuck, apart, turn
 from .watch.borrowed import before_exit
-from .watch.events import CAPACITY, Address, Connection, EventLog, reachable
-from .watch.observation import Observation, ServerStopped, ServerStuck as ServerStuck, lock, running
+from .watch.events import CAPACITY, Address, Connection, EventLog, open_to, reachable, shown
+from .watch.observation import Observation, lock, running
 from .watch.output import route_streams
 from .watch.patches import let_go, step_by_step
 from .watch.sockets import free_port
-from .watch.text import counted
+from .watch.text import cut, visible
 
 MAIN = "server thread"  # the label of the one that runs serve
 NEWEST = 5_000  # calls that moved bytes and are told of a server that does not come to rest
+NAME_LETTERS = 40  # of its name, where it shows itself
 SETTLE = 1.0  # seconds at most that a view waits for the server to come to rest
 
 
@@ -57,6 +57,12 @@ class Server:
         """(host, port) for a client on this machine."""
         assert self.observation.address is not None  # start() returns no server that does not listen
         return reachable(self.observation.address)[:2]
+
+    @property
+    def bound(self) -> tuple[str, str]:
+        """The host:port that it has bound; and who can connect, if that is more than this machine, else ""."""
+        assert self.observation.address is not None
+        return shown(self.observation.address), open_to(self.observation.address[0])
 
     @property
     def error(self) -> BaseException | None:
@@ -216,8 +222,10 @@ class Server:
 
     def __repr__(self) -> str:
         state = "stopped" if self.stopped else "running" if self.running else "ended"
-        host, port = self.address
-        return f"<Server {self.name} at {host}:{port}, {state}>"
+        state += f" with {type(self.error).__name__}" if state == "ended" and self.error else ""
+        at, others = self.bound
+        state += f"; {others}" if others and state == "running" else ""
+        return f"<Server {cut(visible(self.name), NAME_LETTERS)} at {at}, {state}>"
 
 
 def start(
@@ -226,6 +234,7 @@ def start(
     name: str | None = None,
     host: str = "127.0.0.1",
     port: int | None = None,
+    arguments: Sequence[str] = (),
     timeout: float = 5.0,
     most_threads: int | None = None,
     most_events: int = CAPACITY,
@@ -234,23 +243,30 @@ def start(
 
     serve    a function (host, port) that gets `host` and `port` (a free one unless given), or one without
              arguments that binds its own address, or a server of the `socketserver` module
+    arguments  what stands behind the program's name on a command line, for a main() that reads sys.argv
     name     what the views call the server; starting another under that name stops the first. Default: serve's name
     timeout  seconds it has until it listens
     most_threads  how many threads it may have at once: for one more, `Thread.start` raises RuntimeError, as it does
              where the system has no more. Default: as many as the system has
     most_events  how many of the newest events its views know
 
-    Raises what `serve` raises before it listens, and `ServerStuck` when it does neither in time.
+    Raises what `serve` raises before it listens, with a note of what it means and what it had printed; RuntimeError
+    when it ends without, or serves what cannot be watched; and `ServerStuck` when it does neither in time.
     """
+    __tracebackhide__ = True  # IPython leaves these frames out: a student sees the cell's lines
+    reasons.checked(host, port)
     if isinstance(serve, socketserver.BaseServer):
+        if wrong := reasons.unserved(serve):
+            raise RuntimeError(f"start() cannot watch this {type(serve).__name__}: {wrong}")
         serve = serve.serve_forever
     if not callable(serve):
-        raise TypeError(f"start() needs the function that serves, like start(serve), not {serve!r}")
-    owner = getattr(serve, "__self__", None)  # "serve_forever" would be the name of all of them
-    named = type(owner) if isinstance(owner, socketserver.BaseServer) else serve
-    name = name or str(getattr(named, "__name__", type(serve).__name__))
+        raise TypeError(
+            f"start() needs the function that serves, like start(serve), not {cut(visible(repr(serve)), 80)}"
+        )
+    owner = getattr(serve, "__self__", None)
+    name = name or reasons.name_of(serve)
     before_exit(_stop_all)
-    options: dict[str, Any] = {"host": host, "timeout": timeout}
+    options: dict[str, Any] = {"host": host, "arguments": arguments, "timeout": timeout}
     options |= {"most_threads": most_threads, "most_events": most_events}
     stuck: list[ServerStuck] = []
 
@@ -271,7 +287,7 @@ def start(
                     return server
                 except OSError as error:
                     # Another program may have taken the free port in the meantime.
-                    taken = error.errno == errno.EADDRINUSE and port is None and _arguments(serve, "", 0)
+                    taken = error.errno == errno.EADDRINUSE and port is None and reasons.arguments(serve, "", 0)
                     if not taken or attempt == 2:
                         raise
         raise AssertionError("not reached")
@@ -298,23 +314,26 @@ def _start_once(
     *,
     host: str,
     port: int,
+    arguments: Sequence[str],
     timeout: float,
     most_threads: int | None,
     most_events: int,
     asker: Asker,
 ) -> Server:
-    arguments = _arguments(serve, host, port)
+    __tracebackhide__ = True
+    given = reasons.arguments(serve, host, port)
     server = Server(name, most_events)
     observation = server.observation
-    failure: list[BaseException] = []
+    outcome: list[object] = []  # what serve returned or raised
     asker.wakes.append(observation.listening)
 
     def run() -> None:
+        __tracebackhide__ = True
         try:
-            serve(*arguments)
+            outcome.append(serve(*given))
         except BaseException as error:
-            failure.append(error)
-            if observation.listening.is_set():
+            outcome.append(error)
+            if observation.address is not None:
                 observation.report(task, error)
         finally:
             # In a terminal the program would end here, and the system would close its sockets.
@@ -332,48 +351,39 @@ def _start_once(
     try:
         if isinstance(owner, socketserver.TCPServer):
             observation.watch_listener(owner.socket)  # it listens since it was made
-        with patches.program_arguments(*sys.argv[:1]):
+        with patches.program_arguments(*sys.argv[:1], *arguments):
             thread.start()
-            came = observation.listening.wait(timeout)
+            deadline = time.monotonic() + timeout
+            observation.listening.wait(timeout)
+            certain = reasons.serves_unwatched(observation, task, lambda: ended.is_set() or asker.gone, deadline)
     except BaseException:  # Ctrl+C, or no thread is to be had
-        with contextlib.suppress(ServerStuck):
-            server._stop(1.0)
+        _end(server)
         raise
-    if came and not asker.gone and observation.address is not None:
+    if observation.address is not None and not asker.gone:
         with lock:
             _servers[name] = server
         return server
-    place = where(task)
-    with contextlib.suppress(ServerStuck):
+    if ended.is_set():
+        left = _end(server)
+        raise reasons.ended(serve, name, outcome.pop(), observation, left)
+    said = reasons.does_not_listen(name, where(task), observation, certain, timeout)
+    stopping.throw_into(task)  # before it is woken: it does nothing more
+    raise (RuntimeError if certain else ServerStuck)(said + reasons.below(observation, _end(server)))
+
+
+def _end(server: Server) -> str:
+    """Leave nothing of a server that did not start. What stays, in a sentence."""
+    bound = reasons.bound_sockets(server.observation)
+    for sock in bound:
+        reasons.wake(sock)
+    try:
         server._stop(1.0)
-    if failure and not isinstance(failure[0], ServerStopped):
-        raise failure[0]
-    if ended.is_set() and came:
-        raise RuntimeError(f"{name}() returned before it listened. Does it call listen() and then loop over accept()?")
-    raise ServerStuck(
-        f"{name}() did not listen within {timeout:g} s; it stood at {place}. A server calls bind(), then listen(), "
-        "then accept()."
-    )
-
-
-def _arguments(serve: Callable[..., object], host: str, port: int) -> tuple[Any, ...]:
-    """What to call `serve` with: (host, port), (port) or nothing, by the names and the number of its parameters."""
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    parameters = [each for each in inspect.signature(serve).parameters.values() if each.kind in positional]
-    names = [each.name.lower() for each in parameters]
-    required = sum(each.default is inspect.Parameter.empty for each in parameters)
-    if names[:2] == ["port", "host"]:
-        return (port, host)
-    if names[:2] == ["host", "port"] or required == 2:
-        return (host, port)
-    if names[:1] == ["port"]:
-        return (port,)
-    if required == 0:
-        return ()
-    raise TypeError(
-        f"start() can call serve(host, port), serve(port) or main(), but {getattr(serve, '__name__', serve)} "
-        f"needs {counted(required, 'argument')}: {', '.join(names[:required])}"
-    )
+    except ServerStuck as stuck:
+        return str(stuck)
+    finally:
+        for sock in bound:  # not before: a select() would not see them wake
+            sock.close()
+    return ""
 
 
 if hasattr(os, "register_at_fork"):

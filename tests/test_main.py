@@ -93,7 +93,7 @@ def test_without_an_address_the_first_line_says_how_to_give_one(command, run):
         program.expect("Connected to 127.0.0.1:8000, " if command == "client" else "Listening on 127.0.0.1:8000\n")
     except AssertionError:
         refused = ("nobody listens at 127.0.0.1:8000", "start a server")
-        complains(program, *(refused if command == "client" else ("port 8000 on 127.0.0.1 is in use", "another port")))
+        complains(program, *(refused if command == "client" else ("port 8000 is held by", "another port")))
     else:
         program.interrupt()
 
@@ -201,7 +201,12 @@ BAD = {
     "three arguments": (["127.0.0.1", "8000", "x"], ["'127.0.0.1 8000 x'", "give both, like 127.0.0.1 8000"]),
     "unknown option": (["--loud", "127.0.0.1", "8000"], ["--loud", "--help"]),
     "unknown host": (["nobody.invalid", "8000"], ["nobody.invalid", "127.0.0.1"]),
-    "no host name": (["x" * 70, "8000"], ["x" * 70, "127.0.0.1"]),
+    "no host name": (["x" * 70, "8000"], ["x" * 70, "is not a host name: try 127.0.0.1"]),
+    "no host": (["", "8000"], ["'' is not a host: try 127.0.0.1"]),
+    "blank host": (["  ", "8000"], ["'  ' is not a host: try 127.0.0.1"]),
+    "host of bytes": (["\udcff\udcfe", "8000"], ["'\\udcff\\udcfe' is not a host name: try 127.0.0.1"]),
+    "host with an escape": (["a\x1b[2Jb", "8000"], ["'a\\x1b[2Jb' is not a host", "try 127.0.0.1"]),
+    "host with an empty label": (["a..b", "8000"], ["'a..b' is not a host name: try 127.0.0.1"]),
 }
 
 
@@ -221,12 +226,25 @@ def test_no_such_command(arguments, words, run):
 def test_a_port_in_use(command, system, run, listener):
     port = listener.getsockname()[1]
     program = run(command, "127.0.0.1", port, python=SYSTEMS[system])
-    complains(program, f"port {port} on 127.0.0.1 is in use", "another port")
+    complains(program, f"port {port} is held by ", f" (process {os.getpid()}): stop it, or use another port")
 
 
 @pytest.mark.parametrize("command", SERVERS)
 def test_an_address_of_another_machine(command, run):
     complains(run(command, "192.0.2.1", 8000), "192.0.2.1 is not an address of this machine", "try 127.0.0.1")
+
+
+@pytest.mark.parametrize("command", SERVERS)
+@pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1", "localhost", "::"])
+def test_it_says_who_can_connect(command, host, stack):
+    if host == "::" and not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    server = stack.enter_context(serving(command, host))
+    said = server.out.splitlines()[:-1]
+    more = f"At {host} other computers can connect, too; at 127.0.0.1 only this one can"
+    assert said == ([] if host in ("127.0.0.1", "localhost") else [more])
+    with connect(server, "::1" if host == "::" else "127.0.0.1") as sock:
+        assert ask(sock, b"hi") == b"hi"
 
 
 # Drop CAP_NET_BIND_SERVICE (10) by PR_CAPBSET_DROP (24): root then has no more right to low ports than anybody else.

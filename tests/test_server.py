@@ -351,6 +351,38 @@ def test_ipv6(capsys):
     check(server, capsys, one_at_a_time=True)
 
 
+@pytest.mark.parametrize(
+    ("host", "local", "shown", "more"),
+    [
+        ("127.0.0.1", "127.0.0.1", "127.0.0.1:", ""),
+        ("localhost", "127.0.0.1", "127.0.0.1:", ""),
+        ("127.9.8.7", "127.9.8.7", "127.9.8.7:", ""),
+        ("::1", "::1", "[::1]:", ""),
+        ("0.0.0.0", "127.0.0.1", "0.0.0.0:", "; other computers can connect, too"),
+        ("::", "::1", "[::]:", "; other computers can connect, too"),
+    ],
+)
+def test_a_server_shows_what_it_has_bound_and_who_can_connect(host, local, shown, more):
+    with start(plain, host=host, name="a\x1b[2Jb" + "x" * 100) as server:
+        assert server.address[0] == local
+        at = f"<Server a\\x1b[2Jb{'x' * 30}… at {shown}{server.address[1]}"
+        assert repr(server) == f"{at}, running{more}>"
+        with Client(server, name="al\x1b[2Jice\n" + "y" * 100) as client:
+            end = local if ":" not in local else f"[{local}]"
+            assert repr(client) == f"<Client al\\x1b[2Jice\\n{'y' * 25}… connected to {end}:{server.address[1]}>"
+    assert repr(server) == f"{at}, stopped>"
+
+
+def test_a_server_that_has_died_shows_of_what():
+    def serve(host, port):
+        with socket.create_server((host, port)):
+            raise LookupError("no such thing")
+
+    with start(serve) as server:
+        server.settle()
+        assert repr(server) == f"<Server serve at 127.0.0.1:{server.address[1]}, ended with LookupError>"
+
+
 def test_every_interface():
     with start(threads, host="0.0.0.0") as server:
         assert server.address[0] == "127.0.0.1"
@@ -442,9 +474,6 @@ def test_what_serve_raises_before_it_listens_is_raised():
 
     with pytest.raises(RuntimeError, match=r"done_at_once\(\) returned before it listened"):
         start(done_at_once)
-
-    with pytest.raises(SystemExit):
-        start(lambda host, port: sys.exit(1))
 
 
 def test_a_server_that_never_listens_is_named_with_its_line():

@@ -12,13 +12,15 @@ import inspect
 import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from traceback import walk_tb
 from typing import Any
 
 from ..server import ServerStuck, start
 from ..views.code import CodeView
 from ..views.snapshot import Snapshot
-from ..watch.frames import student_traceback
+from ..watch.frames import is_student_code, source_lines
 from ..watch.patches import no_default_timeout
+from ..watch.reasons import PRINTED
 from ..watch.text import cut, visible
 from . import part1, part2, surprises
 from .report import LONGEST, NotYet, Report, died_of
@@ -155,13 +157,16 @@ def _begin(exercise: Exercise, trial: Trial) -> None:
         raise
     except ServerStuck as stuck:
         raise NotYet(expected, str(stuck), ORDER.format("", "")) from None
-    except RuntimeError as error:
-        got = f"{name} returned at once" if trial.returned else str(error)
-        hint = "a server never returns: it needs a loop || after listen, a loop around accept"
-        raise NotYet(expected, got, hint) from None
-    except BaseException as error:  # SystemExit, too
-        line = [each.strip() for each in "".join(student_traceback(error)).splitlines()[1:-1]]
-        hint = f"the line  {cut(line[-1], LONGEST)}" if line else ""
+    except BaseException as failed:
+        error = failed.__cause__ if isinstance(failed.__cause__, SystemExit) else failed
+        if isinstance(error, RuntimeError):
+            got = f"{name} returned at once" if trial.returned else str(error)
+            hint = "a server never returns: it needs a loop || after listen, a loop around accept"
+            raise NotYet(expected, got, hint) from None
+        seen = [(frame.f_code, line) for frame, line in walk_tb(error.__traceback__) if is_student_code(frame)]
+        lines = [line for code, at in seen[-1:] for line in source_lines(code.co_filename)[at - 1 : at]]
+        reason = [each for each in getattr(error, "__notes__", ())[:1] if not each.startswith(PRINTED)]
+        hint = "\n".join([*(f"the line  {cut(each.strip(), LONGEST)}" for each in lines), *reason])
         raise NotYet(expected, died_of(error), hint) from None
     trial.server.observation.most_sent = PART
     trial.settle()

@@ -20,6 +20,7 @@ import traitlets
 from ..server import Server, ServerStuck, newest
 from ..views.states import STATES, USUAL
 from ..watch.borrowed import answer_nobody
+from ..watch.reasons import told
 from ..watch.text import cut, visible
 from .feed import Live
 from .panel import STATIC, Bundle, Panel, script
@@ -163,11 +164,10 @@ class ServerPanel(Panel):
     def _make_head(self) -> dict[str, Any]:
         server = self.server
         state = "stopped" if server.stopped else "running" if server.running else "ended"
-        host, port = server.address
         return {
             "state": self._doing or state,
             "running": state == "running",
-            "address": f"{host}:{port}",
+            "address": " · ".join(filter(None, server.bound)),
             "frozen": self._frozen,
             "stepping": server.paused,
             "note": cut(self._note or self._trouble, NOTE_LETTERS),
@@ -187,9 +187,9 @@ class ServerPanel(Panel):
             try:
                 call(self.server, thread)
             except (ServerStuck, OSError, ValueError, RuntimeError) as error:
-                self._note = visible(str(error))
+                self._note = visible(told(error))
             except BaseException as error:  # what the student's server raises when it is started again, SystemExit too
-                self._note = f"{type(error).__name__}: {visible(str(error))}"
+                self._note = f"{type(error).__name__}: {visible(told(error))}"
             finally:
                 self._doing = ""
                 self._wake.set()

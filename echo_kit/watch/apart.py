@@ -10,7 +10,7 @@ from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from .borrowed import forget_thread
-from .observation import ServerStuck, current_task, lock
+from .observation import current_task, lock
 
 SLICE = 0.1  # seconds after which the main thread looks for Ctrl+C by itself: on Windows, no wait is ended by one
 PATIENCE = 1.0  # seconds that Ctrl+C waits for the work to end
@@ -19,6 +19,10 @@ TURN = 30.0  # seconds at most that a start or a stop waits for another one of t
 Result = TypeVar("Result")
 
 _turns: WeakValueDictionary[str, threading.RLock] = WeakValueDictionary()  # who starts or stops a server of that name
+
+
+class ServerStuck(TimeoutError):
+    """A thread of the server did not end, or did not come to listen; the message says on which line it stands."""
 
 
 class Asker:

@@ -22,7 +22,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .events import PREVIEW, Address, Again, Connection
+from .events import PREVIEW, Address, Again, Bind, Connection
 from .handed import release
 from .observation import (
     Observation,
@@ -45,6 +45,7 @@ FAMILIES = (socket.AF_INET, socket.AF_INET6)
 PEEK = int(socket.MSG_PEEK)  # `&` of the enumeration itself takes microseconds
 
 plain_accept = socket.socket.accept
+plain_bind = socket.socket.bind
 plain_connect = socket.socket.connect
 plain_listen = socket.socket.listen
 plain_recv = socket.socket.recv
@@ -179,7 +180,8 @@ def accept(self: socket.socket) -> tuple[socket.socket, Address]:
         owner = current_task()
         if owner is not None and self.family in FAMILIES and self.fileno() != -1:
             with noting(owner.observation):
-                seen = owner.observation.watch_listener(self)  # it was listening before the server was started
+                if self.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    seen = owner.observation.watch_listener(self)  # it was listening before the server was started
     if seen is None or not seen.listening:  # of a connection it fails at once: wait would wait for its next bytes
         return plain_accept(self)
     observation, timeout = seen.observation, self.gettimeout()  # now: another thread may change it, or close the socket
@@ -212,6 +214,23 @@ def accept(self: socket.socket) -> tuple[socket.socket, Address]:
         conn.close()
         raise ServerStopped
     return conn, address
+
+
+@functools.wraps(plain_bind)
+def bind(self: socket.socket, /, *address: Any) -> None:
+    __tracebackhide__ = True
+    task = current_task()
+    if task is None:
+        return plain_bind(self, *address)
+    call = Bind(weakref.ref(self), self.family, self.type, address[0] if len(address) == 1 else address)
+    task.observation.binds.append(call)
+    try:
+        plain_bind(self, *address)
+    except BaseException as error:
+        call.error, call.errno = type(error).__name__, getattr(error, "errno", None)
+        raise
+    if self.family not in FAMILIES or self.type != socket.SOCK_STREAM:
+        task.observation.listening.set()  # start() looks whether it serves that, or goes on to listen
 
 
 @functools.wraps(plain_listen)
@@ -300,7 +319,7 @@ def _connect(sock: socket.socket, address: Any, observation: Observation) -> Non
 
 
 TWINS: dict[str, Callable[..., Any]] = {
-    **{"accept": accept, "connect": connect, "listen": listen},
+    **{"bind": bind, "accept": accept, "connect": connect, "listen": listen},
     **{"recv": recv, "recv_into": recv_into},
     **{"send": _sender(plain_send), "sendall": _sender(socket.socket.sendall)},
 }

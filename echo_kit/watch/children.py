@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from . import output, patches
+from .events import Line
 from .observation import Observation, Task, current_task, lock, observed, running
 
 PIECE = 500  # characters that are sent at once: as JSON fewer bytes than a pipe takes as a whole, which is 4,096
@@ -48,22 +49,20 @@ class Children:
             with contextlib.suppress(OSError):
                 os.write(self._writer, json.dumps(piece).encode() + b"\n")
 
-    def read(self) -> None:
-        """Put what the children have sent into the log."""
+    def read(self) -> list[Line]:
+        """Put what the children have sent into the log; the lines that are not finished."""
         with lock:
             while self._open:
                 try:
                     data = os.read(self._reader, 65536)
                 except OSError:
-                    return  # no more for now
+                    break  # no more for now
                 *lines, self._rest = (self._rest + data).split(b"\n")
                 for number, pid, text in map(json.loads, lines):
                     self._pids[number] = pid
                     if text:
                         self._observation.write(self.begun[number - 1], text)
-
-    def partial(self) -> list[Any]:
-        return [task.partial for task in self.begun if task.partial]
+            return [task.partial for task in self.begun if task.partial]
 
     def alive(self) -> list[int]:
         """The process ids of those that have not ended."""
@@ -145,7 +144,8 @@ def _in_parent() -> None:
 def _in_child() -> None:
     task = current_task()
     for each in running:
-        each.forget_all()
+        each.opened.clear()  # nothing is shut down there, and nothing is closed
+        each.kept.clear()
     running.clear()
     observed.clear()
     patches.put()

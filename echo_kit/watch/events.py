@@ -7,9 +7,12 @@ the call began and when it returned.
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import itertools
+import socket
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -114,6 +117,18 @@ class Line:
     thread: str
     connection: Connection | None
     text: str
+
+
+@dataclass(eq=False, slots=True)
+class Bind:
+    """A call of `bind`, as it was made: what a server does that does not come to listen is explained by it."""
+
+    ref: weakref.ref[socket.socket]
+    family: int
+    kind: int  # SOCK_STREAM or another
+    address: Any
+    error: str = ""  # the name of the exception that it raised: the exception itself would keep the socket
+    errno: int | None = None
 
 
 Record = tuple[str, float, float, Connection, str, int, bytes, str]  # the fields of a SocketEvent, as a plain tuple
@@ -229,3 +244,17 @@ def plain_address(address: Address) -> Address:
 def reachable(address: Address) -> Address:
     """Where a client on this machine connects to: nobody can connect to 0.0.0.0 or ::."""
     return ({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address[0], address[0]), *address[1:])
+
+
+def shown(address: Address) -> str:
+    """host:port, with brackets around an IPv6 address."""
+    return f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"
+
+
+def open_to(host: str) -> str:
+    """Who can connect to a server that has bound that address, if that is more than this machine; else ""."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:  # a name: what it stands for is not known here
+        return "" if host == "localhost" else "other computers can connect, too"
+    return "" if address.is_loopback else "other computers can connect, too"

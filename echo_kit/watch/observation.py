@@ -22,10 +22,10 @@ from types import CodeType
 from typing import Any, NamedTuple
 
 from .borrowed import calling_thread, idle_worker, pool_workers
-from .events import Address, Again, Connection, EventLog, KeptError, Line, plain_address, reachable
+from .events import Address, Again, Bind, Connection, EventLog, KeptError, Line, plain_address, reachable
 from .frames import forget_variables, student_frames, student_traceback, thread_frames
 from .gate import Gate
-from .sockets import Alarm, close_whole
+from .sockets import Alarm, Opened, close_whole
 from .text import cut, visible
 
 LOG_LINES = 10_000  # printed lines that a server keeps,
@@ -41,10 +41,6 @@ class ServerStopped(KeyboardInterrupt):
     """What `accept` raises in a server that is being stopped: it runs the clean-up that was written for Ctrl+C, and
     `except OSError` and `except Exception` do not swallow it.
     """
-
-
-class ServerStuck(TimeoutError):
-    """A thread of the server did not end, or did not come to listen; the message says on which line it stands."""
 
 
 class Call(NamedTuple):
@@ -151,6 +147,7 @@ class _Here(threading.local):
     task: Task | None = None  # the newest that `task_for` found, for the two calls that must be fast
     raw: Task | None = None  # of a thread that `threading` does not know
     life: set[object] | None = None  # of such a thread: held as long as it lives
+    passing_on = False  # what it died of, to a hook that is not ours
 
 
 here = _Here()
@@ -176,6 +173,7 @@ class Observation:
         self.backlog: int | None = None
         self.listening = threading.Event()
         self._stopping = False
+        self.binds: deque[Bind] = deque(maxlen=16)  # the newest calls of bind by its threads
         self.gate = Gate()  # where its threads are held, step by step
         self.most_threads: int | None = None  # alive at once; with it, none is started while the server is stopped
         self.most_sent: int | None = None  # bytes that one send() takes at most: fewer than asked for, as it may
@@ -191,12 +189,9 @@ class Observation:
         self.alarm = Alarm()
         self.keyboard: Observed | None = None  # of a client program, whose connections are observed; servers have none
         self.servers: dict[Connection, Observation | None] = {}  # to which that program has connected; None: not ours
-        self.opened: dict[int, weakref.ref[socket.socket]] = {}  # by id: the sockets that its threads have made
+        self.opened = Opened()  # the sockets that its threads have made, also those that no view shows
         self.children: Any = None  # the processes that its threads have forked: a `children.Children`, or None
         self.kept: list[socket.socket] = []  # while it is stopped, so that nobody's last reference closes one
-        self.handed: dict[
-            int, Connection
-        ] = {}  # that went from its socket to a descriptor's next owner, by that number
         self._look_at = 8  # how many tasks there are when the ended ones are looked for
         self._numbers = itertools.count(1)
 
@@ -334,21 +329,14 @@ class Observation:
             if seen.observation is self and seen.listening is listening and sock is not None:
                 yield sock, seen
 
-    def has_opened(self, sock: socket.socket) -> None:
-        key, opened = id(sock), self.opened
-        opened[key] = weakref.ref(sock, lambda _: opened.pop(key, None))
-
     def others(self) -> list[socket.socket]:
-        """The sockets that are open and not observed: for UDP, for TLS, a client's, …"""
-        sockets = [each() for each in list(self.opened.values())]
-        return [each for each in sockets if each is not None and each.fileno() != -1 and id(each) not in observed]
+        """The open sockets that are not observed: for UDP, for TLS, a client's, …"""
+        return [each for each in self.opened.now() if id(each) not in observed]
 
     def close_sockets(self) -> None:
         """Close what the server's own code left open."""
-        for listening in (False, True):
-            for sock, _ in self.sockets(listening):
-                close_whole(sock)
-        for sock in self.others():
+        mine = [sock for listening in (False, True) for sock, _ in self.sockets(listening)]
+        for sock in [*mine, *self.others()]:
             close_whole(sock)
 
     def close_all(self) -> None:
@@ -356,12 +344,6 @@ class Observation:
         self.close_sockets()
         self._most_ends = 0
         self._forget_ends()
-        self.kept.clear()
-        self.alarm.close()
-
-    def forget_all(self) -> None:
-        """In a child process, which owns nothing of it: nothing is shut down there, and nothing cleaned up."""
-        self.opened.clear()
         self.kept.clear()
         self.alarm.close()
 
@@ -388,9 +370,7 @@ class Observation:
 
     def printed(self) -> list[Line]:
         """All that was printed, as far as it is kept; last what has no end of line yet."""
-        if self.children is not None:
-            self.children.read()
-        of_children = self.children.partial() if self.children is not None else []
+        of_children = self.children.read() if self.children else []
         return [*self.lines.copy(), *(task.partial for task in self.tasks if task.partial), *of_children]
 
     def report(self, task: Task, error: BaseException) -> None:

@@ -24,6 +24,7 @@ from .observation import Task, current_task, here, lock, noting, running, socket
 STREAMS = ("stdout", "stderr")
 
 found: dict[str, Any] = {}  # what stood in the place of each of our patches, by name; None: it was inherited
+below: dict[str, Any] = {}  # the same, where somebody put theirs over ours, calls ours from it, and we came above that
 _kept: deque[tuple[float, object, object]] = deque()
 
 
@@ -79,11 +80,23 @@ def _printing_task() -> Task | None:
     return task
 
 
+def _pass_on(name: str, died: Any) -> None:
+    """To what stood here before. If that calls ours again, to what stood here before it."""
+    if here.passing_on:
+        below.get(name, threading.__excepthook__ if name == "excepthook" else sys.__unraisablehook__)(died)
+        return
+    here.passing_on = True
+    try:
+        found[name](died)
+    finally:
+        here.passing_on = False
+
+
 @functools.wraps(threading.__excepthook__)
 def excepthook(args: threading.ExceptHookArgs, /) -> None:
     task = task_of(args.thread)
     if task is None or args.exc_value is None:
-        found["excepthook"](args)
+        _pass_on("excepthook", args)
     else:
         with noting(task.observation):
             task.observation.report(task, args.exc_value)
@@ -93,7 +106,7 @@ def excepthook(args: threading.ExceptHookArgs, /) -> None:
 def unraisablehook(unraisable: Any, /) -> None:
     task, error = here.raw, unraisable.exc_value
     if task is None or error is None or not str(unraisable.err_msg).startswith("Exception ignored in thread"):
-        found["unraisablehook"](unraisable)
+        _pass_on("unraisablehook", unraisable)
     else:
         with noting(task.observation):
             task.observation.report(task, error)

@@ -37,7 +37,7 @@ def init(self: socket.socket, *args: Any, **named: Any) -> None:
     task = current_task()
     if task is not None:
         with noting(task.observation):
-            task.observation.has_opened(self)
+            task.observation.opened.add(self)
 
 
 @functools.wraps(plain_start)
@@ -197,12 +197,15 @@ def _leave(observation: Observation) -> None:
 
 def _change(observation: Observation, how: Callable[[Observation], None]) -> None:
     with lock:
+        before = len(running)
         how(observation)
-        put()
+        put(first=not before)
 
 
-def put() -> None:
-    """Put the stand-ins in if a server runs, else take them out, where that is not so already."""
+def put(first: bool = False) -> None:
+    """Put the stand-ins in if a server runs, else take them out, where that is not so already. What somebody has put
+    over one of ours while a server runs stays, and passes on to ours; only the `first` server puts ours over it.
+    """
     for owner, name, _, stand_in in TABLE:
         now = vars(owner).get(name)
         if stand_in is None:
@@ -211,8 +214,9 @@ def put() -> None:
             if not running:
                 _put_back(owner, name)
                 _in_place.discard(stand_in)
-        elif running and (stand_in not in _in_place or now is output.found[name]):
-            # Else somebody has patched our patch: both stay, and ours passes on what is not ours.
+        elif running and (first or stand_in not in _in_place):  # never over itself
+            if stand_in in _in_place:
+                output.below[name] = output.found[name]
             output.found[name] = now
             setattr(owner, name, stand_in)
             _in_place.add(stand_in)

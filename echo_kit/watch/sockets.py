@@ -12,6 +12,7 @@ import struct
 import sys
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 
@@ -60,6 +61,24 @@ def waited(conn: socket.socket) -> float | None:
         return float(struct.unpack_from("=I", conn.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 64), 44)[0]) / 1000
     except (OSError, struct.error):  # broken off already, or a kernel that tells less
         return None
+
+
+class Opened:
+    """Sockets, as long as they are open and somebody has them."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[int, weakref.ref[socket.socket]] = {}  # an entry goes before its id can be used again
+
+    def add(self, sock: socket.socket) -> None:
+        key, entries = id(sock), self._by_id
+        entries[key] = weakref.ref(sock, lambda _: entries.pop(key, None))
+
+    def now(self) -> list[socket.socket]:
+        sockets = [each() for each in list(self._by_id.values())]
+        return [each for each in sockets if each is not None and each.fileno() != -1]
+
+    def clear(self) -> None:
+        self._by_id.clear()
 
 
 def close_whole(sock: socket.socket) -> None:

@@ -18,11 +18,12 @@ from types import FrameType
 from typing import Any
 
 from . import calls, ends
+from .apart import ServerStuck
 from .borrowed import raise_in, waits
 from .children import Children
 from .events import reachable
 from .frames import is_student_code, thread_frames
-from .observation import Observation, ServerStopped, ServerStuck, Task
+from .observation import Observation, ServerStopped, Task
 from .patches import start, step_by_step, take_turns
 from .sockets import RESET_ON_CLOSE, descriptors_at, ready
 

@@ -124,7 +124,7 @@ def answers_when_the_client_has_left(host, port):
                 conn.sendall(everything)
 
 
-@wrong("1.1", "waits for clients", "OSError: [Errno", "bind, listen, accept")
+@wrong("1.1", "starts to listen", "OSError: [Errno", "call listen() on it first")
 def forgets_listen(host, port):
     with socket.socket() as s:
         s.bind((host, port))
@@ -132,6 +132,12 @@ def forgets_listen(host, port):
             conn, addr = s.accept()
             with conn:
                 echo(conn)
+
+
+@wrong("1.1", "starts to listen", "TypeError", "the line  with socket.create_server((host, str(port))) as s:\nThe port")
+def makes_text_of_the_port(host, port):
+    with socket.create_server((host, str(port))) as s:
+        s.accept()
 
 
 @wrong("1.1", "the port that it is given", "it listens on", "the line with bind")

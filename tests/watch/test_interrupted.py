@@ -149,7 +149,7 @@ def test_ctrl_c_at_500_moments(call, serve):
     if serve is never_listens and call != "start":
         pytest.skip("it never runs")
     calls = Calls(serve)
-    for moment in range(500):
+    for moment in range(0, 500, 10 if serve is never_listens else 1):
         with contextlib.suppress(ServerStuck):
             interrupted_after(0.00002 * moment + 0.00001, getattr(calls, call)())
         calls.check()
@@ -220,12 +220,13 @@ def test_a_patch_over_ours_that_passes_on_does_not_run_in_a_circle(monkeypatch):
         threading.excepthook = lambda died: ours(died)
         theirs = threading.excepthook
     assert threading.excepthook is theirs
-    with start(serve_single):
-        thread = threading.Thread(target=lambda: 1 / 0)
-        thread.start()
-        thread.join(LONG)
-    assert [died.exc_type for died in heard] == [ZeroDivisionError]
-    assert threading.excepthook is theirs
+    for number in (1, 2):
+        with start(serve_single):
+            thread = threading.Thread(target=lambda: 1 / 0)
+            thread.start()
+            thread.join(LONG)
+        assert [died.exc_type for died in heard] == [ZeroDivisionError] * number
+        assert threading.excepthook is theirs
 
 
 # -- several threads ---------------------------------------------------------------------------------------------------
