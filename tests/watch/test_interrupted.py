@@ -115,7 +115,7 @@ CALLS = ("start", "stop", "restart", "with_")
 @pytest.mark.parametrize("call", CALLS)
 def test_ctrl_c_before_some_instructions(call):
     calls = Calls(serve_threaded)
-    for number in range(1, 400, 40):
+    for number in {int(1.5**power) for power in range(24)}:
         interrupted_at(number, getattr(calls, call)())
         calls.check()
 
