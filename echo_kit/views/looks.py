@@ -137,7 +137,7 @@ class _Look:
         words = self.words or "runs"  # it moved from each look to the next
         if self.guessed and not self.chain:
             words += ", outside of your code"
-        if self.guessed and self.client:
+        if self.guessed and self.client and self.task.observation.keyboard is None:  # a client program serves nobody
             words += f", serving {self.client}"
         return Mark(PAUSED if self.paused else STANDS, self.task.label, words, self.client)
 

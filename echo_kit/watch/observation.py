@@ -67,6 +67,7 @@ class Task:
     life: Callable[[], object | None] = lambda: None  # of such a thread: gives None when it has ended
     connection: Connection | None = None  # the one it is serving
     partial: Line | None = None  # printed, and the line is not finished yet
+    holds: bool = False  # it asked to be no daemon: its program does not end before it does
     starting: bool = False  # Thread.start() has been called and has not returned
     entered: tuple[str, Observed, float] | None = None  # the fields of `call`: one plain tuple, put down in one step
 
