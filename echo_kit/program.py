@@ -24,6 +24,7 @@ from .views.looks import code_view
 from .views.source import where
 from .watch import patches, rest, stopping
 from .watch.apart import apart
+from .watch.borrowed import seems_no_daemon
 from .watch.keyboard import ClientLog, Keyboard, keyboard_here
 from .watch.observation import Observation, ServerStopped
 from .watch.sockets import Selector
@@ -64,6 +65,7 @@ class Program:
         self.observation = Observation(name)
         self.observation.log = ClientLog(self.observation)
         self._main, self._names = main, names
+        self._last_screen: str | None = None  # when it has ended by itself
         self._keyboard = Keyboard(self.observation)
         self._thread = threading.Thread(target=self._run, name=f"echo_kit {name}", daemon=True)
         self._task = self.observation.adopt(self._thread, MAIN)
@@ -81,6 +83,7 @@ class Program:
         self._thread.start()
 
     def _run(self) -> None:
+        seems_no_daemon(self._thread)  # and is one, so that the kernel can end
         try:
             self._main()
         except SystemExit as error:
@@ -93,7 +96,21 @@ class Program:
                 if isinstance(error, ServerStopped):  # for which there is no traceback
                     self.observation.write(self._task, "\nKeyboardInterrupt\n")
         finally:
-            self._end()
+            try:
+                self._wait_for_threads()
+            finally:
+                self._end()
+
+    def _wait_for_threads(self) -> None:
+        """As Python does at a program's end, for those that are no daemons; then the others end."""
+        while not self.observation.stopping:
+            threads = [each.thread for each in self.observation.alive() if each.holds and each.thread]
+            if not threads:
+                break
+            threads[0].join()
+        if not self.observation.stopping:  # the daemons' end is silent
+            self._last_screen = self.screen
+            stopping.give_up(stopping.stop(self.observation, time.monotonic() + 0.5))
 
     def _end(self) -> None:
         """What the system does when a program ends; and its `input` goes, unless another program has the same names."""
@@ -113,6 +130,8 @@ class Program:
     @property
     def screen(self) -> str:
         """What its terminal shows: prompts, what was typed, what it printed."""
+        if self._last_screen is not None:
+            return self._last_screen
         return "\n".join(visible(line.text) for line in self.observation.printed())
 
     def type(self, *lines: str | None) -> Program:
@@ -194,7 +213,9 @@ class Program:
         if self.ended:
             state = "it has ended" if self.error is None else f"it ended with {type(self.error).__name__}"
         else:
-            state = "".join(f"it {mark.words}" for _, mark in self.where().marks if mark.kind == STANDS)
+            stands = [mark for _, mark in self.where().marks if mark.kind == STANDS]
+            stands.sort(key=lambda mark: mark.thread != MAIN)
+            state = "; ".join(f"{'it' if each.thread == MAIN else each.thread} {each.words}" for each in stands)
         return f"{self.screen}\n[{state}]"
 
 

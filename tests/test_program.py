@@ -423,6 +423,8 @@ def test_a_thread_that_receives_beside_a_loop_that_reads_lines(server, chat, lin
         shown = stands(program)
         assert (line, f"main thread: waits in {waits} for a line") in shown
         assert f"{name}: waits in recv for the server: nothing more has come" in [words for _, words in shown]
+        said = f"[it waits in {waits} for a line; {name} waits in recv for the server: nothing more has come]"
+        assert repr(program).endswith(said)
         assert "got more" in program.type("more").screen
     assert program.ended
 
@@ -573,3 +575,43 @@ def test_the_cells_input_is_their_own_again(server, monkeypatch):
         assert sys.stdin.readline() == "of the cell\n"
         assert [*sys.stdin] == []
     assert sys.stdin is before
+
+
+def leaves_a_thread():
+    def talk():
+        with socket.create_connection(address) as s:
+            for number in range(3):
+                s.sendall(input(f"{number}> ").encode())
+                print(s.recv(10))
+
+    address = here()
+    threading.Thread(target=talk).start()
+    print("main ends")
+
+
+def leaves_a_daemon():
+    def talk():
+        with socket.create_connection(address) as s:
+            connected.set()
+            s.recv(10)
+            print("never")
+
+    address, connected = here(), threading.Event()
+    threading.Thread(target=talk, daemon=True).start()
+    connected.wait()
+    print("main ends")
+
+
+def test_a_program_ends_with_its_last_thread_that_is_no_daemon(server):
+    with echo_kit.run(leaves_a_thread, *server.address, typed=["a", "b"]) as program:
+        assert program.screen.replace("main ends\n", "") == "0> a\nb'a'\n1> b\nb'b'\n2> "
+        assert repr(program).endswith("[it waits in join for thread 1; thread 1 waits in input for a line]")
+        assert not program.ended
+        assert program.type("c").ended
+        assert program.error is None
+    with echo_kit.run(leaves_a_thread, *server.address) as program:
+        pass
+    assert program.ended, "stop does not wait for it"
+    with echo_kit.run(leaves_a_daemon, *server.address) as program:
+        assert program.ended
+        assert program.screen == "main ends"

@@ -148,7 +148,8 @@ class _Look:
             words += f": {self.again}"
         elif self.guessed:
             words += "" if self.chain else ", outside of your code"
-            words += f", serving {self.client}" if self.client else ""
+            if self.client and self.task.observation.keyboard is None:  # a client program serves nobody
+                words += f", serving {self.client}"
         return Mark(PAUSED if self.paused else STANDS, self.task.label, words, self.client)
 
     def see(self, before: Call | None, innermost: FrameType | None, names: Names) -> None:

@@ -60,6 +60,11 @@ def raise_in(ident: int, exception: type[BaseException] | None) -> None:
         _raise(ctypes.c_ulong(ident), None if exception is None else ctypes.py_object(exception))
 
 
+def seems_no_daemon(thread: threading.Thread) -> None:
+    """The threads that it starts are no daemons, unless they ask to be. Without the name, they are."""
+    thread._daemonic = False  # type: ignore[attr-defined]
+
+
 @functools.cache
 def before_exit(call: Callable[[], None]) -> None:
     """Have `call` made, once, before the interpreter waits for its threads, also for the pools' (whose hook was made

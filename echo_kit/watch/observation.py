@@ -71,6 +71,7 @@ class Task:
     misused: str = ""  # the error of its last recv or send on the listening socket
     again: Again | None = None  # what it has done more than once in a row, and got nothing
     partial: Line | None = None  # printed, and the line is not finished yet
+    holds: bool = False  # it asked to be no daemon: its program does not end before it does
     starting: bool = False  # Thread.start() has been called and has not returned
     entered: tuple[str, Observed, float] | None = None  # the fields of `call`: one plain tuple, put down in one step
 

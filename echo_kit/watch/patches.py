@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from . import output
 from .apart import apart
-from .borrowed import pool_workers
+from .borrowed import pool_workers, seems_no_daemon
 from .ends import TWINS
 from .frames import is_asked_for, is_student_code
 from .observation import Call, Observation, ServerStopped, Task, current_task, lock, noting, observed, running, task_for
@@ -46,7 +46,7 @@ def start(self: threading.Thread) -> None:
     if task is None or self.ident is not None:
         return plain_start(self)
     # A thread that is blocked in recv would hold up the end of the kernel, which waits for all but daemons.
-    self.daemon = True
+    daemon, self.daemon = self.daemon, True
     observation = task.observation
     mine: list[Task] = []  # empty where observing has failed
     if observation.stopping and observation.most_threads is not None:
@@ -55,10 +55,13 @@ def start(self: threading.Thread) -> None:
         with lock:  # counted and entered at once: many may start threads at the same time
             with noting(observation):
                 mine = [observation.adopt(self, starts_it=task)]
+                mine[0].holds = not daemon
             if observation.most_threads is not None and len(observation.tasks) > observation.most_threads:
                 observation.drop(mine)
                 raise RuntimeError("can't start new thread")  # Python's own words, when the system has no more
         plain_start(self)
+        if mine and mine[0].holds:
+            seems_no_daemon(self)
     except BaseException:
         with lock:
             observation.drop(mine)

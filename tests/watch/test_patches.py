@@ -154,3 +154,18 @@ def test_where_a_thread_waits_in_the_standard_library():
     thread.join(LONG)
     with selectors.DefaultSelector() as selector:
         assert selector.select.__func__.__code__ in borrowed.waits
+
+
+def test_what_a_daemon_starts_is_one_unless_it_seems_to_be_none():
+    """`_daemonic`: what a thread hands down to those that it starts."""
+    seen = []
+
+    def run():
+        seen.append(threading.Thread().daemon)
+        borrowed.seems_no_daemon(threading.current_thread())
+        seen.append(threading.Thread().daemon)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(LONG)
+    assert seen == [True, False]
