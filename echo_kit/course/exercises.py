@@ -17,7 +17,7 @@ from typing import Any
 from ..server import ServerStuck, start
 from ..views.code import CodeView
 from ..views.snapshot import Snapshot
-from ..watch.frames import student_traceback
+from ..watch.frames import forget_variables, student_line
 from ..watch.patches import no_default_timeout
 from ..watch.text import cut, visible
 from . import part1, part2, surprises
@@ -160,8 +160,9 @@ def _begin(exercise: Exercise, trial: Trial) -> None:
         hint = "a server never returns: it needs a loop || after listen, a loop around accept"
         raise NotYet(expected, got, hint) from None
     except BaseException as error:  # SystemExit, too
-        line = [each.strip() for each in "".join(student_traceback(error)).splitlines()[1:-1]]
-        hint = f"the line  {cut(line[-1], LONGEST)}" if line else ""
+        line = student_line(error)
+        hint = f"the line  {cut(line, LONGEST)}" if line else ""
+        forget_variables(error)  # the report keeps the error, and with it a socket that was left open
         raise NotYet(expected, died_of(error), hint) from None
     trial.server.observation.most_sent = PART
     trial.settle()
