@@ -350,8 +350,11 @@ def folded(observation: Observation, events: Sequence[SocketEvent], missed: bool
         lanes.fold(beginnings(observation, events), missed=True)
     lanes.fold(events, missed)
     for task in observation.alive():  # one that has not read anything yet left no event
-        lane = lanes.of(task.connection)
+        lane, call = lanes.of(task.connection), task.paused or task.call
+        at_it = call is not None and call.seen.connection is task.connection
         if lane is not None and task.label not in lane.threads and lane.closed is None:
+            if task.label == lane.accepter and not at_it:
+                continue  # it may wait for a place before it gives the client to another thread
             lane.threads.append(task.label)
     for address, arrived in list(observation.sighted.items()):
         lanes.sight(address, arrived, observation.accepted.get(address))

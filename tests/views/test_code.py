@@ -550,6 +550,48 @@ def test_a_loop_that_never_waits(handler):
             assert time.monotonic() - began < 3, "also where eight others want this processor"
 
 
+def one_place(take):
+    def serve(host, port):
+        places = threading.BoundedSemaphore(1)
+
+        def talk(conn):
+            with conn:
+                echo(conn)
+            places.release()
+
+        with socket.create_server((host, port)) as listener:
+            while True:
+                conn, _ = listener.accept()
+                take(places)
+                threading.Thread(target=talk, args=(conn,)).start()
+
+    return serve
+
+
+def acquires(places):
+    places.acquire()
+
+
+def takes_its_turn(places):
+    with places:
+        pass
+    places.acquire()
+
+
+@pytest.mark.parametrize(
+    ("take", "words"),
+    [(acquires, "waits in places.acquire()"), (takes_its_turn, "waits at with places")],
+    ids=["acquire", "with"],
+)
+def test_a_thread_that_waits_for_a_place_serves_nobody_yet(take, words):
+    with start(one_place(take), name="serve") as server, clients(server, "alice", "bob") as (alice, _):
+        echoed(alice)
+        said = [mark for each in where(server).values() for mark in each]
+        assert f"◀ server thread: {words}" in said
+        timeline = server.timeline()
+        assert timeline.story(timeline.lanes[1]) == "connected · accepted"
+
+
 def test_an_accept_that_fails_again_and_again():
     with start(refuses_to_accept) as server:
         with Client(server, name="alice"):
