@@ -22,7 +22,7 @@ from .views.kernel import look
 from .views.looks import code_view
 from .views.printed import Log, client_names
 from .views.shown import Snapshot, Timeline
-from .views.source import where
+from .views.source import standing, where
 from .watch import patches, rest, stopping
 from .watch.borrowed import before_exit
 from .watch.events import CAPACITY, Address, Connection, EventLog, reachable
@@ -185,7 +185,7 @@ class Server:
             self._ending.release()
         if left:
             stopping.give_up(left)
-            stands = "; ".join(f"{task.label} stands at {where(task)}" for task in left)
+            stands = "; ".join(standing(left))
             raise ServerStuck(
                 f"{self.name} did not end within {timeout:g} s: {stands}. Its sockets are closed. "
                 "To be rid of the thread, restart the kernel."

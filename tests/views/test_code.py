@@ -449,6 +449,32 @@ def test_a_thread_that_a_stop_left_behind(ends):
     assert server.where().title == "serve: stopped"
 
 
+@pytest.mark.parametrize("count", [1, 20])
+def test_threads_that_did_not_end_are_counted_with_their_line(count, ends):
+    def stubborn():
+        while not ends.is_set():
+            with contextlib.suppress(BaseException):
+                ends.wait(LONG)
+
+    def serve(host, port):
+        with socket.create_server((host, port)) as listener:
+            for _ in range(count):
+                threading.Thread(target=stubborn).start()
+            listener.accept()
+
+    server = start(serve)
+    threads = [task.thread for task in server.observation.tasks[1:]]
+    line = stubborn.__code__.co_firstlineno + 3
+    with pytest.raises(ServerStuck) as stuck:
+        server.stop(timeout=0.5)
+    ends.set()
+    for thread in threads:
+        thread.join(LONG)
+    who = "thread 1 stands" if count == 1 else "20 threads stand"
+    assert f"{who} at line {line} of stubborn: ends.wait(LONG). " in str(stuck.value)
+    assert "None" not in str(stuck.value)
+
+
 # -- what it does there ------------------------------------------------------------------------------------------------
 
 
