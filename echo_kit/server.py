@@ -22,7 +22,7 @@ from .views.kernel import look
 from .views.looks import code_view
 from .views.printed import Log, client_names
 from .views.shown import Snapshot, Timeline
-from .views.source import where
+from .views.source import standing, where
 from .watch import patches, reasons, rest, stopping
 from .watch.apart import Asker, ServerStuck as ServerStuck, apart, turn
 from .watch.borrowed import before_exit
@@ -176,8 +176,7 @@ class Server:
                         del _servers[self.name]
                 patches.end(observation)
             if left or children:
-                stands = [f"{task.label} stands at {where(task)}" for task in left]
-                raise stopping.stuck(self.observation, timeout, left, stands, children)
+                raise stopping.stuck(self.observation, timeout, left, standing(left), children)
 
     def restart(self) -> None:
         """Stop it, if it runs, and start the same function again: at the same port, or at a free one if that is taken.

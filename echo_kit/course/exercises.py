@@ -12,13 +12,12 @@ import inspect
 import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from traceback import walk_tb
 from typing import Any
 
 from ..server import ServerStuck, start
 from ..views.code import CodeView
 from ..views.snapshot import Snapshot
-from ..watch.frames import is_student_code, source_lines
+from ..watch.frames import forget_variables, student_line
 from ..watch.patches import no_default_timeout
 from ..watch.reasons import PRINTED
 from ..watch.text import cut, visible
@@ -163,10 +162,10 @@ def _begin(exercise: Exercise, trial: Trial) -> None:
             got = f"{name} returned at once" if trial.returned else str(error)
             hint = "a server never returns: it needs a loop || after listen, a loop around accept"
             raise NotYet(expected, got, hint) from None
-        seen = [(frame.f_code, line) for frame, line in walk_tb(error.__traceback__) if is_student_code(frame)]
-        lines = [line for code, at in seen[-1:] for line in source_lines(code.co_filename)[at - 1 : at]]
+        line = student_line(error)
+        forget_variables(error)  # the report keeps the error, and with it a socket that was left open
         reason = [each for each in getattr(error, "__notes__", ())[:1] if not each.startswith(PRINTED)]
-        hint = "\n".join([*(f"the line  {cut(each.strip(), LONGEST)}" for each in lines), *reason])
+        hint = "\n".join([*([f"the line  {cut(line, LONGEST)}"] if line else []), *reason])
         raise NotYet(expected, died_of(error), hint) from None
     trial.server.observation.most_sent = PART
     trial.settle()

@@ -15,10 +15,11 @@ import traitlets
 from ..client import address_of
 from ..server import Server
 from ..watch.events import Address
-from ..watch.text import visible
+from ..watch.text import cut, visible
 from .panel import STATIC, Bundle, InOutputs, Panel, script
 from .worker import Entry, Worker
 
+NAME_LETTERS = 40  # of a client's name
 SAVED = 40  # entries that a saved notebook shows
 CONNECTS = 0.5  # seconds that a new panel waits for its connection, so that panels connect in the order of their cells
 
@@ -45,7 +46,7 @@ class ClientPanel(Panel):
 
     def __init__(self, server: Server | Address, name: str = "client") -> None:
         _check(server, name)
-        super().__init__((getattr(server, "name", server), name), name=visible(name))
+        super().__init__((getattr(server, "name", server), name), name=cut(visible(name), NAME_LETTERS))
         self.row: ClientPanels | None = None
         self._worker = Worker(server, name, self._show)
         self._worker.do("connect")

@@ -243,7 +243,7 @@ class Live:
                 self._mark(sent, event.began if event.kind == "client send" else event.ended, TO_SERVER, event)
             for event in lane.to_client:
                 self._mark(sent, event.began if event.kind == "send" else event.ended, TO_CLIENT, event)
-            for each in (lane.spans, lane.to_server, lane.to_client, lane.answers):
+            for each in (lane.spans, lane.to_server, lane.to_client, lane.reads, lane.answers):
                 each.clear()
 
     def _mark(self, sent: _Sent, time: float, direction: int, event: SocketEvent) -> None:

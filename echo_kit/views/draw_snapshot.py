@@ -11,7 +11,8 @@ from matplotlib.patches import Rectangle
 
 from ..watch.text import cut
 from .code import BADGES, CodeView, crowd, margin
-from .draw_timeline import DARK, INCHES_A_LANE, LABEL_LANES, LIGHT, ON_DARK, ON_LIGHT, draw_timelines, say
+from .draw_text import say
+from .draw_timeline import DARK, INCHES_A_LANE, LABEL_LANES, LIGHT, ON_DARK, ON_LIGHT, draw_timelines
 from .snapshot import Snapshot
 from .states import BACKLOG
 

@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.path import Path
 
 from ..watch.events import SocketEvent
 from ..watch.patches import collector_paused
-from ..watch.text import counted, cut, listed, visible
+from ..watch.text import counted, cut, listed
+from .draw_text import TEXT, drawable, say, told_apart
 from .lane import Lane, Span
 from .states import BACKLOG, IN_ACCEPT, IN_RECV, PAUSED, STATES, USUAL, WORKS, State
 from .story import quote
@@ -40,7 +40,6 @@ PIXELS = 1000  # across a timeline
 CHOSEN = 12  # lanes that are named where there is no room for all the names
 FINE = 300  # stretches of a lane that are drawn as they are; more of them are merged into pixels
 MARKS = 60  # messages of a lane that are marked one by one
-TEXT = {"va": "center", "size": 13, "parse_math": False}
 RECTANGLE = [Path.MOVETO, Path.LINETO, Path.LINETO, Path.LINETO, Path.CLOSEPOLY]
 
 
@@ -81,7 +80,8 @@ def timeline_figure(timelines: Sequence[Timeline], dark: bool = False) -> Figure
 
 def threads_figure(timeline: Timeline, dark: bool = False) -> Figure:
     """One lane for each thread: where it waited, and for whom it worked."""
-    rows = [_Row(label, spans) for label, spans in timeline.thread_spans.items()]
+    names = told_apart(timeline.thread_spans)
+    rows = [_Row(name, spans) for name, spans in zip(names, timeline.thread_spans.values(), strict=True)]
     for row in rows if len(rows) <= LABEL_LANES else ():
         for said, group in itertools.groupby(row.spans, _doing):
             spans = list(group)
@@ -93,7 +93,7 @@ def stacked_figure(timelines: Sequence[Timeline], dark: bool = False) -> Figure:
     """Several servers on one axis, below one another: what happened at one moment stands at one place."""
     rows: list[_Row] = []
     for timeline in timelines:
-        rows += [_Row(timeline.server[:TITLE], [], heading=True), *_client_rows(timeline)]
+        rows += [_Row(drawable(timeline.server[:TITLE]), [], heading=True), *_client_rows(timeline)]
     start = min((each.start for each in timelines), default=0.0)
     panel = _Panel("", start, max((each.now - start for each in timelines), default=0.0), rows)
     return _figure([panel] if timelines else [], dark)
@@ -114,7 +114,8 @@ def _panel(timeline: Timeline, rows: list[_Row]) -> _Panel:
 
 
 def _client_rows(timeline: Timeline, summaries: bool = True) -> list[_Row]:
-    rows = [_Row(lane.name, timeline.spans[lane.name], lane=lane) for lane in timeline.lanes]
+    names = told_apart(lane.name for lane in timeline.lanes)
+    rows = [_Row(name, timeline.spans[lane.name], lane=lane) for name, lane in zip(names, timeline.lanes, strict=True)]
     if len(rows) > LABEL_LANES:
         return rows
     for row, lane, facts in zip(rows, timeline.lanes, timeline.table(), strict=True):
@@ -217,17 +218,6 @@ def _columns(labels: list[str], width: float) -> int:
     return 1
 
 
-def drawable(text: str) -> str:
-    """`text` with a box for each character that the font lacks: matplotlib would warn of it whenever it draws."""
-    fonts = [get_font(findfont(FontProperties(weight=weight))) for weight in ("normal", "bold")]
-    return "".join(char if all(font.get_char_index(ord(char)) for font in fonts) else "□" for char in visible(text))
-
-
-def say(axis: Any, x: float, y: float, text: str, ink: str, **style: Any) -> None:
-    """Write one line, with its middle at that height."""
-    axis.text(x, y, drawable(text), color=ink, **TEXT | style)
-
-
 # -- lanes -----------------------------------------------------------------------------------------------------------
 
 
@@ -264,7 +254,7 @@ def _draw_lanes(axis: Any, rows: list[_Row], view: _View) -> set[State]:
         named = _evenly(named, CHOSEN)
         axis.set_ylim(max(len(rows), 1) - 0.5, -0.5)
         axis.set_ylabel(f"{lanes}, the first on top", fontsize=14, color=ink)
-    names, size = [drawable(rows[each].name) for each in named], 16 if words else 14
+    names, size = [rows[each].name for each in named], 16 if words else 14
     ticks = axis.set_yticks(named, names, fontsize=size, color=ink, parse_math=False)
     for tick, each in zip(ticks, named, strict=True):
         tick.label1.set_fontweight("bold" if rows[each].heading else "normal")

@@ -45,6 +45,7 @@ class Lane:
     left: float | None = None  # the client closed
     seen_off: float | None = None  # the server read the end of file
     closed: float | None = None  # the server closed, or shut down its side
+    closer: str = ""  # the label of the thread that did so
     reset: bool = False  # the client broke off, as the server noticed
     rejected: bool = False  # the server broke off, as our client noticed: it closed with bytes unread
     owed: int = 0  # bytes that the server has sent, and that the client was not seen to read
@@ -53,6 +54,7 @@ class Lane:
     spans: list[Span] = field(default_factory=list)  # after the accept
     to_server: list[SocketEvent] = field(default_factory=list)
     to_client: list[SocketEvent] = field(default_factory=list)
+    reads: list[SocketEvent] = field(default_factory=list)  # what the server's recvs returned
     answers: list[SocketEvent] = field(default_factory=list)  # what the server sent, whether or not it was read
     client_then: Connection | None = None  # copies of the two ends, made by `freeze`: the ends themselves go on
     server_then: Connection | None = None
@@ -92,11 +94,20 @@ class Lane:
         if self.seen_to_leave is not None or left:
             return "left"
         server = self.server_then or self.server
+        if server is not None and server.handed_on:
+            return f"handed on {server.handed_on}: not seen from here"
         if server is not None and server.cut_off:
             return "cut off: the server was stopped"
         if self.closed is not None:
-            return "broken off by the server (reset)" if self.rejected else "closed by the server"
+            where = f" at {server.closed_at}" if server is not None and server.closed_at else ""
+            return ("broken off by the server (reset)" if self.rejected else f"closed by {self._who_closed()}") + where
         return ""
+
+    def _who_closed(self) -> str:
+        """The thread is named where another one than that which served the client did it."""
+        if not self.closer or self.threads == [self.closer]:
+            return "the server"
+        return "the server thread" if self.closer == "server thread" else self.closer
 
     @property
     def came(self) -> float | None:
@@ -137,8 +148,12 @@ class Lane:
                 self.finished = event.began
             elif kind == "client recv":
                 self.rejected = self.rejected or event.error == "ConnectionResetError"
-        elif kind == "client send" or (kind == "recv" and self.client is None):
+        elif kind == "client send":
             self.to_server.append(event)
+        elif kind == "recv":
+            self.reads.append(event)
+            if self.client is None:
+                self.to_server.append(event)
         elif kind == "client recv":
             self.to_client.append(event)
             self.owed -= event.size
@@ -164,11 +179,13 @@ class Lane:
             self.spans.append(span if (begin, end) == span[1:3] else span._replace(begin=begin, end=end))
         self.seen = end if seen is None or end > seen else seen
 
-    def close(self, time: float) -> None:
+    def close(self, time: float, thread: str = "") -> None:
         """The server has closed it, or shut down its side; only the first time counts."""
         if self.closed is not None:
             return
-        self.closed = time
+        self.closed, self.closer = time, thread
+        if self.seen_off is not None and self.seen_off > time:
+            self.seen_off = None  # this is what ended the recv, and not the client
         if self.spans and self.spans[-1].end > time:
             last = self.spans.pop()
             self.spans += [last._replace(end=time)] if last.begin < time else []

@@ -151,7 +151,7 @@ class Lanes:
         if lane is not None:  # the server's thread was faster, or the kernel was asked in between
             self._names.give_back(lane.name)
             lane.name = self._names.take(name)
-            lane.to_server, lane.to_client = [], []
+            lane.to_server, lane.to_client = [], []  # as the server tells; now the client will
         else:
             lane = self._new(name, end.client)
             self._waiting.setdefault(end.client, []).append(lane)
@@ -207,15 +207,15 @@ class Lanes:
             return
         whose.thread = thread or whose.thread
         if rule.during is None:
-            whose.close(began)
+            whose.close(began, thread)
         elif kind != "pause":
             whose.last_used = ended
-            if thread not in whose.threads:
-                whose.threads.append(thread)
-            if error in BROKEN_OFF:
+            if thread not in whose.threads and (not error or error in (*BROKEN_OFF, STOPPED)):
+                whose.threads.append(thread)  # one whose socket another thread has closed serves nobody
+            if error in BROKEN_OFF and whose.closed is None:
                 whose.reset = True
-            if kind == "recv" and not size and whose.seen_off is None and error != STOPPED:
-                whose.seen_off = ended
+            if kind == "recv" and not size and not error and whose.seen_off is None and whose.closed is None:
+                whose.seen_off = ended  # after a shutdown of ours it would be no word of the client's
 
     def _waited_for_room(self, event: SocketEvent, lane: Lane | None) -> bool:
         """Whether a long send can have done so. The kernel takes the first bytes at once, and knows of longer waits."""
@@ -350,8 +350,11 @@ def folded(observation: Observation, events: Sequence[SocketEvent], missed: bool
         lanes.fold(beginnings(observation, events), missed=True)
     lanes.fold(events, missed)
     for task in observation.alive():  # one that has not read anything yet left no event
-        lane = lanes.of(task.connection)
+        lane, call = lanes.of(task.connection), task.paused or task.call
+        at_it = call is not None and call.seen.connection is task.connection
         if lane is not None and task.label not in lane.threads and lane.closed is None:
+            if task.label == lane.accepter and not at_it:
+                continue  # it may wait for a place before it gives the client to another thread
             lane.threads.append(task.label)
     for address, arrived in list(observation.sighted.items()):
         lanes.sight(address, arrived, observation.accepted.get(address))

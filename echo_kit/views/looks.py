@@ -29,6 +29,7 @@ RUNS = 0.01  # seconds on a processor between two looks: it runs
 LOOKS = 3  # a thread that was quiet between two of them waits, whatever woke it before
 NEWEST = 64  # events that say what a thread that runs does
 KEPT = " (kept in the future: nobody asked for its result)"
+_PLACE = re.compile(r"\.acquire\(|^with ")  # of a semaphore or a lock
 _SELECT = re.compile(r"(^|\.)(select|poll|control)\(")  # control: of kqueue, on macOS
 
 Names = Mapping[Connection, str]  # what each connection's client is called
@@ -183,6 +184,9 @@ class _Look:
         self.guessed = not self.words
         if self.guessed:
             written = expression(frame) if frame is not None else ""
+            untouched = served is not None and not (served.messages or served.sent)
+            if _PLACE.search(written) and untouched:
+                self.client = ""  # it waits for a place, before it or another thread serves the client
             if _SELECT.search(written):
                 self.selects, self.client = True, ""
             self._judge(written, (id(innermost), innermost.f_lasti if innermost is not None else 0, self.chain))

@@ -1,14 +1,19 @@
-"""What a server's threads printed, grouped by connection: the order between connections is not a fact."""
+"""What a server's threads printed. The lines of one thread stay in their order, which is a fact; those of different
+threads are grouped by connection, for the order between threads is none.
+"""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from itertools import groupby
 
-from ..watch.events import Connection
+from ..watch.events import Connection, Line
 from ..watch.observation import Observation
-from ..watch.text import visible
+from ..watch.text import cut, visible
 from .lanes import lanes_of
+
+TOLD_LINES, LETTERS = 400, 300  # lines that a printed log has, and characters of each
 
 
 def client_names(observation: Observation) -> dict[Connection, str]:
@@ -36,16 +41,26 @@ class Log:
         observation = self._observation()
         names = client_names(observation)
         order = {connection: number for number, connection in enumerate(names, 1)}
-        lines = sorted(observation.printed(), key=lambda each: order.get(each.connection, 0) if each.connection else 0)
-        dropped = observation.lines_ever - len(observation.lines)
-        text = (
-            [f"(the log keeps the newest {len(observation.lines):,} of {observation.lines_ever:,} lines)"]
-            if dropped
-            else []
-        )
+        reached: defaultdict[str, float] = defaultdict(float)  # by thread: at which connection its lines have arrived
+
+        def place(line: Line) -> float:
+            at = reached[line.thread]
+            here = order.get(line.connection, 0) if line.connection else 0
+            # About nobody: behind the connection before it.
+            at = reached[line.thread] = max(at, here) if here else int(at) + 0.5 * (at > 0)
+            return at
+
+        lines = sorted(observation.printed(), key=place)
+        kept, ever = len(observation.lines), observation.lines_ever
+        text = [f"(the log keeps the newest {kept:,} of {ever:,} lines)"] if ever > kept else []
         for (connection, thread), group in groupby(lines, key=lambda each: (each.connection, each.thread)):
             who = f"{names[connection]} ({thread})" if connection in names else thread
-            text += [who, *(f"    {visible(line.text)}" for line in group)]
+            text += [who, *(f"    {cut(visible(line.text), LETTERS)}" for line in group)]
+        left_out = len(text) - TOLD_LINES
+        if left_out > 0:
+            text[TOLD_LINES // 2 : -TOLD_LINES // 2] = [
+                f"… {left_out:,} more lines: log.lines() has all that is kept …"
+            ]
         return "\n".join(text) or "(nothing printed)"
 
     __repr__ = __str__

@@ -8,7 +8,8 @@ import itertools
 import linecache
 import re
 import tokenize
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import CodeType, FrameType
 
@@ -41,6 +42,18 @@ def where(task: Task) -> Place | None:
     """The innermost line of student code that the thread is in; None when it is in none (an idle worker of a pool)."""
     frame = student_frame(task.identity())
     return None if frame is None else Place(frame.f_code.co_name, frame.f_lineno, source_line(frame))
+
+
+def standing(tasks: Iterable[Task]) -> list[str]:
+    """Where these threads stand, in words: those on one line are counted."""
+    at: defaultdict[str, list[str]] = defaultdict(list)
+    for task in tasks:
+        place = where(task)
+        at["outside of your code" if place is None else f"at {place}"].append(task.label)
+    return [
+        f"{labels[0]} stands {place}" if len(labels) == 1 else f"{len(labels):,} threads stand {place}"
+        for place, labels in at.items()
+    ]
 
 
 def spot(code: CodeType, line: int) -> Spot:

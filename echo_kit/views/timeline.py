@@ -17,7 +17,7 @@ from ..watch.text import counted, listed, shortened, visible
 from .lane import Lane, Span
 from .lanes import Pending, arranged, folded, pending_calls
 from .states import IN_SEND, WORKS
-from .story import messages, moved
+from .story import merged, messages, moved, read_together
 
 TOLD_LANES = 200  # lanes that the text tells: thousands help nobody, and are saved twice with the picture
 TOLD_VISITS = 6  # of a thread: whom it accepted and served
@@ -120,7 +120,10 @@ class Timeline:
             said.append("was never accepted")
         else:
             said.append("waits in the backlog" + (f" behind {others}" if others else ""))
-        return " · ".join([*said, *messages(lane), *filter(None, [lane.ending()])])
+        said += [*messages(lane), *merged(lane), lane.ending(), *messages(lane, late=True)]
+        if lane.server_then is not None and lane.server_then.handed_on and lane.left is not None:
+            said.append("left")  # so its own end says
+        return " · ".join(filter(None, said))
 
     @property
     def title(self) -> str:
@@ -140,7 +143,8 @@ class Timeline:
 
     def table(self) -> list[dict[str, Any]]:
         """One row per client, fit for `pandas.DataFrame`: seconds waited in the backlog, seconds served (until now, if
-        they last), of these the seconds in which the server worked for it or sent to it; messages, bytes, threads.
+        they last), of these the seconds in which the server worked for it or sent to it; messages, bytes, threads; the
+        thread that closed it, and the line, as far as they are known; how many sends of the client each recv returned.
         """
         rows = []
         for lane in self.lanes:
@@ -159,6 +163,9 @@ class Timeline:
                     "bytes sent": sent,
                     "bytes back": back,
                     "threads": ", ".join(lane.threads),
+                    "closed by": lane.closer,
+                    "closed at": (lane.server_then or end).closed_at,
+                    "sends per recv": [len(sends) for sends in read_together(lane)],
                 }
             )
         return rows

@@ -104,6 +104,13 @@ def is_asked_for(frame: FrameType | None) -> bool:
     return frame is not None and (is_student_code(frame) or frame.f_globals.get("__name__") == "socketserver")
 
 
+def student_line(error: BaseException) -> str:
+    """The innermost line of student code that `error` went through, without its margin; "" where it is not at hand."""
+    walked = traceback.walk_tb(error.__traceback__)
+    lines = [(frame.f_code.co_filename, line) for frame, line in walked if is_student_code(frame)]
+    return "".join("".join(source_lines(name)[line - 1 : line]).strip() for name, line in lines[-1:])
+
+
 def forget_variables(error: BaseException | None) -> None:
     """Let go of what the dead functions' variables hold. Else a socket that the student's code did not close would
     stay open as long as the exception is kept, where without us it would be closed now.

@@ -452,3 +452,37 @@ def test_the_report_is_shown_in_words_then_as_a_picture(monkeypatch):
     shown.clear()
     echo_kit.check("1.2", shout)._ipython_display_()
     assert [each["text/plain"].splitlines()[0] for each in shown] == ["✔ 1.2 Shout: solved"]
+
+
+def port_as_text(host, port):
+    with socket.create_server((host, str(port))) as s:
+        s.accept()
+
+
+def backlog_as_text(host, port):
+    with socket.create_server((host, port), backlog="5") as s:
+        s.accept()
+
+
+def connects_to_a_text(host, port):
+    with socket.create_server((host, port)), socket.create_connection((host, "no port")) as other:
+        other.recv(1)
+
+
+@pytest.mark.parametrize(
+    ("serve", "line"),
+    [
+        (port_as_text, "with socket.create_server((host, str(port))) as s:"),
+        (backlog_as_text, 'with socket.create_server((host, port), backlog="5") as s:'),
+    ],
+    ids=lambda each: getattr(each, "__name__", ""),
+)
+def test_the_hint_is_the_students_own_line_and_none_of_the_library(serve, line):
+    report = echo_kit.check("1.1", serve)
+    assert report.problem.got == "your code ended with TypeError: 'str' object cannot be interpreted as an integer"
+    assert report.problem.hint == f"the line  {line}"
+
+
+def test_the_line_of_an_error_that_comes_while_it_listens():
+    report = echo_kit.check("1.1", connects_to_a_text)
+    assert "the line  with socket.create_server((host, port)), socket.create_connection(" in report.problem.hint

@@ -1,5 +1,6 @@
 """The panels without a page: commands go in as the page would send them, the traits say what the page would show."""
 
+import contextlib
 import re
 import socket
 import sys
@@ -514,3 +515,11 @@ def test_a_row_leaves_its_words_when_the_kernel_ends(outputs):
     ((kind, updated, data),) = outputs["shutdown"]
     assert (kind, updated, data["text/plain"]) == ("update_display_data", place, "ClientPanels bob, carol")
     assert VIEW not in data
+
+
+def test_a_long_name_is_cut_in_the_panel_and_in_what_is_saved():
+    server = echo_kit.start(echo_kit.serve_threaded)
+    with server, contextlib.closing(ClientPanel(server, name="a" * 1_000_000)) as panel:
+        assert panel.name == "a" * 39 + "…"
+        assert len(panel._still()[0]["text/html"]) < 1_000
+        assert repr(panel) == f"ClientPanel {panel.name}"

@@ -449,6 +449,32 @@ def test_a_thread_that_a_stop_left_behind(ends):
     assert server.where().title == "serve: stopped"
 
 
+@pytest.mark.parametrize("count", [1, 20])
+def test_threads_that_did_not_end_are_counted_with_their_line(count, ends):
+    def stubborn():
+        while not ends.is_set():
+            with contextlib.suppress(BaseException):
+                ends.wait(LONG)
+
+    def serve(host, port):
+        with socket.create_server((host, port)) as listener:
+            for _ in range(count):
+                threading.Thread(target=stubborn).start()
+            listener.accept()
+
+    server = start(serve)
+    threads = [task.thread for task in server.observation.tasks[1:]]
+    line = stubborn.__code__.co_firstlineno + 3
+    with pytest.raises(ServerStuck) as stuck:
+        server.stop(timeout=0.5)
+    ends.set()
+    for thread in threads:
+        thread.join(LONG)
+    who = "thread 1 stands" if count == 1 else "20 threads stand"
+    assert f"{who} at line {line} of stubborn: ends.wait(LONG). " in str(stuck.value)
+    assert "None" not in str(stuck.value)
+
+
 # -- what it does there ------------------------------------------------------------------------------------------------
 
 
@@ -541,14 +567,55 @@ def test_a_loop_that_never_waits(handler):
         with clients(server, "alice"):
             pass
         server.settle()
-        for _ in range(2):
-            (said,) = [mark for each in where(server).values() for mark in each if "server thread: runs" in mark]
-            assert said == f"◀ server thread: {SPINS[handler]}"
-            for look in (server.where, server.backlog, server.timeline, server.snapshot, server.log.__str__):
-                began, worked = time.monotonic(), time.thread_time()
-                look()
-                assert time.thread_time() - worked < 0.3
-                assert time.monotonic() - began < 3, "also where eight others want this processor"
+        (said,) = [mark for each in where(server).values() for mark in each if "server thread: runs" in mark]
+        assert said == f"◀ server thread: {SPINS[handler]}"
+        for look in (server.where, server.backlog, server.timeline, server.snapshot, server.log.__str__):
+            began, worked = time.monotonic(), time.thread_time()
+            look()
+            assert time.thread_time() - worked < 0.3
+            assert time.monotonic() - began < 3, "also where eight others want this processor"
+
+
+def one_place(take):
+    def serve(host, port):
+        places = threading.BoundedSemaphore(1)
+
+        def talk(conn):
+            with conn:
+                echo(conn)
+            places.release()
+
+        with socket.create_server((host, port)) as listener:
+            while True:
+                conn, _ = listener.accept()
+                take(places)
+                threading.Thread(target=talk, args=(conn,)).start()
+
+    return serve
+
+
+def acquires(places):
+    places.acquire()
+
+
+def takes_its_turn(places):
+    with places:
+        pass
+    places.acquire()
+
+
+@pytest.mark.parametrize(
+    ("take", "words"),
+    [(acquires, "waits in places.acquire()"), (takes_its_turn, "waits at with places")],
+    ids=["acquire", "with"],
+)
+def test_a_thread_that_waits_for_a_place_serves_nobody_yet(take, words):
+    with start(one_place(take), name="serve") as server, clients(server, "alice", "bob") as (alice, _):
+        echoed(alice)
+        said = [mark for each in where(server).values() for mark in each]
+        assert f"◀ server thread: {words}" in said
+        timeline = server.timeline()
+        assert timeline.story(timeline.lanes[1]) == "connected · accepted"
 
 
 def test_an_accept_that_fails_again_and_again():

@@ -467,6 +467,28 @@ def test_any_text_can_be_drawn(text, kind):
         assert not any(each.get_parse_math() for each in those)
 
 
+ALIKE = [
+    ("世界", "地球", ["\\u4e16\\u754c", "\\u5730\\u7403"]),
+    ("สมชาย", "สมหญิง", ["\\u0e2a\\u0e21\\u0e0a\\u0e32\\u0e22", "\\u0e2a\\u0e21\\u0e2b\\u0e0d\\u0e34…"]),
+    (
+        "世界世界世界",
+        "世界世界世地",
+        ["\\u4e16\\u754c\\u4e16\\u754c\\u4e16…", "\\u4e16\\u754c\\u4e16\\u754c\\u4e16… (2)"],
+    ),
+    ("zoe\u0308", "a" + "\u0301" * 23, ["zoe\u0308", "a\u0301" + "\\u0301" * 4 + "\\u03…"]),
+]
+
+
+@pytest.mark.parametrize(("one", "other", "drawn"), ALIKE, ids=["Chinese", "Thai", "long", "marks"])
+def test_two_names_never_look_alike(one, other, drawn):
+    with start(serve_single) as server, Client(server, name=one), Client(server, name=other):
+        timeline = server.timeline()
+    assert [lane.name for lane in timeline.lanes] == [one, other]
+    figure = timeline.figure()
+    assert names(figure.axes[0]) == drawn
+    assert_readable(figure, LIGHT["paper"])
+
+
 def test_pyplot_is_never_loaded():
     program = """
 import sys

@@ -174,14 +174,15 @@ def test_two_threads_at_one_connection_do_not_overlap():
         ([("recv", 3, 4, 0, "")], "left"),
         ([("recv", 3, 4, 0, "ServerStopped")], ""),
         ([("client close", 3, 4, 0, "")], "left"),
-        ([("close", 3, 4, 0, "")], "closed by the server"),
-        ([("close", 3, 4, 0, ""), ("client close", 5, 6, 0, "")], "closed by the server"),
+        ([("close", 3, 4, 0, "")], "closed by the server thread"),
+        ([("close", 3, 4, 0, ""), ("client close", 5, 6, 0, "")], "closed by the server thread"),
         (
             [("close", 3, 4, 0, ""), ("client recv", 5, 6, 0, "ConnectionResetError")],
             "broken off by the server (reset)",
         ),
-        ([("shutdown", 3, 4, 0, "")], "closed by the server"),
-        ([("recv", 3, 4, 0, "TypeError")], "left"),
+        ([("recv", 2, 3, 1, ""), ("shutdown", 3, 4, 0, "")], "closed by the server"),
+        ([("recv", 3, 4, 0, "OSError")], ""),
+        ([("recv", 2, 4, 0, ""), ("shutdown", 3, 5, 0, "")], "closed by the server"),
     ],
 )
 def test_how_it_ended(calls, ending):
@@ -379,3 +380,68 @@ def test_the_timeline_and_the_stage_tell_the_same_of_a_recorded_run(serve, monke
         assert [each[0] for each in page["stretches"]] == [span.state.name for span in spans]
         for (_, begin, end), span in zip(page["stretches"], spans, strict=True):
             assert [begin, end] == pytest.approx([span.begin - zero, span.end - zero], abs=0.0002)
+
+
+@pytest.mark.parametrize("to", ["to ssl", "to a child process"])
+def test_what_was_handed_on_is_neither_closed_nor_unread(to):
+    observation = Observation("serve", EventLog(clock=lambda: 9.0))
+    observation.close_all()
+    run = served().add("close", 3, 4)
+    run.server.handed_on, run.client.sent = to, 1
+    observation.clients.append(run.client)
+    for event in [*run.events, SocketEvent("client send", 5, 6, run.client, "", 1, b"x")]:
+        observation.log.append(tuple(event))
+        observation.log.count()
+    timeline = Timeline.of(observation)
+    assert [timeline.story(lane) for lane in timeline.lanes] == [
+        f'connected · accepted · handed on {to}: not seen from here · "x" sent'
+    ]
+    run.client.sent, run.client.received = 1, 1
+    observation.log.add("client recv", 6.5, run.client, size=1, data=b"x", ended=7.0)
+    observation.log.add("client close", 8.0, run.client, ended=8.0)
+    timeline = Timeline.of(observation)
+    assert [timeline.story(lane) for lane in timeline.lanes] == [
+        f'connected · accepted · handed on {to}: not seen from here · "x" echoed · left'
+    ]
+
+
+def told(run, sizes, reads, closed_at=""):
+    """The story and the row of a client that sends so many bytes each time, of whom the recvs return so many."""
+    observation = Observation("serve", EventLog(clock=lambda: 99.0))
+    observation.close_all()
+    observation.clients.append(run.client)
+    run.client.sent, run.server.received, run.server.closed_at = sum(sizes), sum(reads), closed_at
+    for number, size in enumerate(sizes):
+        run.add("client send", 2 + number, 2.5 + number, size)
+    for number, size in enumerate(reads):
+        run.add("recv", 20 + number, 20.5 + number, size)
+    run.add("close", 40, 41)
+    for event in sorted(run.events, key=lambda each: each.ended):
+        observation.log.append(tuple(event))
+        observation.log.count()
+    timeline = Timeline.of(observation)
+    (lane,), (row,) = timeline.lanes, timeline.table()
+    return timeline.story(lane), row["sends per recv"], row["closed by"], row["closed at"]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "reads", "words", "counts"),
+    [
+        ([1, 2], [1, 2], "", [1, 1]),
+        ([1, 2], [3], ' · one recv returned "x" and "xx"', [2]),
+        ([4], [2, 2], "", [1, 1]),
+        ([3, 3], [2, 3, 1], ' · one recv returned "xxx" and "xxx"', [1, 2, 1]),
+    ],
+)
+def test_which_sends_one_recv_returned(sizes, reads, words, counts):
+    story, per_recv, closer, line = told(served(), sizes, reads)
+    assert story.endswith(f"read, not answered{words} · closed by the server")
+    assert (per_recv, closer, line) == (counts, THREAD, "")
+
+
+def test_who_closed_it_at_which_line():
+    story, _, closer, line = told(served(), [2], [2], closed_at="line 6 of serve")
+    assert story.endswith('"xx" read, not answered · closed by the server at line 6 of serve')
+    assert (closer, line) == (THREAD, "line 6 of serve")
+    story, *_ = told(served(), [2], [], closed_at="line 6 of serve")
+    assert story == ('connected · accepted · "xx" sent, never read · closed by the server thread at line 6 of serve')

@@ -474,6 +474,9 @@ def test_calls_and_table_have_the_right_figures():
         "bytes sent": 5,
         "bytes back": 5,
         "threads": "server thread",
+        "closed by": "server thread",
+        "closed at": "",
+        "sends per recv": [],  # the ends by hand have not counted
     }
     assert (bob["seconds waited"], bob["seconds served"], bob["seconds busy"]) == (1.5, 5.0, 1.0)
 
@@ -701,6 +704,64 @@ def test_what_a_loop_over_select_does():
             assert not [span for spans in timeline.spans.values() for span in spans if span.state == IN_SEND]
             # It waits in select: nobody works for them.
             assert [spans[-1].state for spans in timeline.spans.values()] == [ACCEPTED, ACCEPTED]
+
+
+def closes_too_early(host, port, closed, ended):
+    def talk(conn):
+        closed.wait(LONG)
+        with contextlib.suppress(OSError):
+            conn.recv(1024)
+        ended.set()
+
+    with socket.create_server((host, port)) as door:
+        while True:
+            conn, _ = door.accept()
+            with conn:
+                threading.Thread(target=talk, args=(conn,)).start()
+            closed.set()
+
+
+def test_in_the_order_in_which_it_happened_and_who_closed():
+    """The bug is in the order, and in the thread that closed."""
+    closed, ended = threading.Event(), threading.Event()
+    with (
+        start(lambda host, port: closes_too_early(host, port, closed, ended), name="serve") as server,
+        Client(server, name="alice") as alice,
+    ):
+        assert closed.wait(LONG)
+        assert ended.wait(LONG)
+        assert stories(server)["alice"] == "connected · accepted · closed by the server thread"
+        alice.offer(b"hi")
+        assert stories(server)["alice"] == (
+            'connected · accepted · closed by the server thread · "hi" sent, never read'
+        )
+
+
+def test_what_was_sent_before_the_close_is_told_before_it():
+    closes, closed = threading.Event(), threading.Event()
+
+    def watchdog(conn):
+        closes.wait(LONG)
+        conn.shutdown(socket.SHUT_RDWR)
+        conn.close()
+        closed.set()
+
+    def serve(host, port):
+        with socket.create_server((host, port)) as door:
+            conn, _ = door.accept()
+            threading.Thread(target=watchdog, args=(conn,), name="watchdog").start()
+            with contextlib.suppress(OSError):
+                while data := conn.recv(1024):
+                    conn.sendall(data)
+            closed.wait(LONG)
+
+    with start(serve) as server, Client(server, name="alice") as alice:
+        echoed(alice, "one")
+        closes.set()
+        assert closed.wait(LONG)
+        alice.offer(b"two")
+        assert stories(server)["alice"] == f'{SERVED} · "one" echoed · closed by watchdog · "two" sent, never read'
+        closes.set()
 
 
 def drawn_soon_after_the_first_event(times):
