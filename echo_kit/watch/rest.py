@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from .frames import thread_frames
 from .observation import Observation, Task
-from .sockets import ready
+from .sockets import any_ready
 
 BUSY = 0.06  # seconds on a processor, without taking anything from our clients, after which nobody waits for a server
 
@@ -21,10 +21,12 @@ def settle(observation: Observation, deadline: float, over: Callable[[], bool]) 
     while not over():
         at_rest, now = state(observation)
         # Threads that wait in ways we cannot see into (join, a queue, sleep) count as resting when none moves. On a
-        # busy machine they get a chance to move when this thread gets one to look: so count the looks, too.
+        # busy machine they get a chance to move when this thread gets one to look: so count the looks, too. (Of many
+        # threads, each look takes long.)
         if now != before or now is None:
             before, quiet_since, looks = now, time.monotonic(), 0
-        if at_rest or (looks > 40 and time.monotonic() - quiet_since > 0.05):
+        quiet = time.monotonic() - quiet_since
+        if at_rest or (looks > 40 and quiet > 0.05) or (looks > 1 and quiet > 0.15):
             return True
         looks += 1
         if time.monotonic() > deadline or work.goes_on():
@@ -44,14 +46,15 @@ class _Work:
         self._due = time.monotonic() + 0.02
 
     def goes_on(self) -> bool:
-        if time.monotonic() < self._due:
+        began = time.monotonic()
+        if began < self._due:
             return False
-        self._due = time.monotonic() + 0.02
         ends = ((self._observation.accepted.get(client), sent) for client, sent in self._asked.items())
         taken = [None if end is None else min(end.received, sent) for end, sent in ends]
         used = {task: task.processor_time() for task in self._observation.alive()}
         if taken != self._taken:
             self._taken, self._used = taken, used
+        self._due = time.monotonic() + max(0.02, 3 * (time.monotonic() - began))
         return sum(time - self._used.get(task, 0.0) for task, time in used.items()) > BUSY
 
 
@@ -75,10 +78,9 @@ def state(observation: Observation) -> tuple[bool, object]:
                 return False, None
             switches = status.partition(b"voluntary_ctxt_switches")[2]
             stands.append((task, id(frame), frame.f_lasti if frame is not None else 0, switches))
-    for seen in sockets:
-        sock = seen.ref()
-        if sock is None or ready(sock, seen.awaits):
-            return False, None
+    socks = [(seen.ref(), seen.awaits) for seen in sockets]
+    if any_ready((sock, event) for sock, event in socks if sock is not None) or any(sock is None for sock, _ in socks):
+        return False, None
     accepting = any(seen.listening for seen in sockets)
     reading = {seen.connection for seen in sockets}
     at_rest = not stands
