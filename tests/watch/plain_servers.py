@@ -233,7 +233,10 @@ def shut_down_by_its_handler(host, port):
                 self.server.shutdown()
             self.wfile.write(b"bye\n")
 
-    with Mixed((host, port), Ends) as server:
+    class Server(socketserver.ThreadingMixIn, Reusing):
+        daemon_threads = False  # at its end it waits for them
+
+    with Server((host, port), Ends) as server:
         server.serve_forever(poll_interval=0.05)
 
 
