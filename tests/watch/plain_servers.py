@@ -233,7 +233,10 @@ def shut_down_by_its_handler(host, port):
                 self.server.shutdown()
             self.wfile.write(b"bye\n")
 
-    with Mixed((host, port), Ends) as server:
+    class Server(socketserver.ThreadingMixIn, Reusing):
+        daemon_threads = False  # at its end it waits for them
+
+    with Server((host, port), Ends) as server:
         server.serve_forever(poll_interval=0.05)
 
 
@@ -379,16 +382,19 @@ def with_timeouts(host, port):
         except TimeoutError:
             continue
         conn.settimeout(0.02)
-        silent = 0
+        asked = True
         while True:
             try:
                 data = conn.recv(1024)
             except TimeoutError:
-                silent += 1
+                if not asked:
+                    conn.sendall(b"are you there?")
+                    asked = True
                 continue
             if not data:
                 break
-            conn.sendall(data if silent < 3 else data.upper())
+            conn.sendall(data)
+            asked = False
         conn.close()
 
 
@@ -397,9 +403,9 @@ def gives_up_on_silence(host, port):
         while True:
             conn, _ = listener.accept()
             with conn:
+                conn.sendall(conn.recv(1024))
                 conn.settimeout(0.1)
                 try:
-                    conn.sendall(conn.recv(1024))
                     conn.recv(1024)
                 except TimeoutError as error:
                     conn.sendall(f"{type(error).__name__}: {error}".encode())

@@ -278,20 +278,20 @@ def browses(world):
 
 def slowly(world):
     alice = world.client("alice")
-    alice.echo(b"at once")
-    alice.silence()
-    alice.echo(b"after a while")
+    for message in (b"at once", b"after a while"):
+        alice.echo(message)
+        alice.take(len(b"are you there?"))
+        alice.silence()
     alice.finish()
     alice.end()
     world.client("bob").echo(b"hello")
 
 
 def falls_silent(world):
-    alice = world.client("alice")
-    alice.echo(b"hello")
-    alice.end()
-    bob = world.client("bob")
-    bob.end()
+    for name in ("alice", "bob"):
+        client = world.client(name)
+        client.echo(b"hello")
+        client.end()
 
 
 def datagram_like(world):
@@ -549,12 +549,14 @@ def lets_it_print(count):
 def presses_ctrl_c(world):
     alice = world.client("alice")
     alice.echo(b"hello")
-    for _ in range(2):
-        world.interrupt()
-        alice.take(3)
+    world.interrupt()
+    alice.take(3)
     bob = world.client("bob")
-    bob.echo(b"hello")
-    alice.echo(b"still here")
+    bob.echo(b"hello")  # it has left its `except`: now it may be interrupted again
+    world.interrupt()
+    for each in (alice, bob):
+        each.take(3)
+        each.echo(b"still here")
 
 
 def ends_it_by_ctrl_c(world):
