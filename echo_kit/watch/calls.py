@@ -11,8 +11,10 @@ own that does the same; they take no lock, and call little.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import operator
+import os
 import socket
 import sys
 import time
@@ -23,7 +25,7 @@ from .events import PREVIEW, Address, Again
 from .handed import release
 from .observation import Observed, ServerStopped, Task, current_task, here, note_functions, noting, observed, task_for
 from .output import Routed, route_streams
-from .sockets import RESET_ON_CLOSE, waited
+from .sockets import RESET_ON_CLOSE, system_timeout, waited
 
 # On Linux and macOS shutdown() wakes a thread that is blocked in recv; on Windows recv first waits, also for the alarm.
 WAIT_BEFORE_RECV = sys.platform == "win32"
@@ -169,6 +171,7 @@ def accept(self: socket.socket) -> tuple[socket.socket, Address]:
     if seen is None or not seen.listening:  # of a connection it fails at once: wait would wait for its next bytes
         return plain_accept(self)
     observation, timeout = seen.observation, self.gettimeout()  # now: another thread may change it, or close the socket
+    kernels = system_timeout(self) if timeout is None else None
     with made("accept", seen) as (task, began):
         with noting(observation):
             note_functions(observation, accepts=True)
@@ -176,7 +179,7 @@ def accept(self: socket.socket) -> tuple[socket.socket, Address]:
             # One thread at a time: another could take the client between select and accept, and no stop wakes a thread
             # that sleeps in accept. (With a timeout it would not sleep long.)
             with seen.turn if timeout is None else contextlib.nullcontext():
-                wait(seen, self, timeout)
+                wait(seen, self, timeout, kernels)
                 if observation.stopping:
                     raise ServerStopped
                 conn, address = plain_accept(_open(seen, self, timeout))
@@ -348,8 +351,11 @@ def record(
             route_streams()  # something like redirect_stdout has replaced it, or put back what was there before
 
 
-def wait(seen: Observed, sock: socket.socket, timeout: float | None) -> None:
-    """Wait as a read of `sock` with that timeout would, and also for the server's stop, or Ctrl+C."""
+def wait(seen: Observed, sock: socket.socket, timeout: float | None, kernels: float | None = None) -> None:
+    """Wait as a read of `sock` with that timeout would, and also for the server's stop, or Ctrl+C.
+
+    kernels  a timeout that the system has for it, where Python has none
+    """
     observation, task = seen.observation, current_task()
     while True:
         awaited = _open(seen, sock, timeout)
@@ -358,8 +364,10 @@ def wait(seen: Observed, sock: socket.socket, timeout: float | None) -> None:
         changed = functools.partial(_changed, seen, sock, timeout, awaited)
         try:
             with observation.alarm.waiting(seen):
-                interrupted = observation.alarm.wait(awaited, timeout, task, changed)
+                interrupted = observation.alarm.wait(awaited, timeout or kernels, task, changed)
         except TimeoutError:
+            if kernels is not None:
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
             raise
         except Exception as trouble:
             observation.trouble = trouble

@@ -47,6 +47,18 @@ def ready(sock: socket.socket, event: int) -> bool:
         return False  # closed meanwhile
 
 
+def system_timeout(sock: socket.socket) -> float | None:
+    """Seconds after which a blocking read of it fails all the same (SO_RCVTIMEO); None: never. Not on Windows."""
+    if sys.platform == "win32":
+        return None
+    try:
+        told = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.calcsize("ll"))
+        seconds, microseconds = struct.unpack("ll", told)
+    except (OSError, struct.error):  # closed meanwhile
+        return None
+    return seconds + microseconds / 1e6 or None
+
+
 def waited(conn: socket.socket) -> float | None:
     """Seconds since the connection was made, if the kernel tells: to the tick (1 to 10 ms), and only before a send, for
     Linux stamps "last data sent" first when the handshake is complete (tcp_create_openreq_child).
