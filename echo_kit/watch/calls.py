@@ -11,10 +11,8 @@ own that does the same; they take no lock, and call little.
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import operator
-import os
 import socket
 import sys
 import time
@@ -26,6 +24,7 @@ from .handed import release
 from .observation import Observed, ServerStopped, Task, current_task, here, note_functions, noting, observed, task_for
 from .output import Routed, route_streams
 from .sockets import RESET_ON_CLOSE, system_timeout, waited
+from .waiting import open_part, wait
 
 # On Linux and macOS shutdown() wakes a thread that is blocked in recv; on Windows recv first waits, also for the alarm.
 WAIT_BEFORE_RECV = sys.platform == "win32"
@@ -182,7 +181,7 @@ def accept(self: socket.socket) -> tuple[socket.socket, Address]:
                 wait(seen, self, timeout, kernels)
                 if observation.stopping:
                     raise ServerStopped
-                conn, address = plain_accept(_open(seen, self, timeout))
+                conn, address = plain_accept(open_part(seen, self, timeout))
             seen.again.clear()  # what failed before has ended
         except OSError as error:
             if observation.stopping:
@@ -232,7 +231,7 @@ def read(plain: Callable[..., Any], sock: socket.socket, seen: Observed, *args: 
                 wait(seen, sock, timeout)
             if observation.stopping:
                 return nothing
-            result = plain(_open(seen, sock, timeout), *args, **named)
+            result = plain(open_part(seen, sock, timeout), *args, **named)
         except OSError as error:
             if not observation.stopping:
                 record(seen, task, "recv", began, error=type(error))
@@ -302,11 +301,6 @@ def _release(seen: Observed) -> None:
             release(seen)
 
 
-def _open(seen: Observed, sock: socket.socket, timeout: float | None) -> socket.socket:
-    """What a call that may block for ever is made on: `sock`, or what is kept open of it (see `duplicate`)."""
-    return sock if seen.held is None or timeout is not None else seen.held
-
-
 def again(seen: Observed, task: Task, kind: str, error: str = "") -> bool:
     """Whether this thread has made this call before with this end, which moved nothing: it is counted."""
     key = kind, task.label, error
@@ -349,35 +343,3 @@ def record(
         observation.log.add(kind, began, connection, task.label, len(data), data[:PREVIEW], name, ended=ended)
         if type(sys.stdout) is not Routed:
             route_streams()  # something like redirect_stdout has replaced it, or put back what was there before
-
-
-def wait(seen: Observed, sock: socket.socket, timeout: float | None, kernels: float | None = None) -> None:
-    """Wait as a read of `sock` with that timeout would, and also for the server's stop, or Ctrl+C.
-
-    kernels  a timeout that the system has for it, where Python has none
-    """
-    observation, task = seen.observation, current_task()
-    while True:
-        awaited = _open(seen, sock, timeout)
-        if timeout == 0 or awaited.fileno() == -1 or observation.stopping:
-            return  # the real call returns at once
-        changed = functools.partial(_changed, seen, sock, timeout, awaited)
-        try:
-            with observation.alarm.waiting(seen):
-                interrupted = observation.alarm.wait(awaited, timeout or kernels, task, changed)
-        except TimeoutError:
-            if kernels is not None:
-                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
-            raise
-        except Exception as trouble:
-            observation.trouble = trouble
-            return  # the real call says what is wrong, or waits
-        if interrupted:
-            raise ServerStopped
-        if not changed():
-            return
-
-
-def _changed(seen: Observed, sock: socket.socket, timeout: float | None, before: socket.socket) -> bool:
-    """Whether to wait for something else now, or no longer."""
-    return seen.observation.stopping or _open(seen, sock, timeout) is not before

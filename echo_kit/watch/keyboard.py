@@ -7,9 +7,10 @@ import socket
 import weakref
 from collections import deque
 
-from .calls import made, plain_recv, plain_send, wait
+from .calls import made, plain_recv, plain_send
 from .events import Connection, EventLog, Record
 from .observation import Observation, Observed, ServerStopped, current_task
+from .waiting import wait
 
 
 class ClientLog(EventLog):
