@@ -10,7 +10,6 @@ import contextlib
 import ctypes
 import functools
 import selectors
-import socket
 import threading
 from collections.abc import Callable, Mapping, MutableMapping
 from contextvars import ContextVar
@@ -32,9 +31,6 @@ waits: set[CodeType] = {
     threading.Condition.wait.__code__,
     *(each.select.__code__ for each in vars(selectors).values() if isinstance(each, type) and hasattr(each, "select")),
 }
-
-# What closes a socket with its last file of makefile(). Without it, the line of a `del` may be told as that of a close.
-last_file_gone: CodeType | None = getattr(getattr(socket.socket, "_decref_socketios", None), "__code__", None)
 
 _raise: Callable[..., int] | None = getattr(getattr(ctypes, "pythonapi", None), "PyThreadState_SetAsyncExc", None)
 

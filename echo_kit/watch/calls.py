@@ -37,7 +37,8 @@ from .observation import (
     task_for,
 )
 from .output import Routed, route_streams
-from .sockets import RESET_ON_CLOSE, waited
+from .sockets import RESET_ON_CLOSE, system_timeout, waited
+from .waiting import open_part, wait
 
 # On Linux and macOS shutdown() wakes a thread that is blocked in recv; on Windows recv first waits, also for the alarm.
 WAIT_BEFORE_RECV = sys.platform == "win32"
@@ -185,6 +186,7 @@ def accept(self: socket.socket) -> tuple[socket.socket, Address]:
     if seen is None or not seen.listening:  # of a connection it fails at once: wait would wait for its next bytes
         return plain_accept(self)
     observation, timeout = seen.observation, self.gettimeout()  # now: another thread may change it, or close the socket
+    kernels = system_timeout(self) if timeout is None else None
     with made("accept", seen) as (task, began):
         with noting(observation):
             note_functions(observation, accepts=True)
@@ -192,10 +194,10 @@ def accept(self: socket.socket) -> tuple[socket.socket, Address]:
             # One thread at a time: another could take the client between select and accept, and no stop wakes a thread
             # that sleeps in accept. (With a timeout it would not sleep long.)
             with seen.turn if timeout is None else contextlib.nullcontext():
-                wait(seen, self, timeout)
+                wait(seen, self, timeout, kernels)
                 if observation.stopping:
                     raise ServerStopped
-                conn, address = plain_accept(_open(seen, self, timeout))
+                conn, address = plain_accept(open_part(seen, self, timeout))
             seen.again.clear()  # what failed before has ended
         except OSError as error:
             if observation.stopping:
@@ -262,7 +264,7 @@ def read(plain: Callable[..., Any], sock: socket.socket, seen: Observed, *args: 
                 wait(seen, sock, timeout)
             if observation.stopping:
                 return nothing
-            result = plain(_open(seen, sock, timeout), *args, **named)
+            result = plain(open_part(seen, sock, timeout), *args, **named)
         except OSError as error:
             if not observation.stopping:
                 record(seen, task, "recv", began, error=type(error))
@@ -360,11 +362,6 @@ def _release(seen: Observed) -> None:
             release(seen)
 
 
-def _open(seen: Observed, sock: socket.socket, timeout: float | None) -> socket.socket:
-    """What a call that may block for ever is made on: `sock`, or what is kept open of it (see `duplicate`)."""
-    return sock if seen.held is None or timeout is not None else seen.held
-
-
 def again(seen: Observed, task: Task, kind: str, error: str = "") -> bool:
     """Whether this thread has made this call before with this end, which moved nothing: it is counted."""
     key = kind, task.label, error
@@ -407,30 +404,3 @@ def record(
         observation.log.add(kind, began, connection, task.label, len(data), data[:PREVIEW], name, ended=ended)
         if type(sys.stdout) is not Routed:
             route_streams()  # something like redirect_stdout has replaced it, or put back what was there before
-
-
-def wait(seen: Observed, sock: socket.socket, timeout: float | None) -> None:
-    """Wait as a read of `sock` with that timeout would, and also for the server's stop, or Ctrl+C."""
-    observation, task = seen.observation, current_task()
-    while True:
-        awaited = _open(seen, sock, timeout)
-        if timeout == 0 or awaited.fileno() == -1 or observation.stopping:
-            return  # the real call returns at once
-        changed = functools.partial(_changed, seen, sock, timeout, awaited)
-        try:
-            with observation.alarm.waiting(seen):
-                interrupted = observation.alarm.wait(awaited, timeout, task, changed)
-        except TimeoutError:
-            raise
-        except Exception as trouble:
-            observation.trouble = trouble
-            return  # the real call says what is wrong, or waits
-        if interrupted:
-            raise ServerStopped
-        if not changed():
-            return
-
-
-def _changed(seen: Observed, sock: socket.socket, timeout: float | None, before: socket.socket) -> bool:
-    """Whether to wait for something else now, or no longer."""
-    return seen.observation.stopping or _open(seen, sock, timeout) is not before

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from . import calls
-from .borrowed import last_file_gone
 from .calls import now, plain_shutdown, record, seen_at
 from .events import Address, plain_address
 from .frames import library_name, student_place
@@ -24,15 +23,10 @@ plain_sendmsg: Any = getattr(socket.socket, "sendmsg", None)
 
 
 def _note_place(seen: Observed) -> None:
-    """The line at which the server's own code closes the connection, the first time that it does."""
-    connection, frame = seen.connection, sys._getframe(2)
-    if connection.closed_at or seen.observation.stopping:
-        return
-    with noting(seen.observation):
-        if frame.f_globals.get("__package__") == __package__:  # step by step, there is one more of ours
-            frame = frame.f_back or frame
-        if frame.f_code is not last_file_gone:  # which may be at any time after the close
-            connection.closed_at = student_place(frame)
+    """The line at which the server's own code closes it, the first time: a file of makefile() may end it much later."""
+    if not seen.connection.closed_at and not seen.observation.stopping:
+        with noting(seen.observation):
+            seen.connection.closed_at = student_place(sys._getframe(2))
 
 
 @functools.wraps(plain_shutdown)

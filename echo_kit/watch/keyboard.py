@@ -10,9 +10,10 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from .calls import made, plain_recv, plain_send, wait
+from .calls import made, plain_recv, plain_send
 from .events import Connection, EventLog, Record
 from .observation import Observation, Observed, ServerStopped, current_task, lock
+from .waiting import wait
 
 _keyboards: dict[Observation, Keyboard] = {}  # of the programs that run
 

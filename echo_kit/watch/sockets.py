@@ -52,7 +52,7 @@ def ready(sock: socket.socket, event: int) -> bool:
 
 
 def any_ready(socks: Iterable[tuple[socket.socket, int]]) -> bool:
-    """Whether a read (or what else the event says) of any of them would return at once. Of a thousand, one question costs less than a thousand."""
+    """Whether a read (or what else the event says) of any would return at once: one question costs less than many."""
     with Selector() as selector:
         for sock, event in {sock.fileno(): (sock, event) for sock, event in socks}.values():  # two threads may read one
             try:
@@ -60,6 +60,18 @@ def any_ready(socks: Iterable[tuple[socket.socket, int]]) -> bool:
             except (OSError, ValueError):
                 return True  # closed meanwhile
         return bool(selector.select(0))
+
+
+def system_timeout(sock: socket.socket) -> float | None:
+    """Seconds after which a blocking read of it fails all the same (SO_RCVTIMEO); None: never. Not on Windows."""
+    if sys.platform == "win32":
+        return None
+    try:
+        told = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.calcsize("ll"))
+        seconds, microseconds = struct.unpack("ll", told)
+    except (OSError, struct.error):  # closed meanwhile
+        return None
+    return seconds + microseconds / 1e6 or None
 
 
 def waited(conn: socket.socket) -> float | None:

@@ -5,6 +5,7 @@ import errno
 import os
 import socket
 import ssl
+import struct
 import subprocess
 import sys
 import threading
@@ -126,6 +127,30 @@ def test_a_timeout_that_another_thread_sets_is_for_the_next_accept():
             assert welcomed(server.address) == b"welcome"
         server.settle()
         assert door.ends == []
+
+
+@LINUX
+def test_a_timeout_of_the_systems_ends_an_accept():
+    """SO_RCVTIMEO, which Python does not know of."""
+    ends, timed_out = [], threading.Event()
+
+    def serve(host, port):
+        with socket.create_server((host, port)) as door:
+            door.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, 20_000))
+            with pytest.raises(BlockingIOError) as info:
+                door.accept()
+            ends.append(str(info.value))
+            timed_out.set()
+            door.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, 0))
+            with door.accept()[0] as conn:
+                conn.sendall(b"welcome")
+
+    with start(serve) as server:
+        assert timed_out.wait(LONG)
+        assert welcomed(server.address) == b"welcome"
+        server.settle()
+        assert server.error is None
+    assert ends == ["[Errno 11] Resource temporarily unavailable"]
 
 
 @LINUX
