@@ -176,3 +176,17 @@ def plain_address(address: Address) -> Address:
 def reachable(address: Address) -> Address:
     """Where a client on this machine connects to: nobody can connect to 0.0.0.0 or ::."""
     return ({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address[0], address[0]), *address[1:])
+
+
+def forget_ends(clients: list[Connection], accepted: dict[Address, Connection], log: EventLog) -> list[Connection]:
+    """Let go of connections that are over and of which the log has nothing more: it is the only memory. Takes them out
+    of `accepted`, and returns what is left of `clients`.
+    """
+    told = {record[3] for record in log.records()}
+    ours = {end.client: end for end in clients}
+    for address, end in accepted.copy().items():
+        client = ours.get(address)
+        if end.closed and end not in told and (client is None or (client.closed and client not in told)):
+            del accepted[address]
+            ours.pop(address, None)
+    return [end for end in clients if end in told or ours.get(end.client) is end]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import selectors
 import socket
@@ -109,6 +110,34 @@ class Alarm:
                 if self.take(task):
                     return True
                 time.sleep(0.001)  # it is for another thread, that takes it in a moment
+
+    def connect(
+        self,
+        plain: Callable[..., None],
+        sock: socket.socket,
+        address: object,
+        task: object,
+        rings: Callable[[], bool],
+    ) -> bool:
+        """Connect as the `plain` method does. True: it rang first, or there was a Ctrl+C for `task`."""
+        timeout = sock.gettimeout()
+        if timeout == 0:
+            plain(sock, address)
+            return False
+        sock.settimeout(0)
+        try:
+            plain(sock, address)
+            return False
+        except BlockingIOError:
+            pass  # it has begun
+        finally:
+            sock.settimeout(timeout)
+        if self.wait(sock, timeout, task, rings, selectors.EVENT_WRITE) or rings():
+            return True
+        error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error:
+            raise OSError(error, os.strerror(error))
+        return False
 
     def close(self) -> None:
         self._writer.close()
