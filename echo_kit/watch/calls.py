@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import operator
-import os
 import selectors
 import socket
 import sys
@@ -24,18 +23,7 @@ from typing import Any
 
 from .events import PREVIEW, Address, Again, Bind, Connection
 from .handed import release
-from .observation import (
-    Observation,
-    Observed,
-    ServerStopped,
-    Task,
-    current_task,
-    here,
-    note_functions,
-    noting,
-    observed,
-    task_for,
-)
+from .observation import Observed, ServerStopped, Task, current_task, here, note_functions, noting, observed, task_for
 from .output import Routed, route_streams
 from .sockets import RESET_ON_CLOSE, system_timeout, waited
 from .waiting import open_part, wait
@@ -288,36 +276,16 @@ def connect(self: socket.socket, address: Any, /) -> None:
     task, began = current_task(), time.perf_counter()  # the clock of every log
     if task is None or task.observation.keyboard is None or self.family not in FAMILIES:
         return plain_connect(self, address)
-    with noting(task.observation):
-        note_functions(task.observation)
-    _connect(self, address, task.observation)
-    with noting(task.observation):
-        record(task.observation.watch_client(self, began), task, "connect", began)
-
-
-def _connect(sock: socket.socket, address: Any, observation: Observation) -> None:
-    """As `connect` of a client program does, and its Ctrl+C ends the wait for an answer."""
-    __tracebackhide__ = True
-    timeout = sock.gettimeout()
-    if timeout == 0:
-        return plain_connect(sock, address)
-    sock.settimeout(0)
-    try:
-        return plain_connect(sock, address)
-    except BlockingIOError:
-        pass  # it has begun
-    finally:
-        sock.settimeout(timeout)
-    seen = Observed(observation, weakref.ref(sock), Connection(()), awaits=selectors.EVENT_WRITE)
+    observation = task.observation
+    with noting(observation):
+        note_functions(observation)
+    seen = Observed(observation, weakref.ref(self), Connection(()), awaits=selectors.EVENT_WRITE)
     with made("connect", seen):
-        stopped = observation.alarm.wait(
-            sock, timeout, current_task(), lambda: observation.stopping, selectors.EVENT_WRITE
-        )
-    if stopped or observation.stopping:
+        interrupted = observation.alarm.connect(plain_connect, self, address, task, lambda: observation.stopping)
+    if interrupted:
         raise ServerStopped
-    error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    if error:
-        raise OSError(error, os.strerror(error))
+    with noting(observation):
+        record(observation.watch_client(self, began), task, "connect", began)
 
 
 TWINS: dict[str, Callable[..., Any]] = {

@@ -258,3 +258,17 @@ def open_to(host: str) -> str:
     except ValueError:  # a name: what it stands for is not known here
         return "" if host == "localhost" else "other computers can connect, too"
     return "" if address.is_loopback else "other computers can connect, too"
+
+
+def forget_ends(clients: list[Connection], accepted: dict[Address, Connection], log: EventLog) -> list[Connection]:
+    """Let go of connections that are over and of which the log has nothing more: it is the only memory. Takes them out
+    of `accepted`, and returns what is left of `clients`.
+    """
+    told = {record[3] for record in log.records()}
+    ours = {end.client: end for end in clients}
+    for address, end in accepted.copy().items():
+        client = ours.get(address)
+        if end.closed and end not in told and (client is None or (client.closed and client not in told)):
+            del accepted[address]
+            ours.pop(address, None)
+    return [end for end in clients if end in told or ours.get(end.client) is end]

@@ -22,7 +22,7 @@ from types import CodeType
 from typing import Any, NamedTuple
 
 from .borrowed import calling_thread, idle_worker, pool_workers
-from .events import Address, Again, Bind, Connection, EventLog, KeptError, Line, plain_address, reachable
+from .events import Address, Again, Bind, Connection, EventLog, KeptError, Line, forget_ends, plain_address, reachable
 from .frames import forget_variables, student_frames, student_traceback, thread_frames
 from .gate import Gate
 from .sockets import Alarm, Opened, close_whole
@@ -273,21 +273,11 @@ class Observation:
         self._forget_ends()
 
     def _forget_ends(self) -> None:
-        """Let go of connections that are over and of which the log has nothing more: it is the only memory. The look
-        into the log is only taken when there are twice as many as it left the last time.
-        """
-        if len(self.clients) + len(self.accepted) <= self._most_ends:
-            return
-        with lock, noting(self):
-            told = {record[3] for record in self.log.records()}
-            ours = {end.client: end for end in self.clients}
-            for address, end in self.accepted.copy().items():
-                client = ours.get(address)
-                if end.closed and end not in told and (client is None or (client.closed and client not in told)):
-                    del self.accepted[address]
-                    ours.pop(address, None)
-            self.clients = [end for end in self.clients if end in told or ours.get(end.client) is end]
-            self._most_ends = FEW + 2 * (len(self.clients) + len(self.accepted))
+        """The look into the log is only taken when there are twice as many as it left the last time."""
+        if len(self.clients) + len(self.accepted) > self._most_ends:
+            with lock, noting(self):
+                self.clients = forget_ends(self.clients, self.accepted, self.log)
+                self._most_ends = FEW + 2 * (len(self.clients) + len(self.accepted))
 
     def watch_client(self, sock: socket.socket, began: float) -> Observed:
         """The socket of a client program, which is connected now. A server of ours then knows its name."""

@@ -209,6 +209,29 @@ class Alarm:
                 self._nudged.add(what)
                 self.ring()
 
+    def connect(
+        self, plain: Callable[..., None], sock: socket.socket, address: object, task: object, rings: Callable[[], bool]
+    ) -> bool:
+        """Connect as the `plain` method does. True: it rang first, or there was a Ctrl+C for `task`."""
+        timeout = sock.gettimeout()
+        if timeout == 0:
+            plain(sock, address)
+            return False
+        sock.settimeout(0)
+        try:
+            plain(sock, address)
+            return False
+        except BlockingIOError:
+            pass  # it has begun
+        finally:
+            sock.settimeout(timeout)
+        if self.wait(sock, timeout, task, rings, selectors.EVENT_WRITE) or rings():
+            return True
+        error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error:
+            raise OSError(error, os.strerror(error))
+        return False
+
     def close(self) -> None:
         self._writer.close()
         self._reader.close()
