@@ -112,12 +112,7 @@ class Alarm:
                 time.sleep(0.001)  # it is for another thread, that takes it in a moment
 
     def connect(
-        self,
-        plain: Callable[..., None],
-        sock: socket.socket,
-        address: object,
-        task: object,
-        rings: Callable[[], bool],
+        self, plain: Callable[..., None], sock: socket.socket, address: object, task: object, rings: Callable[[], bool]
     ) -> bool:
         """Connect as the `plain` method does. True: it rang first, or there was a Ctrl+C for `task`."""
         timeout = sock.gettimeout()
