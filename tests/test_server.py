@@ -1270,11 +1270,13 @@ def test_a_thread_that_is_being_started_is_not_taken_for_one_that_has_ended():
     thread = threading.Thread(target=print)
     task = observation.adopt(thread)
     task.starting, thread._ident = True, 1
-    other = observation.adopt(threading.Thread(target=print))
-    assert observation.tasks == [task, other]
+    others = [
+        observation.adopt(threading.Thread(target=print)) for _ in range(20)
+    ]  # ended ones are looked for meanwhile
+    assert observation.tasks == [task, *others]
     task.starting = False  # it came and went
-    last = observation.adopt(threading.Thread(target=print))
-    assert observation.tasks == [other, last]
+    others += [observation.adopt(threading.Thread(target=print)) for _ in range(50)]
+    assert observation.tasks == others
     observation.close_all()
 
 

@@ -1336,7 +1336,7 @@ def thread_per_message(host, port):
 
 
 def prints_a_lot(host, port):
-    """A million lines are a hundred rounds of this; the client says how many."""
+    """As many lines as the client asks for."""
     with socket.create_server((host, port)) as listener:
         while True:
             conn, _ = listener.accept()
