@@ -26,9 +26,7 @@ def settle(observation: Observation, deadline: float, over: Callable[[], bool]) 
         if now != before or now is None:
             before, quiet_since, looks = now, time.monotonic(), 0
         quiet = time.monotonic() - quiet_since
-        if (
-            at_rest or (looks > 40 and quiet > 0.05) or (looks > 1 and quiet > 0.15)
-        ):
+        if at_rest or (looks > 40 and quiet > 0.05) or (looks > 1 and quiet > 0.15):
             return True
         looks += 1
         if time.monotonic() > deadline or work.goes_on():
