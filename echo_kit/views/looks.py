@@ -185,7 +185,8 @@ class _Look:
         if self.guessed:
             written = expression(frame) if frame is not None else ""
             untouched = served is not None and not (served.messages or served.sent)
-            if _PLACE.search(written) and untouched:
+            accepts = any(code in self.task.observation.accepts for code, _ in self.chain)
+            if accepts and untouched and _PLACE.search(written):
                 self.client = ""  # it waits for a place, before it or another thread serves the client
             if _SELECT.search(written):
                 self.selects, self.client = True, ""
