@@ -284,13 +284,7 @@ def without_blocking(over, conn):
             conn.recv(1024)
 
 
-@pytest.mark.parametrize(
-    "spin",
-    [
-        pytest.param(spins, marks=pytest.mark.xfail(strict=True, reason="CASES 1: it says that it waits in recv")),
-        without_blocking,
-    ],
-)
+@pytest.mark.parametrize("spin", [spins, without_blocking])
 def test_what_never_waits_is_not_said_to_wait(spin):
     assert [words for words in runs(spin) if not words.startswith("runs")] == []
 
@@ -593,7 +587,6 @@ def to_a_child(conn, _):
 
 
 @pytest.mark.parametrize("hand_on", [to_ssl, to_another_object, to_a_copy, to_a_child])
-@pytest.mark.xfail(strict=True, reason="CASES 4: a connection that is handed on is said to be closed by the server")
 def test_handed_on(hand_on, tmp_path):
     """Whoever has the connection now, nobody has closed it, so that nobody is said to have."""
     handed, over = threading.Event(), threading.Event()

@@ -658,22 +658,7 @@ TABLE = [
 ]
 
 
-NOT_YET = {  # programs that are not the same while they are watched, and why
-    programs.closes_the_listener_elsewhere: "accept waits in poll: closed by another thread, it serves nobody more",
-    programs.processes: "a child of multiprocessing that ends, ends its parent's server",
-    programs.processes_that_fail: "a child of multiprocessing that ends, ends its parent's server",
-    programs.times_out_by_the_system: "accept does not know a timeout that was set by SO_RCVTIMEO",
-    programs.a_child_accepts_beside_a_thread: "a child waits for the copy of a lock that a thread held at the fork",
-}
-
-
-def rows():
-    for program, script in TABLE:
-        marks = [pytest.mark.xfail(strict=True, reason=NOT_YET[program])] if program in NOT_YET else []
-        yield pytest.param(program, script, id=program.__name__, marks=marks)
-
-
-@pytest.mark.parametrize(("program", "script"), [*rows()])
+@pytest.mark.parametrize(("program", "script"), [pytest.param(*row, id=row[0].__name__) for row in TABLE])
 def test_watched_equals_plain(program, script):
     with plain(program) as there:  # it begins while the other one runs
         with watched(program) as here:
