@@ -81,7 +81,7 @@ class Live:
 
     def look(self) -> dict[str, Any]:
         """What has changed since the last look; "now" is always in it."""
-        lines = list(self.observation.lines.copy())  # first: whom they are about is read then
+        lines = list(self.observation.printout.lines.copy())  # first: whom they are about is read then
         self.read()
         now = self.observation.log.clock()
         stopped = self.observation.stopping

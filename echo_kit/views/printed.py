@@ -51,7 +51,7 @@ class Log:
             return at
 
         lines = sorted(observation.printed(), key=place)
-        kept, ever = len(observation.lines), observation.lines_ever
+        kept, ever = len(observation.printout.lines), observation.printout.ever
         text = [f"(the log keeps the newest {kept:,} of {ever:,} lines)"] if ever > kept else []
         for (connection, thread), group in groupby(lines, key=lambda each: (each.connection, each.thread)):
             who = f"{names[connection]} ({thread})" if connection in names else thread

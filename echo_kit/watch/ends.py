@@ -106,7 +106,7 @@ def dup(self: socket.socket) -> socket.socket:
     seen = seen_at(id(self))
     if seen is not None:
         with noting(seen.observation):
-            seen.observation.watch_duplicate(copy, seen)
+            seen.observation.watch(copy, seen.connection, seen.listening)
     return copy
 
 

@@ -20,7 +20,12 @@ from operator import itemgetter
 from types import CodeType
 from typing import Any, NamedTuple
 
+from .text import cut
+
 PREVIEW = 40  # bytes of a message that a record keeps
+LOG_LINES = 10_000  # printed lines that a server keeps,
+LOG_LENGTH = 100_000  # and how many characters they have together
+LINE_LENGTH = 2_000  # characters of a printed line that are kept
 CAPACITY = 250_000  # events that a log keeps unless told otherwise: less than 75 MB
 TRAFFIC = ("recv", "send", "client send", "client recv")  # kinds of calls that move bytes
 KINDS = (
@@ -117,6 +122,31 @@ class Line:
     thread: str
     connection: Connection | None
     text: str
+
+
+class Printed:
+    """What a server's threads printed: the newest `lines`, of `ever` that there were."""
+
+    def __init__(self) -> None:
+        self.lines: deque[Line] = deque()
+        self.ever = 0
+        self._length = 0
+        self._lock = threading.Lock()
+
+    def add(self, lines: Iterable[Line]) -> None:
+        with self._lock:
+            for line in lines:
+                self.lines.append(line)
+                self.ever += 1
+                self._length += len(line.text)
+                while len(self.lines) > LOG_LINES or self._length > LOG_LENGTH:
+                    self._length -= len(self.lines.popleft().text)
+
+    def write(self, text: str, begun: Line | None, thread: str, connection: Connection | None) -> Line | None:
+        """Add what a thread has printed, which goes on with the line that it had begun; the line that it begins now."""
+        *whole, rest = ((begun.text if begun else "") + text).split("\n")
+        self.add(Line(thread, connection, cut(line, LINE_LENGTH)) for line in whole)
+        return Line(thread, connection, cut(rest, LINE_LENGTH)) if rest else None
 
 
 @dataclass(eq=False, slots=True)

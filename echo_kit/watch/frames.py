@@ -50,6 +50,15 @@ def source_line(frame: FrameType) -> str:
     return "".join(source_lines(frame.f_code.co_filename)[frame.f_lineno - 1 :][:1]).strip()
 
 
+def told_by_linux(thread: int | None, name: str) -> bytes:
+    """A file of /proc on a thread of this process; nothing where there is none."""
+    try:
+        with open(f"/proc/self/task/{thread}/{name}", "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
+
+
 def thread_frames() -> dict[int, FrameType]:
     """What each thread runs, by its id. Not the calling thread: its frame and this dictionary would hold each other,
     and all other frames, with the sockets in their variables, until the garbage collector comes by.

@@ -16,22 +16,31 @@ import sys
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import CodeType
 from typing import Any, NamedTuple
 
 from .borrowed import calling_thread, idle_worker, pool_workers
-from .events import Address, Again, Bind, Connection, EventLog, KeptError, Line, forget_ends, plain_address, reachable
-from .frames import forget_variables, student_frames, student_traceback, thread_frames
+from .events import (
+    Address,
+    Again,
+    Bind,
+    Connection,
+    EventLog,
+    KeptError,
+    Line,
+    Printed,
+    forget_ends,
+    plain_address,
+    reachable,
+)
+from .frames import forget_variables, student_frames, student_traceback, thread_frames, told_by_linux
 from .gate import Gate
 from .sockets import Alarm, Opened, close_whole
-from .text import cut, visible
+from .text import visible
 
-LOG_LINES = 10_000  # printed lines that a server keeps,
-LOG_LENGTH = 100_000  # and how many characters they have together
 KEPT_ERRORS = 100  # of futures, that are known
-LINE_LENGTH = 2_000  # characters of a printed line that are kept
 FEW = 200  # ends of connections that are kept without a look at which of them are over
 WAITS = ("accept", "recv", "recv_into", "input", "stdin", "connect")  # calls that wait for somebody else
 GIVEN_BY_PYTHON = re.compile(r"Thread-\d+( \(.*\))?|.*ThreadPoolExecutor-\d+_\d+")  # a thread's name
@@ -46,9 +55,7 @@ class ServerStopped(KeyboardInterrupt):
 class Call(NamedTuple):
     """A socket call that has not returned, or before which a thread is held."""
 
-    name: (
-        str  # accept, recv, recv_into, send, sendall, input, stdin or connect; of one that is still to come also close
-    )
+    name: str  # of a call in WAITS, or send, sendall; of one that is still to come also close
     seen: Observed
     began: float  # in seconds of the log's clock
 
@@ -107,19 +114,12 @@ class Task:
         """What Linux says of the thread, elsewhere nothing: one that wants to run is "R", or runs again and again to
         ask for Python's lock, which its count of switches shows.
         """
-        return self._told("status")
+        return told_by_linux(self.thread.native_id if self.thread else self.native_id, "status")
 
     def processor_time(self) -> float:
         """Seconds that it has spent on a processor; 0.0 where the system does not tell."""
-        return int(self._told("schedstat").partition(b" ")[0] or 0) / 1e9
-
-    def _told(self, name: str) -> bytes:
-        native_id = self.thread.native_id if self.thread else self.native_id
-        try:
-            with open(f"/proc/self/task/{native_id}/{name}", "rb") as file:
-                return file.read()
-        except OSError:
-            return b""
+        told = told_by_linux(self.thread.native_id if self.thread else self.native_id, "schedstat")
+        return int(told.partition(b" ")[0] or 0) / 1e9
 
     def idle(self) -> bool:
         """Whether it is an idle worker of a pool. The pool may be older than the server, so its workers stay."""
@@ -163,9 +163,7 @@ class Observation:
     def __init__(self, name: str, log: EventLog | None = None) -> None:
         self.name = name
         self.log = log if log is not None else EventLog()  # an empty one is false
-        self.lines: deque[Line] = deque()
-        self.lines_ever = 0  # how many there were
-        self._kept_length = 0
+        self.printout = Printed()
         self.tasks: list[Task] = []
         self.clients: list[Connection] = []  # our own clients' ends, in the order in which they connected
         self.accepted: dict[Address, Connection] = {}  # client's address -> the newest connection from there
@@ -173,7 +171,7 @@ class Observation:
         self.address: Address | None = None
         self.backlog: int | None = None
         self.listening = threading.Event()
-        self._stopping = False
+        self.stopping = False
         self.binds: deque[Bind] = deque(maxlen=16)  # the newest calls of bind by its threads
         self.gate = Gate()  # where its threads are held, step by step
         self.most_threads: int | None = None  # alive at once; with it, none is started while the server is stopped
@@ -195,17 +193,6 @@ class Observation:
         self.kept: list[socket.socket] = []  # while it is stopped, so that nobody's last reference closes one
         self._look_at = 8  # how many tasks there are when the ended ones are looked for
         self._numbers = itertools.count(1)
-
-    @property
-    def stopping(self) -> bool:
-        return self._stopping
-
-    @stopping.setter
-    def stopping(self, on: bool) -> None:
-        self._stopping = on
-        for seen in list(observed.values()):
-            if seen.observation is self:
-                seen.over = True
 
     # -- threads ---------------------------------------------------------------------------------------------------
 
@@ -235,7 +222,7 @@ class Observation:
 
     def drop(self, tasks: list[Task]) -> None:
         """Forget these: they have ended, or are workers of a pool, and the server is stopped."""
-        self._keep(each.partial for each in tasks if each.partial)
+        self.printout.add(each.partial for each in tasks if each.partial)
         gone = set(tasks)
         self.tasks = [each for each in self.tasks if each not in gone]
         for each in tasks:
@@ -251,7 +238,7 @@ class Observation:
 
     def watch_listener(self, sock: socket.socket, backlog: int | None = None) -> Observed:
         address = sock.getsockname()
-        seen = self._watch(sock, Connection(address, name="listener"), listening=True)
+        seen = self.watch(sock, Connection(address, name="listener"), listening=True)
         if self.address in (None, address):  # listen may be called again, with another number
             self.address, self.backlog = address, backlog
         # Without SO_REUSEADDR a port stays taken for a minute after the server closed a connection first.
@@ -264,7 +251,7 @@ class Observation:
         with lock:
             connection = self.accepted[plain_address(address)] = Connection(plain_address(address))
         self._forget_ends()
-        return self._watch(sock, connection)
+        return self.watch(sock, connection)
 
     def add_client(self, end: Connection) -> None:
         """One of our own clients has connected."""
@@ -287,11 +274,7 @@ class Observation:
             server.add_client(connection)
             server.log.add("connect", began, connection)
         self.servers[connection] = server
-        return self._watch(sock, connection)
-
-    def watch_duplicate(self, sock: socket.socket, of: Observed) -> None:
-        """One more socket of the same connection, or of the same listener."""
-        self._watch(sock, of.connection, of.listening)
+        return self.watch(sock, connection)
 
     def last_of(self, connection: Connection) -> bool:
         """One of its sockets goes: whether it was the last."""
@@ -299,7 +282,7 @@ class Observation:
             connection.sockets -= 1
             return not connection.sockets
 
-    def _watch(self, sock: socket.socket, connection: Connection, listening: bool = False) -> Observed:
+    def watch(self, sock: socket.socket, connection: Connection, listening: bool = False) -> Observed:
         key = id(sock)
 
         def forget(_: object) -> None:  # the last reference went, and with it the socket
@@ -341,28 +324,12 @@ class Observation:
     # -- what it printed -------------------------------------------------------------------------------------------
 
     def write(self, task: Task, text: str) -> None:
-        if task.connection is None:  # pool workers serve many, one at a time
-            seen = socket_in_the_frames()
-            if seen is not None and seen.observation is self:
-                task.connection = seen.connection
-        *whole, rest = ((task.partial.text if task.partial else "") + text).split("\n")
-        self._keep(Line(task.label, task.connection, cut(line, LINE_LENGTH)) for line in whole)
-        task.partial = Line(task.label, task.connection, cut(rest, LINE_LENGTH)) if rest else None
-
-    def _keep(self, lines: Iterable[Line]) -> None:
-        """Put these at the end of the log, and drop the oldest ones where it has become too long."""
-        with lock:
-            for line in lines:
-                self.lines.append(line)
-                self.lines_ever += 1
-                self._kept_length += len(line.text)
-                while len(self.lines) > LOG_LINES or self._kept_length > LOG_LENGTH:
-                    self._kept_length -= len(self.lines.popleft().text)
+        task.partial = self.printout.write(text, task.partial, task.label, task.connection)
 
     def printed(self) -> list[Line]:
         """All that was printed, as far as it is kept; last what has no end of line yet."""
         of_children = self.children.read() if self.children else []
-        return [*self.lines.copy(), *(task.partial for task in self.tasks if task.partial), *of_children]
+        return [*self.printout.lines.copy(), *(task.partial for task in self.tasks if task.partial), *of_children]
 
     def report(self, task: Task, error: BaseException) -> None:
         """A thread died of `error`: remember the first one, and log its traceback without our own frames."""
@@ -418,13 +385,6 @@ def task_for(observation: Observation) -> Task:
     if thread not in pool_workers:  # such a worker may outlive the server, and would keep its log
         here.task = task
     return task
-
-
-def socket_in_the_frames() -> Observed | None:
-    """The connection that the calling code holds in a local variable."""
-    values = (value for frame in student_frames(sys._getframe(2)) for value in frame.f_locals.values())
-    sockets = (observed.get(id(value)) for value in values)
-    return next((seen for seen in sockets if seen is not None and not seen.listening), None)
 
 
 def note_functions(observation: Observation, accepts: bool = False) -> None:

@@ -18,8 +18,8 @@ from typing import Any
 
 from .borrowed import pool_workers
 from .events import KeptError
-from .frames import name_cells, student_spot
-from .observation import Task, current_task, here, lock, noting, running, socket_in_the_frames, task_for, task_of
+from .frames import name_cells, student_frames, student_spot
+from .observation import Observed, Task, current_task, here, lock, noting, observed, running, task_for, task_of
 
 STREAMS = ("stdout", "stderr")
 
@@ -39,6 +39,10 @@ class Routed:
         if task is None:
             return int(self._plain.write(text))
         with noting(task.observation):
+            if task.connection is None:  # pool workers serve many, one at a time
+                seen = _socket_in_the_frames()
+                if seen is not None and seen.observation is task.observation:
+                    task.connection = seen.connection
             task.observation.write(task, name_cells(text))
         return len(text)
 
@@ -71,11 +75,18 @@ def route_streams() -> None:
                 _kept.popleft()
 
 
+def _socket_in_the_frames() -> Observed | None:
+    """The connection that the calling code holds in a local variable."""
+    values = (value for frame in student_frames(sys._getframe(2)) for value in frame.f_locals.values())
+    sockets = (observed.get(id(value)) for value in values)
+    return next((seen for seen in sockets if seen is not None and not seen.listening), None)
+
+
 def _printing_task() -> Task | None:
     """The calling thread's; a worker of a pool that is older than the server is known by the socket that it holds."""
     task = current_task()
     if task is None and threading.current_thread() in pool_workers:
-        seen = socket_in_the_frames()
+        seen = _socket_in_the_frames()
         return task_for(seen.observation) if seen is not None else None
     return task
 

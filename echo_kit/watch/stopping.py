@@ -55,6 +55,9 @@ def ask_to_stop(observation: Observation) -> None:
         seen.connection.cut_off = True
     observation.kept = [sock for listening in (True, False) for sock, _ in observation.sockets(listening)]
     observation.stopping = True
+    for listening in (True, False):
+        for _, seen in observation.sockets(listening):
+            seen.over = True
     observation.alarm.ring()  # never read: it goes on waking every thread that waits in accept
     for sock, _ in observation.sockets(listening=True):
         _quietly(calls.plain_shutdown, sock, socket.SHUT_RDWR)  # on Linux this wakes select() on it, too

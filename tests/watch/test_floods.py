@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from echo_kit import Client, start
-from echo_kit.watch import observation
+from echo_kit.watch.events import LOG_LENGTH
 
 LONG = 20
 
@@ -143,8 +143,8 @@ def test_the_log_of_a_loop_that_prints_has_a_length_that_is_stated():
     with start(serve) as server, Client(server) as first, contextlib.suppress(ConnectionError):
         first.receive(timeout=LONG)
     log = str(server.log)
-    assert len(log) < observation.LOG_LENGTH * 1.1
+    assert len(log) < LOG_LENGTH * 1.1
     kept = len(server.log.lines())
     assert log.splitlines()[0] == f"(the log keeps the newest {kept:,} of 20,000 lines)"
     assert server.log.lines()[-1] == f"got 19999 {'x' * 90}"
-    assert sum(map(len, server.log.lines())) <= observation.LOG_LENGTH
+    assert sum(map(len, server.log.lines())) <= LOG_LENGTH

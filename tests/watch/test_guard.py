@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from echo_kit import Client, start
-from echo_kit.watch import calls, ends, observation
+from echo_kit.watch import calls, ends, output
 from echo_kit.watch.events import EventLog
 from echo_kit.watch.observation import Observation, noting
 
@@ -32,7 +32,7 @@ PARTS = {
     "the listener's address": (socket.socket, "getsockname"),
     "the streams": (calls, "route_streams"),
     "what is printed": (Observation, "write"),
-    "the socket of a thread that prints": (observation, "socket_in_the_frames"),
+    "the socket of a thread that prints": (output, "_socket_in_the_frames"),
 }
 
 

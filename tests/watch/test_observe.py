@@ -15,7 +15,7 @@ import pytest
 
 from echo_kit import Client, ServerClosed, serve_single, serve_threaded, server as runner, start
 from echo_kit.watch import observation, output
-from echo_kit.watch.events import EventLog
+from echo_kit.watch.events import LOG_LINES, EventLog
 
 LONG = 20
 WARNED = "your cell:5: UserWarning: mind the gap"
@@ -104,12 +104,12 @@ def test_a_thread_that_prints_for_ever_takes_bounded_memory():
         for _ in range(2_000):
             print("no end of line " * 10, end="")
         print()
-        for number in range(observation.LOG_LINES + 100):
+        for number in range(LOG_LINES + 100):
             print(number)
 
     lines, _ = logged(talk)
-    assert len(lines) == observation.LOG_LINES
-    assert lines[-1] == str(observation.LOG_LINES + 99)
+    assert len(lines) == LOG_LINES
+    assert lines[-1] == str(LOG_LINES + 99)
 
     def long_line(conn):
         print("x" * 100_000)
