@@ -15,7 +15,7 @@ import pytest
 
 from echo_kit import Client, ServerClosed, serve_single, serve_threaded, server as runner, start
 from echo_kit.watch import observation, output
-from echo_kit.watch.events import LOG_LINES, EventLog
+from echo_kit.watch.events import LINE_LENGTH, LOG_LINES, EventLog
 
 LONG = 20
 WARNED = "your cell:5: UserWarning: mind the gap"
@@ -116,7 +116,7 @@ def test_a_thread_that_prints_for_ever_takes_bounded_memory():
         print("y" * 100_000, end="")
 
     for line in logged(long_line)[0]:
-        assert len(line) == observation.LINE_LENGTH
+        assert len(line) == LINE_LENGTH
         assert line.endswith("…")
 
 
