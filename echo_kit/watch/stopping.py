@@ -69,7 +69,19 @@ def ask_to_stop(observation: Observation) -> None:
         if observation.abort:
             _quietly(sock.setsockopt, socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         _quietly(calls.plain_shutdown, sock, socket.SHUT_RD if observation.abort else socket.SHUT_RDWR)
+    if any(end.handed_on for end in observation.accepted.copy().values()):
+        hang_up(observation)
     step_by_step(observation, False)  # last, so that a thread that is held comes to sockets that are shut down
+
+
+def hang_up(observation: Observation) -> None:
+    """Shut down what no socket of Python's owns: a thread may read from its descriptor by os.read."""
+    seen = {sock.fileno() for listening in (False, True) for sock, _ in observation.sockets(listening)}
+    seen |= {sock.fileno() for sock in observation.others()}
+    for number in descriptors_at(observation.address[1] if observation.address else 0) or []:
+        if number not in seen:
+            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(number)) as sock:
+                sock.shutdown(socket.SHUT_RD if observation.abort else socket.SHUT_RDWR)
 
 
 def insist(observation: Observation) -> None:
@@ -79,11 +91,6 @@ def insist(observation: Observation) -> None:
             _quietly(calls.plain_shutdown, sock, socket.SHUT_RDWR)
     for sock in observation.others():
         _quietly(calls.plain_shutdown, sock, socket.SHUT_RDWR)
-    seen = {sock.fileno() for listening in (False, True) for sock, _ in observation.sockets(listening)}
-    for number in descriptors_at(observation.address[1] if observation.address else 0) or []:
-        if number not in seen:  # of no socket of Python's: a thread may read from it by os.read
-            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(number)) as sock:
-                sock.shutdown(socket.SHUT_RDWR)
     for sock, _ in observation.sockets(listening=True):
         _quietly(lambda sock=sock: socket.create_connection(reachable(sock.getsockname())[:2], timeout=0.1).close())
 
