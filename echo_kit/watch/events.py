@@ -131,7 +131,7 @@ class Printed:
         self.lines: deque[Line] = deque()
         self.ever = 0
         self._length = 0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # what is cleaned up meanwhile may print, too
 
     def add(self, lines: Iterable[Line]) -> None:
         with self._lock:

@@ -5,7 +5,7 @@ import tracemalloc
 
 import pytest
 
-from echo_kit.watch.events import KINDS, PREVIEW, Connection, EventLog, SocketEvent
+from echo_kit.watch.events import KINDS, PREVIEW, Connection, EventLog, Line, Printed, SocketEvent
 from echo_kit.watch.text import visible
 
 ALICE = Connection(("127.0.0.1", 1), name="alice")
@@ -212,3 +212,17 @@ def test_readers_lose_nothing_while_threads_add(busy):
         assert len(clients) == len(set(clients)) == 500 + 4 * 2_000
         for who in range(4):
             assert [number for whose, number in clients if whose == who] == list(range(2_000))
+
+
+def test_what_is_cleaned_up_while_a_line_is_kept_may_print():
+    """Python collects garbage at any moment, and what it finds may warn: in the middle of another line."""
+    printed = Printed()
+
+    def lines():
+        printed.add([Line("thread 1", None, "cleaned up")])
+        yield Line("thread 1", None, "done")
+
+    thread = threading.Thread(target=printed.add, args=(lines(),), daemon=True)
+    thread.start()
+    thread.join(20)
+    assert [line.text for line in printed.lines] == ["cleaned up", "done"]
