@@ -1,7 +1,7 @@
 """Who holds a port that cannot be bound: a server or a variable of this kernel, another process, or the system itself.
 
-This kernel's own sockets are found among Python's objects. What else holds the port stands in Linux's /proc/net/tcp,
-with a number (inode) that the process has among its file descriptors, and of a TIME_WAIT with the time that is left.
+This kernel's own sockets are found among Python's objects. Linux tells what else holds the port, with a number
+(inode) that the process has among its file descriptors, and of a TIME_WAIT with the time that is left.
 """
 
 from __future__ import annotations
@@ -12,49 +12,41 @@ import gc
 import ipaddress
 import os
 import socket
+import struct
 import sys
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
+from . import kernel
 from .events import Address, plain_address, shown
 from .observation import observed
 from .text import cut, listed, visible
 
-LISTEN, TIME_WAIT = 0x0A, 0x06  # include/net/tcp_states.h
-TICKS = 100  # in a second, for all that /proc shows (USER_HZ)
 COMMAND = 60  # characters of a command line
-
-
-class Row(NamedTuple):
-    """A line of /proc/net/tcp."""
-
-    here: Address
-    state: int
-    seconds: float  # until its timer ends
-    inode: int
 
 
 def holder(address: Address) -> str:
     """One sentence or two: who holds the port, and what to do. Costs a walk through all objects: for errors only."""
     mine = [sock for sock in _sockets() if _meet(_own_address(sock), address)]
     mine.sort(key=_connected)  # those that listen first
-    rows = [row for row in _rows() if _meet(row.here, address)]
+    known = _known(address)
     where, other = f"port {address[1]}", "use another port"
     if mine:
         return f"{where} is held by {_own_words(mine[0])}, or {other}."
-    inodes = {row.inode: row for row in sorted(rows, key=lambda row: row.state != LISTEN) if row.inode}
+    listening_first = sorted(known or (), key=lambda each: each.state != kernel.LISTEN)
+    inodes = dict.fromkeys(each.inode for each in listening_first if each.inode)
     processes = [each for inode in inodes for each in _processes(inode)]
     if processes:
         return f"{where} is held by {listed(processes[:3])}: stop it, or {other}."
     if inodes:
         return f"{where} is held by a process of another user, or one that is just ending; no name is told: {other}."
-    left = max((row.seconds for row in rows if row.state == TIME_WAIT), default=0.0)
+    left = max((each.left for each in known or () if each.state == kernel.TIME_WAIT), default=0.0)
     if left:
         return (
             f"no program holds {where}: the system keeps it for {left:.0f} s more (TIME_WAIT), since the server side "
             f"closed a connection first. Wait, {other}, or set SO_REUSEADDR before bind()."
         )
-    if sys.platform == "linux":
+    if known is not None:
         return f"{where} is held by a socket that does not listen, and the system does not say whose: {other}."
     ask = f"netstat -ano | findstr :{address[1]}" if sys.platform == "win32" else f"lsof -nP -iTCP:{address[1]}"
     return (
@@ -142,33 +134,24 @@ def _main() -> Any:
 # -- in Linux --------------------------------------------------------------------------------------------------------
 
 
-def _rows() -> Iterator[Row]:
-    for name, size in (("tcp", 4), ("tcp6", 16)):
-        with contextlib.suppress(OSError), open(f"/proc/net/{name}") as file:
-            for line in file.read().splitlines()[1:]:
-                _, here, _, state, _, timer, _, _, _, inode = line.split()[:10]
-                host, _, port = here.partition(":")
-                words = [bytes.fromhex(host[at : at + 8]) for at in range(0, 2 * size, 8)]
-                raw = b"".join(each[::-1] if sys.byteorder == "little" else each for each in words)
-                family = socket.AF_INET if size == 4 else socket.AF_INET6
-                address = plain_address((socket.inet_ntop(family, raw), int(port, 16)))
-                yield Row(address, int(state, 16), int(timer.partition(":")[2], 16) / TICKS, int(inode))
+def _known(address: Address) -> list[kernel.TcpSocket] | None:
+    """The sockets at that address; None where the kernel does not tell."""
+    if sys.platform != "linux":
+        return None
+    with contextlib.suppress(OSError, ValueError, struct.error):  # a container forbids it, or the port is no number
+        both = [
+            kernel.tcp_sockets(family, kernel.ALL_STATES, address[1]) for family in (socket.AF_INET, socket.AF_INET6)
+        ]
+        return [each for found in both for each in found if _meet(each.here, address)]
+    return None
 
 
 def _processes(inode: int) -> Iterator[str]:
     """The processes that have the socket open, as far as this user may see them."""
     for process in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError):
-            numbers = os.listdir(f"/proc/{process}/fd")
-            links = (_link(f"/proc/{process}/fd/{number}") for number in numbers)
-            if f"socket:[{inode}]" in links:
+        with contextlib.suppress(OSError):  # it has ended
+            if kernel.descriptors(process, inode):
                 yield _named(process)
-
-
-def _link(path: str) -> str:
-    with contextlib.suppress(OSError):
-        return os.readlink(path)
-    return ""  # closed meanwhile
 
 
 def _named(process: str) -> str:
