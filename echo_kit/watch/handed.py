@@ -59,10 +59,11 @@ def hand_on(observation: Observation, connection: Connection, server: Address) -
     found = kernel.connection(server, connection.client) if sys.platform == "linux" else None
     if not found or not found.inode:  # no descriptor refers to it
         return
-    ours = kernel.descriptors("self", found.inode)
     if any(kernel.descriptors(child, found.inode) for child in _children(os.getpid())):
         connection.handed_on = "to a child process"
-    elif ours:  # else a call that another thread is in holds it, and it ends with that
+    elif kernel.descriptors(
+        "self", found.inode
+    ):  # else a call that another thread is in holds it, and it ends with that
         connection.handed_on = "to another file descriptor"
 
 

@@ -10,6 +10,7 @@ import ast
 import contextlib
 import gc
 import ipaddress
+import itertools
 import os
 import socket
 import struct
@@ -29,19 +30,20 @@ def holder(address: Address) -> str:
     """One sentence or two: who holds the port, and what to do. Costs a walk through all objects: for errors only."""
     mine = [sock for sock in _sockets() if _meet(_own_address(sock), address)]
     mine.sort(key=_connected)  # those that listen first
-    known = _known(address)
     where, other = f"port {address[1]}", "use another port"
     if mine:
         return f"{where} is held by {_own_words(mine[0])}, or {other}."
-    listening_first = sorted(known or (), key=lambda each: each.state != kernel.LISTEN)
-    inodes = dict.fromkeys(each.inode for each in listening_first if each.inode)
-    processes = [each for inode in inodes for each in _processes(inode)]
+    known = _known(address)
+    inodes = dict.fromkeys(each.inode for each in known or () if each.inode)
+    processes = []
+    for inode, process in itertools.product(inodes, filter(str.isdigit, os.listdir("/proc") if inodes else ())):
+        with contextlib.suppress(OSError):  # it has ended
+            processes += [_named(process)] if kernel.descriptors(process, inode) else []
     if processes:
         return f"{where} is held by {listed(processes[:3])}: stop it, or {other}."
     if inodes:
         return f"{where} is held by a process of another user, or one that is just ending; no name is told: {other}."
-    left = max((each.left for each in known or () if each.state == kernel.TIME_WAIT), default=0.0)
-    if left:
+    if left := max((each.left for each in known or () if each.state == kernel.TIME_WAIT), default=0.0):
         return (
             f"no program holds {where}: the system keeps it for {left:.0f} s more (TIME_WAIT), since the server side "
             f"closed a connection first. Wait, {other}, or set SO_REUSEADDR before bind()."
@@ -93,18 +95,16 @@ def _own_words(sock: socket.socket) -> str:
         name = cut(visible(seen.observation.name), COMMAND)
         return f"the server {name} of this kernel, at {shown(_own_address(sock))}: call stop() of it"
     name = _variable(sock)
-    what = "a connection" if _connected(sock) else "a socket"
+    what = f"{'a connection' if _connected(sock) else 'a socket'} of this kernel that"
     if name:
-        return f"{what} of this kernel that is still open, the variable {name}{_cell(name)}: call {name}.close()"
-    number = sock.fileno()
-    return (
-        f"{what} of this kernel that no variable of the notebook names (file descriptor {number}): restart the kernel"
-    )
+        return f"{what} is still open, the variable {name}{_cell(name)}: call {name}.close()"
+    return f"{what} no variable of the notebook names (file descriptor {sock.fileno()}): restart the kernel"
 
 
 def _variable(sock: socket.socket) -> str:
     """What the notebook calls it: `door`, or `httpd.socket` for an attribute of something that has a name."""
-    names: dict[str, Any] = {name: value for name, value in list(vars(_main()).items()) if not name.startswith("_")}
+    every = list(vars(sys.modules["__main__"]).items())
+    names: dict[str, Any] = {name: value for name, value in every if not name.startswith("_")}
     for name, value in names.items():
         if value is sock:
             return name
@@ -117,7 +117,7 @@ def _variable(sock: socket.socket) -> str:
 
 def _cell(name: str) -> str:
     """In which cell the variable got its value: the last one that was run and sets that name, as IPython keeps them."""
-    cells: Any = getattr(_main(), "In", ())
+    cells: Any = getattr(sys.modules["__main__"], "In", ())
     name = name.partition(".")[0]
     for number in range(len(cells) - 1, 0, -1):
         with contextlib.suppress(SyntaxError, ValueError, TypeError):  # a cell with a magic command
@@ -127,31 +127,20 @@ def _cell(name: str) -> str:
     return ""
 
 
-def _main() -> Any:
-    return sys.modules["__main__"]
-
-
 # -- in Linux --------------------------------------------------------------------------------------------------------
 
 
 def _known(address: Address) -> list[kernel.TcpSocket] | None:
-    """The sockets at that address; None where the kernel does not tell."""
+    """The sockets at that address, those that listen first; None where the kernel does not tell."""
     if sys.platform != "linux":
         return None
     with contextlib.suppress(OSError, ValueError, struct.error):  # a container forbids it, or the port is no number
-        both = [
-            kernel.tcp_sockets(family, kernel.ALL_STATES, address[1]) for family in (socket.AF_INET, socket.AF_INET6)
-        ]
-        return [each for found in both for each in found if _meet(each.here, address)]
+        families = (socket.AF_INET, socket.AF_INET6)
+        found = [each for family in families for each in kernel.tcp_sockets(family, kernel.ALL_STATES, address[1])]
+        return sorted(
+            (each for each in found if _meet(each.here, address)), key=lambda each: each.state != kernel.LISTEN
+        )
     return None
-
-
-def _processes(inode: int) -> Iterator[str]:
-    """The processes that have the socket open, as far as this user may see them."""
-    for process in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError):  # it has ended
-            if kernel.descriptors(process, inode):
-                yield _named(process)
 
 
 def _named(process: str) -> str:
