@@ -1,10 +1,4 @@
-"""The kernel's own table of TCP sockets: which connections of a listening socket no program has accepted yet.
-
-Linux lists every TCP socket to any program that asks through a netlink socket (`man 7 sock_diag`; `ss` asks the same
-way). One that no program has accepted yet has the inode 0. The list says how many of its bytes lie unread, and when the
-connection was made. Other systems do not tell. (Nor does Linux where its tcp_diag module is missing, or where a
-container forbids the question.)
-"""
+"""Who waits at a listening socket, and has been accepted by no program: what the kernel says of one server."""
 
 from __future__ import annotations
 
@@ -14,27 +8,18 @@ import os
 import socket
 import struct
 import sys
-import time
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ..watch.events import Address, plain_address
+from ..watch.kernel import CLOSE_WAIT, ESTABLISHED, LISTEN, SYN_RECV, SYN_SENT, TcpSocket, tcp_info, tcp_sockets
 from ..watch.observation import Observation
 
 TICK = 0.01  # seconds: the longest tick of a Linux kernel, to which its times are exact
 MANY = 4096  # bytes that every kernel takes at once, whatever its buffers
-REPLY_TIME = 1.0  # seconds that the kernel has to send the table
-
-# linux/tcp_states.h, linux/sock_diag.h, linux/inet_diag.h, linux/netlink.h
-ESTABLISHED, SYN_SENT, SYN_RECV, CLOSE_WAIT, LISTEN = 1, 2, 3, 8, 10
 STATES = 1 << ESTABLISHED | 1 << SYN_RECV | 1 << CLOSE_WAIT | 1 << LISTEN
-NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, DUMP_REQUEST, TCP_INFO = 4, 20, 0x301, 2
-ERROR, DONE = 2, 3
-HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence number, sender
-INTEGER = struct.Struct("=I")
-LAST_DATA_SENT = 44  # where it stands in struct tcp_info
-ACKED, LIMITED = 120, 176  # in it, too: bytes that the peer has taken; microseconds that others waited for room
-UNACKED = 24  # of a listening socket, how many connections wait (tcp_get_info in net/ipv4/tcp.c)
+ACKED, LIMITED = 120, 176  # in struct tcp_info: bytes that the peer has taken; microseconds that others waited for room
+UNACKED = 24  # in it, too: of a listening socket, how many connections wait (tcp_get_info in net/ipv4/tcp.c)
 
 
 class Row(NamedTuple):
@@ -44,23 +29,6 @@ class Row(NamedTuple):
     unread: int
     seconds: float | None
     left: bool  # it has closed, or shut down its side
-
-
-class TcpSocket(NamedTuple):
-    """One entry of the kernel's list. For a listening socket `unread` counts connections, and `room` is its backlog."""
-
-    state: int
-    here: Address
-    there: Address
-    unread: int
-    room: int
-    inode: int
-    seconds: float  # since it sent data or, if it never has, since the connection was made
-
-    @property
-    def row(self) -> Row:
-        left = self.state == CLOSE_WAIT  # the end of file counts as a byte
-        return Row(self.there, max(0, self.unread - left), self.seconds, left)
 
 
 @dataclass(slots=True)
@@ -93,8 +61,13 @@ class Table:
             raise ValueError("the kernel does not list the socket of which we know that it listens")
         others = {each.here for each in listening.values()} - {own}
         here = [each for each in there if _reaches(each.here, own) and each.here not in others and not each.inode]
-        self.rows |= {(each.here, each.there): each.row for each in here if each.state != SYN_RECV}
-        self.half |= {(each.here, each.there) for each in here if each.state == SYN_RECV}
+        for each in here:
+            if each.state == SYN_RECV:
+                self.half.add((each.here, each.there))
+            else:
+                left = each.state == CLOSE_WAIT  # the end of file counts as a byte
+                row = Row(each.there, max(0, each.unread - left), each.seconds, left)
+                self.rows[each.here, each.there] = row
         self.sockets += 1
         self.queued += listening[inode].unread
         self.limit += listening[inode].room + 1
@@ -132,31 +105,18 @@ def look(observation: Observation) -> Table | None:
 
 def queued(sock: socket.socket) -> int | None:
     """How many connections wait at a listening socket; None where the system does not say."""
-    try:
-        return int(INTEGER.unpack_from(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 64), UNACKED)[0])
-    except (OSError, AttributeError, struct.error):
-        return None
+    return next(iter(tcp_info(sock, "=I", UNACKED)), None)
 
 
 def acked(conn: socket.socket) -> int | None:
     """How many bytes of ours the peer's kernel has taken; None where the system does not say."""
-    counts = _numbers(conn, ACKED, 1)
-    return counts[0] if counts else None
+    return next(iter(tcp_info(conn, "=Q", ACKED)), None)
 
 
 def short_of_room(conn: socket.socket) -> float | None:
     """Seconds for which sends waited because the peer's window or our own buffer was full; None: it does not say."""
-    waits = _numbers(conn, LIMITED, 2)
+    waits = tcp_info(conn, "=2Q", LIMITED)
     return sum(waits) / 1e6 if waits else None
-
-
-def _numbers(conn: socket.socket, at: int, count: int) -> tuple[int, ...]:
-    """Some of the long numbers of Linux's struct tcp_info; none from other systems, and of a closed socket."""
-    try:
-        known = conn.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256) if sys.platform == "linux" else b""
-        return struct.unpack_from(f"={count}Q", known, at)
-    except (OSError, struct.error):
-        return ()
 
 
 def own_address(sock: socket.socket) -> tuple[Address, Address]:
@@ -179,51 +139,3 @@ def _is_here(trying: TcpSocket) -> bool:
 
 def _may_be_both(sock: socket.socket) -> bool:
     return sock.family == socket.AF_INET6 and not sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
-
-
-def tcp_sockets(family: int, states: int, port: int = 0, to_port: int = 0) -> list[TcpSocket]:
-    """The TCP sockets in these states, of that own port or to that port."""
-    request = struct.pack("=BBBBI", family, socket.IPPROTO_TCP, 1 << (TCP_INFO - 1), 0, states)
-    request += struct.pack("!HH", port, to_port) + bytes(44)
-    found: list[TcpSocket] = []
-    deadline = time.monotonic() + REPLY_TIME
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, NETLINK_SOCK_DIAG) as asked:
-        asked.sendall(HEADER.pack(HEADER.size + len(request), SOCK_DIAG_BY_FAMILY, DUMP_REQUEST, 1, 0) + request)
-        while (left := deadline - time.monotonic()) > 0:
-            asked.settimeout(left)
-            data = asked.recv(1 << 18)
-            at = 0
-            while at < len(data):
-                length, kind, *_ = HEADER.unpack_from(data, at)
-                message = data[at + HEADER.size : at + length]
-                if kind == ERROR or length != HEADER.size + len(message):
-                    raise ValueError("the kernel did not understand the question, or we do not understand its answer")
-                if kind == DONE:
-                    # Without the module that knows TCP, the list is empty and ends with the error.
-                    if any(message[:4]):
-                        raise ValueError("the kernel does not list its TCP sockets")
-                    return found
-                found.append(parsed(message))
-                at += length + 3 & ~3
-    raise ValueError("the kernel did not end its list of sockets in time")
-
-
-def parsed(message: bytes) -> TcpSocket:
-    """A struct inet_diag_msg with its attributes. Raises ValueError or struct.error for anything shorter."""
-    if len(message) < 72:
-        raise ValueError("the kernel tells less of a socket than we need")
-    family, state = message[0], message[1]
-    ports = struct.unpack_from("!HH", message, 4)
-    size = 4 if family == socket.AF_INET else 16
-    here, there = (
-        plain_address((socket.inet_ntop(family, message[at : at + size]), port))
-        for at, port in zip((8, 24), ports, strict=True)
-    )
-    unread, room, _, inode = struct.unpack_from("=4I", message, 56)
-    seconds, at = 0.0, 72
-    while at + 4 <= len(message):
-        length, kind = struct.unpack_from("=HH", message, at)
-        if kind == TCP_INFO and length >= 4 + LAST_DATA_SENT + 4:
-            seconds = struct.unpack_from("=I", message, at + 4 + LAST_DATA_SENT)[0] / 1000
-        at += max(4, length + 3 & ~3)
-    return TcpSocket(state, here, there, unread, room, inode, seconds)

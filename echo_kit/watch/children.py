@@ -137,10 +137,6 @@ def _before() -> None:
             observation.children.fork(task)
 
 
-def _in_parent() -> None:
-    lock.release()
-
-
 def _in_child() -> None:
     task = current_task()
     for each in running:
@@ -160,4 +156,4 @@ def _in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):  # Windows has no fork
-    os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)
+    os.register_at_fork(before=_before, after_in_parent=lock.release, after_in_child=_in_child)

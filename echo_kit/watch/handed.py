@@ -10,19 +10,13 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import struct
 import sys
 import weakref
 from collections.abc import Iterator
 
+from . import kernel
 from .events import Address, Connection
 from .observation import Observation, Observed, observed
-
-_SOCK_DIAG, _BY_FAMILY, _REQUEST = 4, 20, 1  # linux/netlink.h, linux/sock_diag.h
-_HEADER = struct.Struct("=IHHII")  # of each message: length, type, flags, number, sender
-_STATE, _LISTEN = _HEADER.size + 1, 10
-_INODE = _HEADER.size + 68  # where it lies in an answer: at the end of inet_diag_msg
-
 
 # -- by a thread that is in a call on it -------------------------------------------------------------------------------
 
@@ -62,28 +56,15 @@ def _inside(seen: Observed) -> bool:
 
 def hand_on(observation: Observation, connection: Connection, server: Address) -> None:
     """After its last socket of ours was closed: say where it has gone, if it has not ended."""
-    inode = _inode(server, connection.client) if sys.platform == "linux" else 0
-    if not inode:
+    found = kernel.connection(server, connection.client) if sys.platform == "linux" else None
+    if not found or not found.inode:  # no descriptor refers to it
         return
-    ours = _descriptors("/proc/self/fd", inode)
-    if any(_descriptors(f"/proc/{child}/fd", inode) for child in _children(os.getpid())):
+    if any(kernel.descriptors(child, found.inode) for child in _children(os.getpid())):
         connection.handed_on = "to a child process"
-    elif ours:  # else a call that another thread is in holds it, and it ends with that
+    elif kernel.descriptors(
+        "self", found.inode
+    ):  # else a call that another thread is in holds it, and it ends with that
         connection.handed_on = "to another file descriptor"
-
-
-def _inode(server: Address, client: Address) -> int:
-    """The number of the connection's socket, which is 0 once no descriptor refers to it: as `ss -e` asks for it."""
-    family = socket.AF_INET6 if ":" in server[0] else socket.AF_INET
-    hosts = [socket.inet_pton(family, each[0].partition("%")[0]).ljust(16, b"\0") for each in (server, client)]
-    ask = struct.pack("=BBBxI", family, socket.IPPROTO_TCP, 0, 0xFFFFFFFF)
-    ask += struct.pack("!HH", server[1], client[1]) + b"".join(hosts) + struct.pack("=Iii", 0, -1, -1)
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _SOCK_DIAG) as kernel:
-        kernel.send(_HEADER.pack(_HEADER.size + len(ask), _BY_FAMILY, _REQUEST, 1, 0) + ask)
-        answer = kernel.recv(4096)
-    if _HEADER.unpack_from(answer)[1] != _BY_FAMILY or answer[_STATE] == _LISTEN:  # without it, the listener is found
-        return 0
-    return int(struct.unpack_from("=I", answer, _INODE)[0])
 
 
 def _children(process: int) -> Iterator[int]:
@@ -94,14 +75,3 @@ def _children(process: int) -> Iterator[int]:
                 for child in map(int, file.read().split()):
                     yield child
                     yield from _children(child)
-
-
-def _descriptors(folder: str, inode: int) -> list[int]:
-    """Those of a process that refer to that socket."""
-    found = []
-    with contextlib.suppress(OSError):
-        for name in os.listdir(folder):
-            with contextlib.suppress(OSError):
-                if os.readlink(f"{folder}/{name}") == f"socket:[{inode}]":
-                    found.append(int(name))
-    return found

@@ -1,7 +1,7 @@
 """Who holds a port that cannot be bound: a server or a variable of this kernel, another process, or the system itself.
 
-This kernel's own sockets are found among Python's objects. What else holds the port stands in Linux's /proc/net/tcp,
-with a number (inode) that the process has among its file descriptors, and of a TIME_WAIT with the time that is left.
+This kernel's own sockets are found among Python's objects. Linux tells what else holds the port, with a number
+(inode) that the process has among its file descriptors, and of a TIME_WAIT with the time that is left.
 """
 
 from __future__ import annotations
@@ -10,51 +10,45 @@ import ast
 import contextlib
 import gc
 import ipaddress
+import itertools
 import os
 import socket
+import struct
 import sys
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
+from . import kernel
 from .events import Address, plain_address, shown
 from .observation import observed
 from .text import cut, listed, visible
 
-LISTEN, TIME_WAIT = 0x0A, 0x06  # include/net/tcp_states.h
-TICKS = 100  # in a second, for all that /proc shows (USER_HZ)
 COMMAND = 60  # characters of a command line
-
-
-class Row(NamedTuple):
-    """A line of /proc/net/tcp."""
-
-    here: Address
-    state: int
-    seconds: float  # until its timer ends
-    inode: int
 
 
 def holder(address: Address) -> str:
     """One sentence or two: who holds the port, and what to do. Costs a walk through all objects: for errors only."""
     mine = [sock for sock in _sockets() if _meet(_own_address(sock), address)]
     mine.sort(key=_connected)  # those that listen first
-    rows = [row for row in _rows() if _meet(row.here, address)]
     where, other = f"port {address[1]}", "use another port"
     if mine:
         return f"{where} is held by {_own_words(mine[0])}, or {other}."
-    inodes = {row.inode: row for row in sorted(rows, key=lambda row: row.state != LISTEN) if row.inode}
-    processes = [each for inode in inodes for each in _processes(inode)]
+    known = _known(address)
+    inodes = dict.fromkeys(each.inode for each in known or () if each.inode)
+    processes = []
+    for inode, process in itertools.product(inodes, filter(str.isdigit, os.listdir("/proc") if inodes else ())):
+        with contextlib.suppress(OSError):  # it has ended
+            processes += [_named(process)] if kernel.descriptors(process, inode) else []
     if processes:
         return f"{where} is held by {listed(processes[:3])}: stop it, or {other}."
     if inodes:
         return f"{where} is held by a process of another user, or one that is just ending; no name is told: {other}."
-    left = max((row.seconds for row in rows if row.state == TIME_WAIT), default=0.0)
-    if left:
+    if left := max((each.left for each in known or () if each.state == kernel.TIME_WAIT), default=0.0):
         return (
             f"no program holds {where}: the system keeps it for {left:.0f} s more (TIME_WAIT), since the server side "
             f"closed a connection first. Wait, {other}, or set SO_REUSEADDR before bind()."
         )
-    if sys.platform == "linux":
+    if known is not None:
         return f"{where} is held by a socket that does not listen, and the system does not say whose: {other}."
     ask = f"netstat -ano | findstr :{address[1]}" if sys.platform == "win32" else f"lsof -nP -iTCP:{address[1]}"
     return (
@@ -101,18 +95,16 @@ def _own_words(sock: socket.socket) -> str:
         name = cut(visible(seen.observation.name), COMMAND)
         return f"the server {name} of this kernel, at {shown(_own_address(sock))}: call stop() of it"
     name = _variable(sock)
-    what = "a connection" if _connected(sock) else "a socket"
+    what = f"{'a connection' if _connected(sock) else 'a socket'} of this kernel that"
     if name:
-        return f"{what} of this kernel that is still open, the variable {name}{_cell(name)}: call {name}.close()"
-    number = sock.fileno()
-    return (
-        f"{what} of this kernel that no variable of the notebook names (file descriptor {number}): restart the kernel"
-    )
+        return f"{what} is still open, the variable {name}{_cell(name)}: call {name}.close()"
+    return f"{what} no variable of the notebook names (file descriptor {sock.fileno()}): restart the kernel"
 
 
 def _variable(sock: socket.socket) -> str:
     """What the notebook calls it: `door`, or `httpd.socket` for an attribute of something that has a name."""
-    names: dict[str, Any] = {name: value for name, value in list(vars(_main()).items()) if not name.startswith("_")}
+    every = list(vars(sys.modules["__main__"]).items())
+    names: dict[str, Any] = {name: value for name, value in every if not name.startswith("_")}
     for name, value in names.items():
         if value is sock:
             return name
@@ -125,7 +117,7 @@ def _variable(sock: socket.socket) -> str:
 
 def _cell(name: str) -> str:
     """In which cell the variable got its value: the last one that was run and sets that name, as IPython keeps them."""
-    cells: Any = getattr(_main(), "In", ())
+    cells: Any = getattr(sys.modules["__main__"], "In", ())
     name = name.partition(".")[0]
     for number in range(len(cells) - 1, 0, -1):
         with contextlib.suppress(SyntaxError, ValueError, TypeError):  # a cell with a magic command
@@ -135,40 +127,20 @@ def _cell(name: str) -> str:
     return ""
 
 
-def _main() -> Any:
-    return sys.modules["__main__"]
-
-
 # -- in Linux --------------------------------------------------------------------------------------------------------
 
 
-def _rows() -> Iterator[Row]:
-    for name, size in (("tcp", 4), ("tcp6", 16)):
-        with contextlib.suppress(OSError), open(f"/proc/net/{name}") as file:
-            for line in file.read().splitlines()[1:]:
-                _, here, _, state, _, timer, _, _, _, inode = line.split()[:10]
-                host, _, port = here.partition(":")
-                words = [bytes.fromhex(host[at : at + 8]) for at in range(0, 2 * size, 8)]
-                raw = b"".join(each[::-1] if sys.byteorder == "little" else each for each in words)
-                family = socket.AF_INET if size == 4 else socket.AF_INET6
-                address = plain_address((socket.inet_ntop(family, raw), int(port, 16)))
-                yield Row(address, int(state, 16), int(timer.partition(":")[2], 16) / TICKS, int(inode))
-
-
-def _processes(inode: int) -> Iterator[str]:
-    """The processes that have the socket open, as far as this user may see them."""
-    for process in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError):
-            numbers = os.listdir(f"/proc/{process}/fd")
-            links = (_link(f"/proc/{process}/fd/{number}") for number in numbers)
-            if f"socket:[{inode}]" in links:
-                yield _named(process)
-
-
-def _link(path: str) -> str:
-    with contextlib.suppress(OSError):
-        return os.readlink(path)
-    return ""  # closed meanwhile
+def _known(address: Address) -> list[kernel.TcpSocket] | None:
+    """The sockets at that address, those that listen first; None where the kernel does not tell."""
+    if sys.platform != "linux":
+        return None
+    with contextlib.suppress(OSError, ValueError, struct.error):  # a container forbids it, or the port is no number
+        families = (socket.AF_INET, socket.AF_INET6)
+        found = [each for family in families for each in kernel.tcp_sockets(family, kernel.ALL_STATES, address[1])]
+        return sorted(
+            (each for each in found if _meet(each.here, address)), key=lambda each: each.state != kernel.LISTEN
+        )
+    return None
 
 
 def _named(process: str) -> str:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any, SupportsIndex
 
-from .events import Bind, reachable
+from .events import reachable
 from .frames import source_line, student_frame, student_traceback
 from .holders import holder
 from .observation import Observation, Task
@@ -71,12 +71,8 @@ def arguments(serve: Callable[..., object], host: str, port: int) -> tuple[Any, 
     """
     name = name_of(serve)
     if isinstance(serve, type) and issubclass(serve, (socketserver.BaseServer, socketserver.BaseRequestHandler)):
-        made = (
-            "TCPServer((host, port), "
-            if issubclass(serve, socketserver.BaseRequestHandler)
-            else f"{name}((host, port), Handler"
-        )
-        made += f"{name})" if made.endswith(", ") else ")"
+        handles = issubclass(serve, socketserver.BaseRequestHandler)
+        made = f"TCPServer((host, port), {name})" if handles else f"{name}((host, port), Handler)"
         raise TypeError(f"{name} is a class of the socketserver module: make a server of it, like start({made})")
     called = serve if isinstance(serve, (functools.partial, type)) or inspect.isroutine(serve) else type(serve).__call__
     kinds = {
@@ -145,22 +141,17 @@ def _kind(family: int, kind: int) -> str:
     if family not in FAMILIES:
         name = getattr(family, "name", family)
         return f"a socket of {name}: its clients have no host and port to tell them apart by. Use AF_INET"
-    if kind not in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-        return f"a socket of {getattr(kind, 'name', kind)}: it has no connections to watch. Use SOCK_STREAM"
     if kind == socket.SOCK_DGRAM:
         return "a UDP socket: it has no connections to watch. Use SOCK_STREAM, with listen() and accept()"
-    return ""
+    other = f"a socket of {getattr(kind, 'name', kind)}: it has no connections to watch. Use SOCK_STREAM"
+    return "" if kind == socket.SOCK_STREAM else other
 
 
 def unwatched(observation: Observation) -> str:
     """What it has bound and cannot be watched; "" where there is nothing of that kind."""
-    kinds = (_kind(bind.family, bind.kind) for bind in observation.binds if _open(bind) is not None)
+    bound = ((bind, bind.ref()) for bind in observation.binds if not bind.error)
+    kinds = (_kind(bind.family, bind.kind) for bind, sock in bound if sock is not None and sock.fileno() != -1)
     return next(filter(None, kinds), "")
-
-
-def _open(bind: Bind) -> socket.socket | None:
-    sock = bind.ref()
-    return sock if sock is not None and not bind.error and sock.fileno() != -1 else None
 
 
 def serves_unwatched(observation: Observation, task: Task, over: Callable[[], object], deadline: float) -> bool:
@@ -214,9 +205,7 @@ def why(error: BaseException, observation: Observation) -> str:
     address = bind.address
     if isinstance(error, TypeError) and (not isinstance(address, tuple) or "exactly one argument" in said):
         return "bind() takes one pair, (host, port), in brackets of its own: bind((host, port))."
-    if isinstance(address, tuple) and len(address) > 1:
-        return _sentence(refusal(error, address, bind.family))
-    return ""
+    return _sentence(refusal(error, address, bind.family)) if isinstance(address, tuple) and len(address) > 1 else ""
 
 
 def refusal(error: BaseException, address: tuple[Any, ...], family: int = 0) -> str:

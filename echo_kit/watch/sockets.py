@@ -16,6 +16,8 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
+from .kernel import LAST_DATA_SENT, tcp_info
+
 PORTS = range(20_000, 32_768)  # from which servers get theirs
 
 plain_detach = socket.socket.detach
@@ -78,12 +80,8 @@ def waited(conn: socket.socket) -> float | None:
     """Seconds since the connection was made, if the kernel tells: to the tick (1 to 10 ms), and only before a send, for
     Linux stamps "last data sent" first when the handshake is complete (tcp_create_openreq_child).
     """
-    if sys.platform != "linux":
-        return None
-    try:
-        return float(struct.unpack_from("=I", conn.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 64), 44)[0]) / 1000
-    except (OSError, struct.error):  # broken off already, or a kernel that tells less
-        return None
+    told = tcp_info(conn, "=I", LAST_DATA_SENT)
+    return told[0] / 1000 if told else None
 
 
 class Opened:

@@ -21,7 +21,7 @@ from echo_kit.views import backlog, kernel
 from echo_kit.views.backlog import Backlog
 from echo_kit.views.kernel import look
 from echo_kit.views.lanes import TICK
-from echo_kit.watch import calls, sockets
+from echo_kit.watch import calls, kernel as sock_diag, sockets
 from echo_kit.watch.events import Connection
 
 from ..capture import Capture, not_here
@@ -796,11 +796,11 @@ def no_such_family(patch):
 
 
 def no_sock_diag(patch):
-    patch.setattr(kernel, "NETLINK_SOCK_DIAG", 99)
+    patch.setattr(sock_diag, "NETLINK_SOCK_DIAG", 99)
 
 
 def not_understood(patch):
-    patch.setattr(kernel, "SOCK_DIAG_BY_FAMILY", 99)  # the kernel answers with an error
+    patch.setattr(sock_diag, "SOCK_DIAG_BY_FAMILY", 99)  # the kernel answers with an error
 
 
 def hidden(patch):
@@ -928,8 +928,8 @@ def answering(patch, answers):
 
     kept = []
     with patch.context() as context:
-        context.setattr(kernel, "socket", SimpleNamespace(**{**vars(socket), "socket": fake}))
-        context.setattr(kernel, "REPLY_TIME", 0.1)
+        context.setattr(sock_diag, "socket", SimpleNamespace(**{**vars(socket), "socket": fake}))
+        context.setattr(sock_diag, "REPLY_TIME", 0.1)
         try:
             yield kept
         finally:
@@ -997,18 +997,18 @@ def test_an_answer_that_is_right_in_several_parts(monkeypatch):
 def test_whatever_comes_is_a_socket_or_an_error():
     dice = random.Random(1)
     whole = entry(unread=5, info=struct.pack("=44xI16x", 1500))
-    assert kernel.parsed(whole).seconds == 1.5
+    assert sock_diag.parsed(whole).seconds == 1.5
     broken = [whole[:size] for size in range(len(whole))] + [dice.randbytes(dice.randrange(200)) for _ in range(2000)]
     broken += [bytes([2, 1]) + dice.randbytes(dice.randrange(70, 300)) for _ in range(2000)]
     for message in broken:
         try:
-            seen = kernel.parsed(message)
+            seen = sock_diag.parsed(message)
         except (ValueError, struct.error, OSError):
             continue
         assert len(message) >= 72
         assert seen.seconds >= 0
     with pytest.raises(ValueError, match="less of a socket"):
-        kernel.parsed(whole[:71])
+        sock_diag.parsed(whole[:71])
 
 
 # -- the text and the picture ------------------------------------------------------------------------------------------
@@ -1226,7 +1226,7 @@ def test_no_descriptor_is_left_open(monkeypatch):
         before = descriptors()
         for _ in range(100):
             assert look(server.observation) is not None
-        monkeypatch.setattr(kernel, "SOCK_DIAG_BY_FAMILY", 99)
+        monkeypatch.setattr(sock_diag, "SOCK_DIAG_BY_FAMILY", 99)
         for _ in range(100):
             assert look(server.observation) is None
         assert descriptors() == before

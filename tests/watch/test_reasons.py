@@ -742,7 +742,6 @@ def test_what_the_system_keeps_is_told_with_the_time_that_is_left():
 
 
 def test_where_the_system_does_not_tell(monkeypatch):
-    monkeypatch.setattr(holders, "_rows", lambda: iter(()))
     monkeypatch.setattr(sys, "platform", "darwin")
     says = "port 8000 is held by another program, or for up to a minute by the system (TIME_WAIT); "
     ask = "in a terminal says more: stop it, or use another port."
