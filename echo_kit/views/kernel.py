@@ -27,6 +27,7 @@ REPLY_TIME = 1.0  # seconds that the kernel has to send the table
 
 # linux/tcp_states.h, linux/sock_diag.h, linux/inet_diag.h, linux/netlink.h
 ESTABLISHED, SYN_SENT, SYN_RECV, CLOSE_WAIT, LISTEN = 1, 2, 3, 8, 10
+_CONNECTED = bytes([ESTABLISHED, CLOSE_WAIT])
 STATES = 1 << ESTABLISHED | 1 << SYN_RECV | 1 << CLOSE_WAIT | 1 << LISTEN
 NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, DUMP_REQUEST, TCP_INFO = 4, 20, 0x301, 2
 ERROR, DONE = 2, 3
@@ -182,7 +183,7 @@ def _may_be_both(sock: socket.socket) -> bool:
 
 
 def tcp_sockets(family: int, states: int, port: int = 0, to_port: int = 0) -> list[TcpSocket]:
-    """The TCP sockets in these states, of that own port or to that port."""
+    """The TCP sockets in these states, to that port or of that own port: of these, only those that nobody accepted."""
     request = struct.pack("=BBBBI", family, socket.IPPROTO_TCP, 1 << (TCP_INFO - 1), 0, states)
     request += struct.pack("!HH", port, to_port) + bytes(44)
     found: list[TcpSocket] = []
@@ -203,7 +204,9 @@ def tcp_sockets(family: int, states: int, port: int = 0, to_port: int = 0) -> li
                     if any(message[:4]):
                         raise ValueError("the kernel does not list its TCP sockets")
                     return found
-                found.append(parsed(message))
+                # One that was accepted has an owner. There may be a thousand, and to read them takes longer than TICK.
+                if not (port and message[1:2] in _CONNECTED and any(message[68:72])):
+                    found.append(parsed(message))
                 at += length + 3 & ~3
     raise ValueError("the kernel did not end its list of sockets in time")
 

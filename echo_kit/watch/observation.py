@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import re
 import selectors
 import socket
@@ -115,11 +116,13 @@ class Task:
 
     def _told(self, name: str) -> bytes:
         native_id = self.thread.native_id if self.thread else self.native_id
-        try:
-            with open(f"/proc/self/task/{native_id}/{name}", "rb") as file:
-                return file.read()
-        except OSError:
-            return b""
+        with contextlib.suppress(OSError):  # no open(): at each of its nine system calls, one that computes gets 5 ms
+            file = os.open(f"/proc/self/task/{native_id}/{name}", os.O_RDONLY)
+            try:
+                return os.read(file, 8192)
+            finally:
+                os.close(file)
+        return b""
 
     def idle(self) -> bool:
         """Whether it is an idle worker of a pool. The pool may be older than the server, so its workers stay."""
