@@ -99,7 +99,6 @@ class Server:
     def snapshot(self) -> Snapshot:
         """All three views of one moment, in one picture. Waits as `timeline` does, once."""
         most = None if self.settle() else NEWEST
-        look(self.observation)
         code = code_view(self.observation, self.client_names(), self.stopped)
         return Snapshot(code, Backlog.of(self.observation), Timeline.of(self.observation, most))
 

@@ -55,7 +55,7 @@ class Table:
     def add(self, sock: socket.socket) -> None:
         """Ask the kernel for one listening socket and those that wait at it."""
         own, inode = own_address(sock)[1], os.fstat(sock.fileno()).st_ino & 0xFFFFFFFF
-        there = tcp_sockets(sock.family, STATES, port=own[1])
+        there = tcp_sockets(sock.family, STATES, port=own[1], accepted=False)
         listening = {each.inode: each for each in there if each.state == LISTEN}
         if inode not in listening:  # a container may hide the sockets of this process
             raise ValueError("the kernel does not list the socket of which we know that it listens")

@@ -16,12 +16,14 @@ from __future__ import annotations
 import itertools
 import selectors
 import time
+import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from ..watch.events import Address, Connection, SocketEvent, in_order
 from ..watch.observation import Call, Observation, Task
+from ..watch.patches import collector_paused
 from ..watch.sockets import ready
 from ..watch.text import visible
 from .kernel import MANY, TICK, acked, short_of_room
@@ -295,6 +297,8 @@ class Lanes:
 
 new_span = tuple.__new__  # half the time of Span(…), of which there may be hundreds of thousands
 _NO_CALL = (Transition(None), 0.0, Connection(()))
+_Known = tuple[int, dict[Address, float]]  # of a server: how many events, and whom the kernel has told of
+_lanes_then: weakref.WeakKeyDictionary[Observation, tuple[_Known, list[Lane]]] = weakref.WeakKeyDictionary()
 
 
 def pending_calls(observation: Observation) -> list[Pending]:
@@ -376,15 +380,21 @@ def arranged(lanes: Iterable[Lane]) -> list[Lane]:
     names = Names()
     ordered = sorted(lanes, key=lambda lane: lane.place)
     for number, lane in enumerate(ordered, 1):
-        lane.freeze()
         lane.name = names.take(visible(lane.client.name)[:NAME] if lane.client else f"client {number}")
     return ordered
 
 
 def lanes_of(observation: Observation) -> list[Lane]:
-    """The lanes of a server's connections, arranged, without what they have sent."""
-    records = observation.log.records()
-    return arranged(folded(observation, in_order(each for each in records if each[0] in COMING)).lanes.values())
+    """The lanes of a server's connections, arranged, without what they have sent: the same ones until something new has
+    happened.
+    """
+    now = observation.log.total, observation.sighted.copy()  # first: what comes meanwhile is found the next time
+    before = _lanes_then.get(observation)
+    if before is None or before[0] != now:
+        with collector_paused():
+            records = in_order(each for each in observation.log.records() if each[0] in COMING)
+            before = _lanes_then[observation] = now, arranged(folded(observation, records).lanes.values())
+    return before[1]
 
 
 def selects(observation: Observation) -> bool:

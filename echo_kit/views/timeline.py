@@ -66,6 +66,7 @@ class Timeline:
                     span.lane.add(span)
             ordered = arranged(lanes.lanes.values())
             for lane in ordered:
+                lane.freeze()
                 lane.last(now)
             for each in pending:  # one that has made no call yet is there, too
                 lanes.threads[each.thread]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import linecache
 import os
@@ -52,11 +53,13 @@ def source_line(frame: FrameType) -> str:
 
 def told_by_linux(thread: int | None, name: str) -> bytes:
     """A file of /proc on a thread of this process; nothing where there is none."""
-    try:
-        with open(f"/proc/self/task/{thread}/{name}", "rb") as file:
-            return file.read()
-    except OSError:
-        return b""
+    with contextlib.suppress(OSError):  # no open(): at each of its nine system calls, a thread that computes gets 5 ms
+        file = os.open(f"/proc/self/task/{thread}/{name}", os.O_RDONLY)
+        try:
+            return os.read(file, 8192)
+        finally:
+            os.close(file)
+    return b""
 
 
 def thread_frames() -> dict[int, FrameType]:

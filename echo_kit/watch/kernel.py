@@ -28,6 +28,7 @@ ALL_STATES = (
 )
 NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, REQUEST, DUMP_REQUEST, TCP_INFO = 4, 20, 1, 0x301, 2
 ERROR, DONE = 2, 3
+CONNECTED = bytes([ESTABLISHED, CLOSE_WAIT])
 HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence number, sender
 LAST_DATA_SENT = 44  # where it stands in struct tcp_info
 
@@ -45,9 +46,9 @@ class TcpSocket(NamedTuple):
     left: float = 0.0  # seconds until its timer ends: in TIME_WAIT, until it is gone
 
 
-def tcp_sockets(family: int, states: int, port: int = 0, to_port: int = 0) -> list[TcpSocket]:
-    """The TCP sockets in these states, of that own port or to that port."""
-    return [*_answers(DUMP_REQUEST, family, states, port, to_port)]
+def tcp_sockets(family: int, states: int, port: int = 0, to_port: int = 0, accepted: bool = True) -> list[TcpSocket]:
+    """The TCP sockets in these states, of that own port or to that port; without the `accepted` ones, if so asked."""
+    return [*_answers(DUMP_REQUEST, family, states, port, to_port, accepted=accepted)]
 
 
 def connection(here: Address, there: Address) -> TcpSocket | None:
@@ -60,7 +61,9 @@ def connection(here: Address, there: Address) -> TcpSocket | None:
     return None
 
 
-def _answers(flags: int, family: int, states: int, *ports: int, hosts: bytes = bytes(32)) -> Iterator[TcpSocket]:
+def _answers(
+    flags: int, family: int, states: int, *ports: int, hosts: bytes = bytes(32), accepted: bool = True
+) -> Iterator[TcpSocket]:
     request = struct.pack("=BBBBI", family, socket.IPPROTO_TCP, 1 << (TCP_INFO - 1), 0, states)
     request += struct.pack("!HH", *ports) + hosts + struct.pack("=Iii", 0, -1, -1)  # on any interface, of any age
     deadline = time.monotonic() + REPLY_TIME
@@ -80,7 +83,9 @@ def _answers(flags: int, family: int, states: int, *ports: int, hosts: bytes = b
                     if any(message[:4]):
                         raise ValueError("the kernel does not list its TCP sockets")
                     return
-                yield parsed(message)
+                # An accepted one has an owner. There may be a thousand, and to read them takes longer than a tick.
+                if accepted or message[1:2] not in CONNECTED or not any(message[68:72]):
+                    yield parsed(message)
                 at += length + 3 & ~3
     raise ValueError("the kernel did not end its list of sockets in time")
 

@@ -10,28 +10,36 @@ from .observation import Observation, Task
 from .sockets import any_ready
 
 BUSY = 0.06  # seconds on a processor, without taking anything from our clients, after which nobody waits for a server
+POLLS = 0.2  # seconds after which nobody waits for a server that moves all the time, and whose log stays the same
+MANY = 200  # threads: a look at so many takes long, and each of them gets a turn in it
 
 
 def settle(observation: Observation, deadline: float, over: Callable[[], bool]) -> bool:
     """Wait until every thread of the server waits for somebody else, or it is `over`. False: it was still busy at
-    `deadline`, or does not come to rest: it computes, and not because our clients have sent something before this.
+    `deadline`, or does not come to rest: it computes, and not because our clients have sent something before this, or
+    it asks again and again, sleeps in between, and gets nothing.
     """
     quiet_since, looks, work = 0.0, 0, _Work(observation)
-    before: object = None
+    same_since, moves = 0.0, 0  # since when the log is the same, and how often threads have moved since then
+    total, before = -1, object()
     while not over():
         at_rest, now = state(observation)
         # Threads that wait in ways we cannot see into (join, a queue, sleep) count as resting when none moves. On a
-        # busy machine they get a chance to move when this thread gets one to look: so count the looks, too. (Of many
-        # threads, each look takes long.)
+        # busy machine they get a chance to move when this thread gets one to look: so count the looks, too.
         if now != before or now is None:
             before, quiet_since, looks = now, time.monotonic(), 0
+            moves += now is not None
         quiet = time.monotonic() - quiet_since
-        if at_rest or (looks > 40 and quiet > 0.05) or (looks > 1 and quiet > 0.15):
+        few = len(observation.tasks) < MANY
+        if at_rest or (looks > (40 if few else 1) and quiet > 0.05) or (looks > 1 and quiet > 0.15):
             return True
         looks += 1
-        if time.monotonic() > deadline or work.goes_on():
+        if observation.log.total != total:
+            total, same_since, moves = observation.log.total, time.monotonic(), 0
+        polls = moves > 10 and now is not None and time.monotonic() - same_since > POLLS
+        if polls or time.monotonic() > deadline or work.goes_on():
             return False
-        time.sleep(0.001)
+        time.sleep(0.001 if few else 0.02)
     return True
 
 

@@ -56,9 +56,9 @@ def ready(sock: socket.socket, event: int) -> bool:
 def any_ready(socks: Iterable[tuple[socket.socket, int]]) -> bool:
     """Whether a read (or what else the event says) of any would return at once: one question costs less than many."""
     with Selector() as selector:
-        for sock, event in {sock.fileno(): (sock, event) for sock, event in socks}.values():  # two threads may read one
+        for file, event in {sock.fileno(): event for sock, event in socks}.items():  # two threads may read one
             try:
-                selector.register(sock, event)
+                selector.register(file, event)
             except (OSError, ValueError):
                 return True  # closed meanwhile
         return bool(selector.select(0))

@@ -29,8 +29,8 @@ FAULTS = {
     "the last message is lost": (
         "part1_single_socket",
         "views/story.py",
-        "list(zip(lane.to_server, ends, strict=True))",
-        "list(zip(lane.to_server, ends, strict=True))[:-1]",
+        "for each in zip(lane.to_server, ends, strict=True) if",
+        "for each in list(zip(lane.to_server, ends, strict=True))[:-1] if",
     ),
     "two clients' names are swapped": (
         "part1_single_socket",
@@ -65,7 +65,7 @@ FAULTS = {
     "an accept is not recorded": (
         "part1_single_socket",
         "watch/calls.py",
-        '        _record(accepted, task, "accept", began)\n',
+        '        record(accepted, task, "accept", began)\n',
         "        pass\n",
     ),
     "a thread that waits in recv is said to work": (

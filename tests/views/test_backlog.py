@@ -988,10 +988,20 @@ def test_an_answer_that_is_right_in_several_parts(monkeypatch):
     odd = entry(unread=3, inode=9) + b"\x05\0\x63\0x"  # an attribute that nobody knows, of 5 bytes: 3 more fill up
     parts = [netlink(20, entry(unread=1)) + netlink(20, odd) + bytes(3), netlink(20, entry(unread=2)) + DONE]
     with answering(monkeypatch, parts):
-        found = kernel.tcp_sockets(socket.AF_INET, kernel.STATES, port=7)
+        found = kernel.tcp_sockets(socket.AF_INET, kernel.STATES, to_port=7)
     assert [(each.unread, each.inode, each.here, each.there) for each in found] == [
         (unread, inode, ("127.0.0.1", 7), ("127.0.0.1", 4711)) for unread, inode in ((1, 0), (3, 9), (2, 0))
     ]
+
+
+@ON_LINUX
+@pytest.mark.parametrize("state", [kernel.ESTABLISHED, kernel.CLOSE_WAIT])
+def test_those_that_were_accepted_are_left_out(state, monkeypatch):
+    """They have an owner, as the listening socket has."""
+    entries = [entry(state), entry(state, inode=9), entry(kernel.LISTEN, inode=8)]
+    with answering(monkeypatch, [b"".join(netlink(20, each) for each in entries) + DONE]):
+        found = kernel.tcp_sockets(socket.AF_INET, kernel.STATES, port=7)
+    assert [(each.state, each.inode) for each in found] == [(state, 0), (kernel.LISTEN, 8)]
 
 
 def test_whatever_comes_is_a_socket_or_an_error():
