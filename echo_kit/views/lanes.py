@@ -297,8 +297,7 @@ class Lanes:
 
 new_span = tuple.__new__  # half the time of Span(…), of which there may be hundreds of thousands
 _NO_CALL = (Transition(None), 0.0, Connection(()))
-_Known = tuple[int, dict[Address, float]]  # of a server: how many events, and whom the kernel has told of
-_lanes_then: weakref.WeakKeyDictionary[Observation, tuple[_Known, list[Lane]]] = weakref.WeakKeyDictionary()
+_lanes_then: weakref.WeakKeyDictionary[Observation, tuple[object, list[Lane]]] = weakref.WeakKeyDictionary()
 
 
 def pending_calls(observation: Observation) -> list[Pending]:
@@ -385,9 +384,7 @@ def arranged(lanes: Iterable[Lane]) -> list[Lane]:
 
 
 def lanes_of(observation: Observation) -> list[Lane]:
-    """The lanes of a server's connections, arranged, without what they have sent: the same ones until something new has
-    happened.
-    """
+    """A server's lanes, arranged, without what was sent: the same ones until something new has happened."""
     now = observation.log.total, observation.sighted.copy()  # first: what comes meanwhile is found the next time
     before = _lanes_then.get(observation)
     if before is None or before[0] != now:
