@@ -484,8 +484,8 @@ def test_listen_n_holds_one_more(asked):
 def test_who_tries_to_connect_elsewhere_is_not_counted(monkeypatch):
     real = kernel.tcp_sockets
 
-    def and_one_more(family, states, port=0, to_port=0):
-        found = real(family, states, port, to_port)
+    def and_one_more(family, states, port=0, to_port=0, **named):
+        found = real(family, states, port, to_port, **named)
         if to_port:
             found += [kernel.TcpSocket(2, (here, 999), (there, to_port), 0, 0, 7, 0.0) for here, there in elsewhere]
         return found
@@ -1000,7 +1000,7 @@ def test_those_that_were_accepted_are_left_out(state, monkeypatch):
     """They have an owner, as the listening socket has."""
     entries = [entry(state), entry(state, inode=9), entry(kernel.LISTEN, inode=8)]
     with answering(monkeypatch, [b"".join(netlink(20, each) for each in entries) + DONE]):
-        found = kernel.tcp_sockets(socket.AF_INET, kernel.STATES, port=7)
+        found = kernel.tcp_sockets(socket.AF_INET, kernel.STATES, port=7, accepted=False)
     assert [(each.state, each.inode) for each in found] == [(state, 0), (kernel.LISTEN, 8)]
 
 
