@@ -463,6 +463,8 @@ def test_threads_that_did_not_end_are_counted_with_their_line(count, ends):
             listener.accept()
 
     server = start(serve)
+    while len(server.observation.tasks) < 1 + count:  # it listens before it has started them
+        server.settle()
     threads = [task.thread for task in server.observation.tasks[1:]]
     line = stubborn.__code__.co_firstlineno + 3
     with pytest.raises(ServerStuck) as stuck:
