@@ -90,12 +90,13 @@ class Lane:
         """How the connection ended, in words; "" while it lasts."""
         if self.reset:
             return "broke off (reset)"
-        left = self.left is not None and (self.closed is None or self.left <= self.closed)
-        if self.seen_to_leave is not None or left:
-            return "left"
         server = self.server_then or self.server
-        if server is not None and server.handed_on:
+        if self.seen_to_leave is not None:
+            return "left"
+        if server is not None and server.handed_on:  # whatever its client did, nobody here has seen it
             return f"handed on {server.handed_on}: not seen from here"
+        if self.left is not None and (self.closed is None or self.left <= self.closed):
+            return "left"
         if server is not None and server.cut_off:
             return "cut off: the server was stopped"
         if self.closed is not None:

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Mapping, MutableMapping
 from contextvars import ContextVar
 from threading import get_ident
-from types import CodeType
+from types import CodeType, FrameType
 from typing import Any
 
 _active: MutableMapping[int, threading.Thread] | None = getattr(threading, "_active", None)
@@ -33,6 +33,17 @@ waits: set[CodeType] = {
 }
 
 _raise: Callable[..., int] | None = getattr(getattr(ctypes, "pythonapi", None), "PyThreadState_SetAsyncExc", None)
+
+
+def go_on(frame: FrameType) -> None:
+    """Have a thread that is in Condition.wait go on, and in Queue.get, Event.wait and others with it: an exception that
+    was raised in it comes now. `waiter` is the lock for which that thread alone waits, and none but it goes on. Without
+    the name, the exception comes when somebody wakes the thread.
+    """
+    waiter = frame.f_locals.get("waiter") if frame.f_code is threading.Condition.wait.__code__ else None
+    if waiter is not None:
+        with contextlib.suppress(RuntimeError):  # it goes on already
+            waiter.release()
 
 
 def calling_thread() -> threading.Thread | None:

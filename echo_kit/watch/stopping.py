@@ -19,7 +19,7 @@ from typing import Any
 
 from . import calls, ends
 from .apart import ServerStuck
-from .borrowed import raise_in, waits
+from .borrowed import go_on, raise_in, waits
 from .children import Children
 from .events import reachable
 from .frames import is_student_code, thread_frames
@@ -122,7 +122,9 @@ def throw_into(task: Task, exception: type[BaseException] = ServerStopped, timeo
     while ident is not None and task.alive():
         if may_be_interrupted(thread_frames().get(ident)):
             raise_in(ident, exception)
-            if may_be_interrupted(thread_frames().get(ident)):
+            frame = thread_frames().get(ident)
+            if frame is not None and may_be_interrupted(frame):
+                go_on(frame)
                 return True
             raise_in(ident, None)  # it has gone on meanwhile
         if time.monotonic() >= deadline:

@@ -707,6 +707,22 @@ def test_what_a_loop_over_select_does():
             assert [spans[-1].state for spans in timeline.spans.values()] == [ACCEPTED, ACCEPTED]
 
 
+def hands_on_by_its_number(host, port):
+    with socket.create_server((host, port)) as door, socket.socket(fileno=door.accept()[0].detach()) as same:
+        while data := same.recv(1024):
+            same.sendall(data)
+        door.accept()
+
+
+def test_who_leaves_after_the_connection_was_handed_on_is_said_to_have_left_once():
+    with start(hands_on_by_its_number, name="serve") as server, Client(server, name="alice") as alice:
+        echoed(alice, "one")
+        told = 'connected · accepted · "one" echoed · handed on to a file descriptor: not seen from here'
+        assert stories(server)["alice"] == told
+        alice.close()
+        assert stories(server)["alice"] == f"{told} · left"
+
+
 def closes_too_early(host, port, closed, ended):
     def talk(conn):
         closed.wait(LONG)

@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import os
+import queue
 import re
 import socket
 import socketserver
@@ -11,6 +12,7 @@ import sys
 import sysconfig
 import threading
 import time
+from concurrent.futures import Future
 
 import pytest
 
@@ -100,6 +102,65 @@ def test_a_thread_that_waits_is_interrupted(waits):
     thread.join(LONG)
     assert [type(each) for each in ended] == [ServerStopped]
     assert not stopping.throw_into(task), "it has ended"
+
+
+WAITS = {
+    "Queue.get": lambda: queue.Queue().get(),
+    "Queue.get with a timeout": lambda: queue.Queue().get(timeout=LONG),
+    "Event.wait": lambda: threading.Event().wait(),
+    "Semaphore.acquire": lambda: threading.Semaphore(0).acquire(),
+    "Barrier.wait": lambda: threading.Barrier(9).wait(),
+    "Future.result": lambda: Future().result(),
+}
+
+
+@pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
+def test_workers_that_wait_for_work_end_at_once(wait):
+    """As with Ctrl+C in a terminal, where such workers are daemons: nobody is needed to wake them."""
+    ended = []
+
+    def work():
+        try:
+            wait()
+        finally:
+            ended.append(threading.current_thread())
+
+    def serve(host, port):
+        workers = [threading.Thread(target=work, daemon=True) for _ in range(4)]
+        with socket.create_server((host, port)) as door:
+            for worker in workers:
+                worker.start()
+            while True:
+                with door.accept()[0] as conn:
+                    conn.sendall(conn.recv(100))
+
+    server = start(serve)
+    while len(server.threads) < 5:
+        server.settle()
+    with Client(server) as client:
+        client.send("x")
+        assert client.receive(timeout=LONG) == "x"
+    server.stop()  # and it raises no ServerStuck
+    assert len(ended) == 4
+
+
+def test_who_waits_beside_a_worker_goes_on_waiting():
+    """An Event of the cell, for which the server waits, too: the cell's own wait is not over."""
+    shared, over = threading.Event(), []
+    mine = threading.Thread(target=lambda: over.append(shared.wait(LONG)))
+
+    def serve(host, port):
+        with socket.create_server((host, port)):
+            shared.wait()
+
+    server = start(serve)
+    mine.start()
+    server.settle()
+    server.stop()
+    assert over == []
+    shared.set()
+    mine.join(LONG)
+    assert over == [True]
 
 
 def test_a_thread_that_waits_for_another_is_not_interrupted():
