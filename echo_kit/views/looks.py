@@ -16,19 +16,21 @@ from types import FrameType
 from typing import Any
 
 from ..watch.events import Connection
-from ..watch.frames import is_student_code, student_frames, student_spot, thread_frames
+from ..watch.frames import is_student_code, source_line, student_frames, student_spot, thread_frames
 from ..watch.observation import Call, Observation, Task, current_task, task_of
 from ..watch.sockets import ready
 from ..watch.text import counted, listed, visible
 from .code import CROWD, DIED, INSIDE, NOBODY, PAUSED, STANDS, CodeView, Mark
 from .kernel import acked
 from .source import Chain, Spot, called, chain_of, expression, functions_of, spot
+from .story import quote
 
 LOOK_AGAIN = 0.03  # seconds from one look at a thread to the next; one that runs has moved by then
 RUNS = 0.01  # seconds on a processor between two looks: it runs
 LOOKS = 3  # a thread that was quiet between two of them waits, whatever woke it before
 NEWEST = 64  # events that say what a thread that runs does
 KEPT = " (kept in the future: nobody asked for its result)"
+_LINE = re.compile(r"\breadlines?\(|^for |\bnext\(")
 _PLACE = re.compile(r"\.acquire\(|^with ")  # of a semaphore or a lock
 _SELECT = re.compile(r"(^|\.)(select|poll|control)\(")  # control: of kqueue, on macOS
 
@@ -168,7 +170,8 @@ class _Look:
             call = None  # it has gone on meanwhile: its frame was of another call, or of none
         if call is not None:
             self.client = self.client if call.seen.listening else names.get(call.seen.connection, "")
-            self.words = (self._words if held is None else _held)(call, self.client)
+            asks = next(student_frames(innermost), None)
+            self.words = _held(call, self.client) if held else self._words(call, self.client, asks)
         self.again = "" if held or (call and call.kind != "send" and self.words) else _again(self.task, names)
         if self.again:
             self.words = ""
@@ -207,6 +210,10 @@ class _Look:
         elif str(module).startswith("ipykernel.") and name in ("raw_input", "getpass"):  # what input is in a kernel
             asks = next(student_frames(frame), None)
             self.words, self.client = f"waits in {expression(asks)}" if asks is not None else "", ""
+        elif module == "socketserver" and name == "shutdown":
+            asks, own = next(student_frames(frame), None), "serve_forever" in _callers(frame)
+            self.words = f"waits in {expression(asks)}" if asks is not None else ""
+            self.words += ": it returns when serve_forever has ended, and that runs this handler" if own else ""
         elif module == "concurrent.futures.thread" and name == "_worker" and innermost:
             self.words, self.client = "has nothing to do (an idle worker of the pool)", ""
 
@@ -241,7 +248,7 @@ class _Look:
         used, self._used = self._used, self.task.processor_time()
         self.unsure = not self.words and not 0 < used < self._used - RUNS
 
-    def _words(self, call: Call, client: str) -> str:
+    def _words(self, call: Call, client: str, asks: FrameType | None) -> str:
         sock, who = call.seen.ref(), client or "its client"
         if sock is not None and sock.gettimeout() == 0:
             return ""  # the call returns at once: a thread that is seen in it asks again and again
@@ -257,13 +264,32 @@ class _Look:
             came = "" if call.seen.observation.keyboard is None else ": nothing has come"
             if came and call.seen.connection.received:
                 came = ": nothing more has come"
-            return f"waits in recv for {who}{came}"  # also where a file object calls recv_into
+            elif not came and call.name == "recv_into" and asks is not None:  # which a file of makefile() calls
+                came = _begun(call, source_line(asks))
+            return f"waits in recv for {who}{came}"
         if sock is not None and not ready(sock, selectors.EVENT_WRITE):
             before, self._full = self._full, (call, acked(sock))
             self.unsure = before is None
             if before == self._full:
                 return f"waits in {call.name}: {who} does not read"
         return f"is in {call.name} to {who}"
+
+
+def _begun(call: Call, line: str) -> str:
+    """Where the student's code waits for a line of text: what has come of it."""
+    log, connection = call.seen.observation.log, call.seen.connection
+    reads = (each for each in log.newest(NEWEST) if each.connection is connection and each.kind == "recv")
+    last = next(reads, None) if _LINE.search(line) else None
+    unended = last is not None and 0 < last.size == len(last.data) and not last.data.endswith(b"\n")
+    return f": {quote(last)} has come, and no end of the line" if last is not None and unended else ""
+
+
+def _callers(frame: FrameType | None) -> list[str]:
+    names = []
+    while frame is not None:
+        names.append(frame.f_code.co_name)
+        frame = frame.f_back
+    return names
 
 
 def _again(task: Task, names: Names) -> str:

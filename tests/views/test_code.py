@@ -553,6 +553,87 @@ def refuses_to_accept(host, port):
                 listener.accept()
 
 
+def by_readline(conn):
+    with conn.makefile("rb") as file:
+        while line := file.readline():
+            conn.sendall(line)
+
+
+def by_for(conn):
+    with conn.makefile("rw") as file:
+        for line in file:
+            file.write(line)
+            file.flush()
+
+
+def by_read(conn):
+    with conn.makefile("rb") as file:
+        while data := file.read(4):
+            conn.sendall(data)
+
+
+class ByHandler(socketserver.StreamRequestHandler):
+    def handle(self):
+        self.wfile.write(self.rfile.readline())
+
+
+def by_socketserver(host, port):
+    with Door((host, port), ByHandler) as door:
+        door.serve_forever()
+
+
+class Door(socketserver.TCPServer):
+    allow_reuse_address = True
+
+
+@pytest.mark.parametrize("serve", [serving(by_readline, single), serving(by_for, single), by_socketserver])
+def test_who_waits_for_the_end_of_a_line_says_what_has_come_of_it(serve):
+    with start(serve) as server, clients(server, "alice") as (alice,):
+        waits = "◀ server thread: waits in recv for alice"
+        assert waits in all_marks(server)
+        alice.offer(b"hel")
+        server.settle()
+        assert f'{waits}: "hel" has come, and no end of the line' in all_marks(server)
+        alice.offer(b"lo\n")
+        assert alice.receive(timeout=LONG) == b"hello\n"
+        server.settle()
+        assert not [mark for mark in all_marks(server) if "end of the line" in mark]
+
+
+def test_who_reads_no_lines_waits_for_no_end_of_one():
+    with started(by_read, single) as server, clients(server, "alice") as (alice,):
+        alice.offer(b"hel")
+        server.settle()
+        assert "◀ server thread: waits in recv for alice" in all_marks(server)
+
+
+class ShutsDown(socketserver.StreamRequestHandler):
+    def handle(self):
+        self.rfile.readline()
+        self.server.shutdown()
+
+
+class Threads(socketserver.ThreadingMixIn, Door):
+    daemon_threads = True
+
+
+@pytest.mark.parametrize("kind", [Door, Threads])
+def test_a_handler_that_shuts_its_own_server_down_waits_for_itself(kind):
+    def serve(host, port):
+        with kind((host, port), ShutsDown) as door:
+            door.serve_forever()
+
+    with start(serve) as server, clients(server, "alice") as (alice,):
+        alice.offer(b"bye\n")
+        server.settle()
+        waits = "waits in self.server.shutdown(): it returns when serve_forever has ended, and that runs this handler"
+        assert (f"◀ server thread: {waits}" in all_marks(server)) == (kind is Door)
+
+
+def all_marks(server):
+    return [mark for each in where(server).values() for mark in each]
+
+
 SPINS = {
     reads_after_the_end: 'runs: recv returns b"" again and again, alice has left',
     prints_after_the_end: 'runs: recv returns b"" again and again, alice has left',
