@@ -59,6 +59,7 @@ class Backlog:
     sockets: int  # how many listening sockets the server has: mostly 1, and 0 when it no longer listens
     full: bool  # a listening socket has no room left
     complete: bool  # the kernel was asked; else only our own clients are known
+    unknown: int = 0  # then: how many more wait, of whom the kernel tells nothing else
 
     @classmethod
     def of(cls, observation: Observation) -> Backlog:
@@ -80,7 +81,7 @@ class Backlog:
 
     @classmethod
     def _made(cls, observation: Observation, table: kernel.Table | None, lanes: Collection[Lane]) -> Backlog:
-        listeners = _listeners(observation)
+        listeners, unknown = _listeners(observation), 0
         # What the log no longer knows, our clients do. A port may be used again: the newest is the one that waits.
         names = {end.client: visible(end.name)[:NAME] for end in observation.clients}
         names |= {lane.address: lane.name for lane in lanes}
@@ -92,6 +93,7 @@ class Backlog:
             some = any(ready(sock, selectors.EVENT_READ) for sock in listeners)
             open_ends = [each for each in _ours(lanes).items() if listeners and (some or not each[1].closed)]
             rows = [kernel.Row(address, end.sent, None, end.closed) for address, end in open_ends]
+            unknown = max(0, sum(kernel.queued(sock) or 0 for sock in listeners) - len(rows))
         told, asked = table or kernel.Table(), None
         if len(listeners) == 1 and kernel.own_address(listeners[0])[0] == observation.address:
             asked = observation.backlog
@@ -106,10 +108,11 @@ class Backlog:
             sockets=len(listeners) if table is None else told.sockets,
             full=told.full,
             complete=table is not None,
+            unknown=unknown,
         )
 
     def __len__(self) -> int:
-        return len(self.waiting) + self.broken_off
+        return len(self.waiting) + self.broken_off + self.unknown
 
     @property
     def listens(self) -> bool:
@@ -119,7 +122,7 @@ class Backlog:
     def title(self) -> str:
         if not self.listens:
             return f"backlog of {self.server}: it no longer listens, nobody can wait"
-        count = len(self.waiting)
+        count = len(self.waiting) + self.unknown
         who = f"{counted(count, 'client')} wait{'s' if count == 1 else ''}" if count else "nobody waits"
         if self.broken_off:
             who += f", {self.broken_off:,} {'has' if self.broken_off == 1 else 'have'} broken off"
@@ -159,7 +162,9 @@ class Backlog:
             clients = counted(self.half, "more client" if len(self) else "client")
             are = "is" if self.half == 1 else "are"
             yield f"{clients} {are} half connected: the kernel has not completed the handshake"
-        if not self.complete and self.listens:
+        if self.unknown:
+            yield f"(of {self.unknown:,} of them it is not known who: the kernel's list could not be asked for)"
+        elif not self.complete and self.listens:
             yield "(only clients of echo_kit: this system does not tell of others)"
 
     def __str__(self) -> str:

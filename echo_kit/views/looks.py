@@ -193,6 +193,9 @@ class _Look:
                 self.client = ""  # it waits for a place, before it or another thread serves the client
             if _SELECT.search(written):
                 self.selects, self.client = True, ""
+            tried = self.task.again
+            if self.again and tried is not None and self.task.observation.log.clock() - tried.last < LOOK_AGAIN:
+                return  # it has just done it once more: it runs
             self._judge(written, (id(innermost), innermost.f_lasti if innermost is not None else 0, self.chain))
 
     def _see_library(self, frame: FrameType, innermost: bool, names: Names) -> None:

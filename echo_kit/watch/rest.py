@@ -10,6 +10,7 @@ from .observation import Observation, Task
 from .sockets import any_ready
 
 BUSY = 0.06  # seconds on a processor, without taking anything from our clients, after which nobody waits for a server
+TRIES = 100  # calls that get nothing, one after the other, after which nobody waits for it either
 POLLS = 0.2  # seconds after which nobody waits for a server that moves all the time, and whose log stays the same
 MANY = 200  # threads: a look at so many takes long, and each of them gets a turn in it
 
@@ -44,13 +45,16 @@ def settle(observation: Observation, deadline: float, over: Callable[[], bool]) 
 
 
 class _Work:
-    """How long a server computes without taking any of what was there when it was made. Only Linux tells."""
+    """How long a server computes without taking any of what was there when it was made, as far as Linux tells; and how
+    often it tries in vain, which is known everywhere.
+    """
 
     def __init__(self, observation: Observation) -> None:
         self._observation = observation
         self._asked = {end.client: end.sent for end in observation.clients.copy()}
         self._taken: object = None
         self._used: dict[Task, float] = {}
+        self._tried = self._tries()
         self._due = time.monotonic() + 0.02
 
     def goes_on(self) -> bool:
@@ -63,7 +67,12 @@ class _Work:
         if taken != self._taken:
             self._taken, self._used = taken, used
         self._due = time.monotonic() + max(0.02, 3 * (time.monotonic() - began))
+        if self._tries() - self._tried > TRIES:
+            return True
         return sum(time - self._used.get(task, 0.0) for task, time in used.items()) > BUSY
+
+    def _tries(self) -> int:
+        return sum(task.again.times for task in self._observation.alive() if task.again is not None)
 
 
 def state(observation: Observation) -> tuple[bool, object]:

@@ -1,6 +1,7 @@
 """Who waits in the backlog, held against `ss` and /proc/net/tcp: two witnesses that do not ask as we ask."""
 
 import contextlib
+import html
 import os
 import random
 import shutil
@@ -789,6 +790,7 @@ def test_a_client_in_limbo_is_told_and_holds_nobody_up(monkeypatch):
 
 def other_system(patch):
     patch.setattr(kernel, "sys", SimpleNamespace(platform="darwin"))
+    patch.setattr(kernel, "queued", lambda _: None)
 
 
 def no_such_family(patch):
@@ -807,6 +809,7 @@ def hidden(patch):
     patch.setattr(kernel, "tcp_sockets", lambda *_, **__: [])
 
 
+NOT_KNOWN = "  (of 1 of them it is not known who: the kernel's list could not be asked for)"
 NOT_TOLD = "  (only clients of echo_kit: this system does not tell of others)"
 
 
@@ -823,20 +826,60 @@ def test_where_the_kernel_cannot_be_asked_only_ours_are_known(why, monkeypatch):
             with Client(server, name="carol"):
                 pass
             told = server.backlog()
+            nobody_tells = sys.platform != "linux" or why is other_system
+            note = NOT_TOLD if nobody_tells else NOT_KNOWN
             assert str(told).splitlines() == [
-                "backlog of serve: 2 clients wait (listen asked for 2)",
+                f"backlog of serve: {2 if nobody_tells else 3} clients wait (listen asked for 2)",
                 "  bob    2 bytes unread",
                 "  carol  nothing to read, has closed its side",
-                NOT_TOLD,
+                note,
             ]
             assert (told.complete, told.full, told.limit, told.unanswered) == (False, False, None, 0)
-            assert NOT_TOLD.strip() in told._repr_html_()
+            assert html.escape(note.strip()) in told._repr_html_()
             assert look(server.observation) is None
             assert [lane.name for lane in server.timeline().lanes] == ["alice", "bob", "carol"]
         if sys.platform == "linux":
             assert len(agreed(server)) == 3
         server.stop()
         assert NOT_TOLD not in str(server.backlog())
+
+
+NO_DESCRIPTORS = """
+import contextlib, os, resource, socket, time
+import echo_kit
+
+def serve(host, port):
+    with socket.create_server((host, port)) as door:
+        while True:
+            with contextlib.suppress(OSError):
+                kept.append(door.accept()[0])
+
+kept = []
+server = echo_kit.start(serve)
+clients = [socket.socket() for _ in range(4)]
+free = os.dup(0)
+os.close(free)
+resource.setrlimit(resource.RLIMIT_NOFILE, (free, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+for client in clients:
+    client.connect(server.address)
+for look in (server.where, server.backlog):
+    began = time.monotonic()
+    told = str(look())
+    print(told, time.monotonic() - began < 0.9, sep="\\n")
+"""
+
+
+@ON_LINUX
+def test_who_waits_while_no_file_descriptor_is_left_is_counted():
+    """`accept` fails at once, again and again: the queue is as long as before."""
+    ended = subprocess.run([sys.executable, "-c", NO_DESCRIPTORS], capture_output=True, text=True, timeout=LONG)
+    assert ended.stdout.splitlines()[-4:] == [
+        "True",
+        "backlog of serve: 4 clients wait",
+        "  (of 4 of them it is not known who: the kernel's list could not be asked for)",
+        "True",
+    ], ended.stderr
+    assert "◀ server thread: runs: accept raises OSError again and again" in ended.stdout
 
 
 def test_where_accept_says_that_a_client_has_broken_off_it_waits_no_longer(monkeypatch):
