@@ -342,6 +342,7 @@ def test_both_wait_for_the_end_of_the_other_and_a_half_close_cures_it(read):
             ((_, words),) = stands(program)
             assert words == NOTHING
             assert str(server.timeline()).endswith('"hello" read, not answered')
+            assert f"waits in recv for {program.name}, which waits in recv, too" in str(server.where())
 
         def cured():
             read(finish=True)

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..watch.events import Connection
 from ..watch.frames import is_student_code, source_line, student_frames, student_spot, thread_frames
-from ..watch.observation import Call, Observation, Task, current_task, task_of
+from ..watch.observation import Call, Observation, Task, current_task, running, task_of
 from ..watch.sockets import ready
 from ..watch.text import counted, listed, visible
 from .code import CROWD, DIED, INSIDE, NOBODY, PAUSED, STANDS, CodeView, Mark
@@ -269,6 +269,8 @@ class _Look:
                 came = ": nothing more has come"
             elif not came and call.name == "recv_into" and asks is not None:  # which a file of makefile() calls
                 came = _begun(call, source_line(asks))
+            if not came and _waits_too(call):
+                came = ", which waits in recv, too"
             return f"waits in recv for {who}{came}"
         if sock is not None and not ready(sock, selectors.EVENT_WRITE):
             before, self._full = self._full, (call, acked(sock))
@@ -285,6 +287,13 @@ def _begun(call: Call, line: str) -> str:
     last = next(reads, None) if _LINE.search(line) else None
     unended = last is not None and 0 < last.size == len(last.data) and not last.data.endswith(b"\n")
     return f": {quote(last)} has come, and no end of the line" if last is not None and unended else ""
+
+
+def _waits_too(call: Call) -> bool:
+    """Whether the client is a program that `run` runs, and waits in recv on the same connection."""
+    client = call.seen.connection.client
+    theirs = (task.call for each in running if each.keyboard is not None for task in each.alive())
+    return any(other.kind == "recv" and other.seen.connection.client == client for other in theirs if other is not None)
 
 
 def _callers(frame: FrameType | None) -> list[str]:
