@@ -12,7 +12,6 @@ import random
 import socket
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -153,9 +152,8 @@ class Trial:
 
     def _reads_nothing(self) -> bool:
         """Whether the server goes on calling recv on a connection that has ended."""
-        events = self.server.observation.log
-        ends = Counter(id(each.connection) for each in events if each.kind == "recv" and not (each.size or each.error))
-        return max(ends.values(), default=0) > 2
+        again = [task.again for task in self.server.observation.tasks if task.again is not None]
+        return any(each.kind == "recv" and not each.error and each.times > 2 for each in again)
 
     def _stands(self, view: CodeView) -> str:
         """Where the threads of the server stand, in one sentence."""
