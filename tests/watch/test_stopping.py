@@ -322,11 +322,12 @@ def sleeping(name):
 
     def sleep():
         threads.append(threading.current_thread())
+        sleep.entered.set()
         while not release.is_set():
             with contextlib.suppress(BaseException):
                 release.wait(LONG)
 
-    sleep.__name__ = name
+    sleep.__name__, sleep.entered = name, threading.Event()
     try:
         yield sleep
     finally:
@@ -364,13 +365,16 @@ def test_its_sockets_are_closed_is_what_the_kernel_says(how):
         server = start(serve)
         with socket.create_connection(server.address, timeout=LONG) as alice:
             alice.sendall(b"hello\n")
+            assert sleep.entered.wait(LONG)  # the server is not told that bytes are on their way
             server.settle()
+            own = server.observation.tasks[0].thread
             with pytest.raises(ServerStuck, match=r"Its sockets are closed\. To be rid of the thread") as error:
                 server.stop(timeout=0.3)
             assert descriptors_at(server.address[1]) in ([], None)
             with contextlib.suppress(ConnectionResetError):
                 assert alice.recv(1) == b""
         del error
+    own.join(LONG)  # of socketserver: it waits for its handlers
 
 
 @pytest.mark.skipif(not os.path.isdir("/dev/fd"), reason="the system does not list the file descriptors")
