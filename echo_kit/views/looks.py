@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping
+from traceback import walk_stack
 from types import FrameType
 from typing import Any
 
@@ -211,11 +212,10 @@ class _Look:
             self.words, self.client = f"waits in select for {self._selected(frame.f_locals.get('self'), names)}", ""
             self.selects = True
         elif str(module).startswith("ipykernel.") and name in ("raw_input", "getpass"):  # what input is in a kernel
-            asks = next(student_frames(frame), None)
-            self.words, self.client = f"waits in {expression(asks)}" if asks is not None else "", ""
+            self.words, self.client = _waits_in_line(frame), ""
         elif module == "socketserver" and name == "shutdown":
-            asks, own = next(student_frames(frame), None), "serve_forever" in _callers(frame)
-            self.words = f"waits in {expression(asks)}" if asks is not None else ""
+            own = any(each.f_code.co_name == "serve_forever" for each, _ in walk_stack(frame))
+            self.words = _waits_in_line(frame)
             self.words += ": it returns when serve_forever has ended, and that runs this handler" if own else ""
         elif module == "concurrent.futures.thread" and name == "_worker" and innermost:
             self.words, self.client = "has nothing to do (an idle worker of the pool)", ""
@@ -296,12 +296,10 @@ def _waits_too(call: Call) -> bool:
     return any(other.kind == "recv" and other.seen.connection.client == client for other in theirs if other is not None)
 
 
-def _callers(frame: FrameType | None) -> list[str]:
-    names = []
-    while frame is not None:
-        names.append(frame.f_code.co_name)
-        frame = frame.f_back
-    return names
+def _waits_in_line(frame: FrameType) -> str:
+    """The student's own expression in which a function of a library waits."""
+    asks = next(student_frames(frame), None)
+    return "" if asks is None else f"waits in {expression(asks)}"
 
 
 def _again(task: Task, names: Names) -> str:

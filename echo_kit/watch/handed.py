@@ -61,9 +61,7 @@ def hand_on(observation: Observation, connection: Connection, server: Address) -
         return
     if any(kernel.descriptors(child, found.inode) for child in _children(os.getpid())):
         connection.handed_on = "to a child process"
-    elif kernel.descriptors(
-        "self", found.inode
-    ):  # else a call that another thread is in holds it, and it ends with that
+    elif kernel.descriptors("self", found.inode):  # else a call of another thread holds it, and it ends with that
         connection.handed_on = "to another file descriptor"
 
 

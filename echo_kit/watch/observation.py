@@ -114,12 +114,14 @@ class Task:
         """What Linux says of the thread, elsewhere nothing: one that wants to run is "R", or runs again and again to
         ask for Python's lock, which its count of switches shows.
         """
-        return told_by_linux(self.thread.native_id if self.thread else self.native_id, "status")
+        return self._told("status")
 
     def processor_time(self) -> float:
         """Seconds that it has spent on a processor; 0.0 where the system does not tell."""
-        told = told_by_linux(self.thread.native_id if self.thread else self.native_id, "schedstat")
-        return int(told.partition(b" ")[0] or 0) / 1e9
+        return int(self._told("schedstat").partition(b" ")[0] or 0) / 1e9
+
+    def _told(self, name: str) -> bytes:
+        return told_by_linux(self.thread.native_id if self.thread else self.native_id, name)
 
     def idle(self) -> bool:
         """Whether it is an idle worker of a pool. The pool may be older than the server, so its workers stay."""
@@ -307,10 +309,12 @@ class Observation:
         """The open sockets that are not observed: for UDP, for TLS, a client's, …"""
         return [each for each in self.opened.now() if id(each) not in observed]
 
+    def all_sockets(self) -> list[socket.socket]:
+        return [*(sock for listening in (False, True) for sock, _ in self.sockets(listening)), *self.others()]
+
     def close_sockets(self) -> None:
         """Close what the server's own code left open."""
-        mine = [sock for listening in (False, True) for sock, _ in self.sockets(listening)]
-        for sock in [*mine, *self.others()]:
+        for sock in self.all_sockets():
             close_whole(sock)
 
     def close_all(self) -> None:

@@ -61,12 +61,8 @@ def ask_to_stop(observation: Observation) -> None:
     observation.alarm.ring()  # never read: it goes on waking every thread that waits in accept
     for sock, _ in observation.sockets(listening=True):
         _quietly(calls.plain_shutdown, sock, socket.SHUT_RDWR)  # on Linux this wakes select() on it, too
-    for sock, _ in observation.sockets(listening=False):
+    for sock in [*(sock for sock, _ in observation.sockets(listening=False)), *observation.others()]:
         if observation.abort:  # no end of file before the reset: a client that closed on it would keep the port busy
-            _quietly(sock.setsockopt, socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-        _quietly(calls.plain_shutdown, sock, socket.SHUT_RD if observation.abort else socket.SHUT_RDWR)
-    for sock in observation.others():
-        if observation.abort:
             _quietly(sock.setsockopt, socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         _quietly(calls.plain_shutdown, sock, socket.SHUT_RD if observation.abort else socket.SHUT_RDWR)
     if any(end.handed_on for end in observation.accepted.copy().values()):
@@ -76,8 +72,7 @@ def ask_to_stop(observation: Observation) -> None:
 
 def hang_up(observation: Observation) -> None:
     """Shut down what no socket of Python's owns: a thread may read from its descriptor by os.read."""
-    seen = {sock.fileno() for listening in (False, True) for sock, _ in observation.sockets(listening)}
-    seen |= {sock.fileno() for sock in observation.others()}
+    seen = {sock.fileno() for sock in observation.all_sockets()}
     for number in descriptors_at(observation.address[1] if observation.address else 0) or []:
         if number not in seen:
             with contextlib.suppress(OSError), socket.socket(fileno=os.dup(number)) as sock:
