@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from .watch.events import PREVIEW, Address, Connection, EventLog, plain_address, shown
 from .watch.observation import Observation, observation_at
-from .watch.sockets import RESET_ON_CLOSE, Selector
+from .watch.sockets import Selector, reset_on_close
 from .watch.text import cut, visible
 
 if TYPE_CHECKING:
@@ -211,8 +211,7 @@ class Client:
     def vanish(self) -> None:
         """Break the connection off as a crash would: the server gets a reset, not an end of file."""
         if not self.connection.closed:
-            with contextlib.suppress(OSError):
-                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+            reset_on_close(self.sock)
             self.close()
 
     def __enter__(self) -> Client:

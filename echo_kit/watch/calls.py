@@ -25,7 +25,7 @@ from .events import PREVIEW, Address, Again, Bind, Connection
 from .handed import release
 from .observation import Observed, ServerStopped, Task, current_task, here, note_functions, noting, observed, task_for
 from .output import Routed, route_streams
-from .sockets import RESET_ON_CLOSE, system_timeout, waited
+from .sockets import system_timeout, waited
 from .waiting import open_part, wait
 
 # On Linux and macOS shutdown() wakes a thread that is blocked in recv; on Windows recv first waits, also for the alarm.
@@ -198,9 +198,6 @@ def accept(self: socket.socket) -> tuple[socket.socket, Address]:
             accepted.connection.waited = waited(conn)
         record(accepted, task, "accept", began)
     if observation.stopping:  # and it came after all were told to hang up
-        if observation.abort:
-            with contextlib.suppress(OSError):
-                conn.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         conn.close()
         raise ServerStopped
     return conn, address

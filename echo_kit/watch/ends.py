@@ -15,6 +15,7 @@ from .events import Address, plain_address
 from .frames import library_name, student_place
 from .handed import duplicate, hand_on, hold
 from .observation import Observed, current_task, noting, observed, task_for
+from .sockets import reset_on_close
 
 plain_close = socket.socket.close
 plain_detach = socket.socket.detach
@@ -50,6 +51,8 @@ def close(self: socket.socket) -> None:
     observation, began, name, held = seen.observation, now(seen), None, None
     with noting(observation), contextlib.suppress(OSError):  # two threads may close it at once
         _note_place(seen)
+        if observation.stopping and observation.abort:  # ask_to_stop may not have come to this one yet
+            reset_on_close(self)
         held = duplicate(self, seen)
         name = self.getsockname()
     plain_close(self)

@@ -23,7 +23,6 @@ PORTS = range(20_000, 32_768)  # from which servers get theirs
 plain_detach = socket.socket.detach
 # select.select cannot take descriptors from 1024 up; poll can, and needs no descriptor of its own as epoll does.
 Selector: type[selectors.BaseSelector] = getattr(selectors, "PollSelector", selectors.SelectSelector)
-RESET_ON_CLOSE = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)  # SO_LINGER: close sends a reset
 
 
 def free_port(host: str = "127.0.0.1") -> int:
@@ -41,6 +40,14 @@ def free_port(host: str = "127.0.0.1") -> int:
     with socket.socket(family) as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
+
+
+def reset_on_close(sock: socket.socket) -> None:
+    """Its close sends a reset and no end of file: the port is free at once, and the peer takes it for a crash."""
+    with contextlib.suppress(OSError):  # closed already
+        sock.setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
+        )
 
 
 def ready(sock: socket.socket, event: int) -> bool:

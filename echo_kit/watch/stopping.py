@@ -25,7 +25,7 @@ from .events import reachable
 from .frames import is_student_code, thread_frames
 from .observation import Observation, ServerStopped, Task
 from .patches import start, step_by_step, take_turns
-from .sockets import RESET_ON_CLOSE, descriptors_at, ready
+from .sockets import descriptors_at, ready, reset_on_close
 
 GRACE = 0.25  # seconds that a thread has until stronger means are used, or used again
 LOOK = 0.005  # seconds from one look to the next, whether a thread may be interrupted
@@ -63,7 +63,7 @@ def ask_to_stop(observation: Observation) -> None:
         _quietly(calls.plain_shutdown, sock, socket.SHUT_RDWR)  # on Linux this wakes select() on it, too
     for sock in [*(sock for sock, _ in observation.sockets(listening=False)), *observation.others()]:
         if observation.abort:  # no end of file before the reset: a client that closed on it would keep the port busy
-            _quietly(sock.setsockopt, socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+            reset_on_close(sock)
         _quietly(calls.plain_shutdown, sock, socket.SHUT_RD if observation.abort else socket.SHUT_RDWR)
     if any(end.handed_on for end in observation.accepted.copy().values()):
         hang_up(observation)

@@ -200,7 +200,7 @@ def netcat(server, words=b""):
 
 
 def reset(sock):
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, sockets.RESET_ON_CLOSE)
+    sockets.reset_on_close(sock)
     sock.close()
 
 
