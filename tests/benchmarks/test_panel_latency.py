@@ -12,7 +12,7 @@ import pytest
 
 from .swarm import Swarm
 
-MESSAGES = 100  # each
+MESSAGES = 40  # each; beside a stage one takes half a second on a machine without a graphics card
 AIM = 1.5  # times as long as the peer's
 CONNECTIONS, RATE = 50, 50  # beside the panel, and their messages a second
 CELL = """import echo_kit, ipywidgets
