@@ -125,8 +125,8 @@ class Task:
 
     def idle(self) -> bool:
         """Whether it is an idle worker of a pool. The pool may be older than the server, so its workers stay."""
-        frame = thread_frames().get(self.identity() or 0)
-        return self.thread in pool_workers and frame is not None and frame.f_code is idle_worker
+        frame = thread_frames().get(self.identity() or 0) if self.thread in pool_workers else None
+        return frame is not None and frame.f_code is idle_worker
 
 
 @dataclass(eq=False, slots=True)

@@ -699,6 +699,7 @@ def watched(program):
     try:
         with echo_kit.start(program) as server:
             yield World(server.address[1], server.interrupt)
+            server.stop(timeout=LIMIT)
     finally:
         for child in children() - before:
             with contextlib.suppress(ProcessLookupError, ChildProcessError):
