@@ -30,12 +30,7 @@ if TYPE_CHECKING:  # what a type checker, and an editor, sees; a test compares i
     from .program import Program as Program, run as run
     from .server import Server as Server, ServerStuck as ServerStuck, start as start
     from .servers import serve_single as serve_single, serve_threaded as serve_threaded
-    from .views.shown import (
-        Snapshot as Snapshot,
-        Timeline as Timeline,
-        side_by_side as side_by_side,
-        stacked as stacked,
-    )
+    from .views.shown import Snapshot as Snapshot, Timeline as Timeline, side_by_side as side_by_side
     from .watch.sockets import free_port as free_port
 
 _HOME = {
@@ -61,7 +56,6 @@ _HOME = {
     "serve_single": "servers",
     "serve_threaded": "servers",
     "side_by_side": "views.shown",
-    "stacked": "views.shown",
     "start": "server",
 }
 

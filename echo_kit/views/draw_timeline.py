@@ -45,7 +45,7 @@ RECTANGLE = [Path.MOVETO, Path.LINETO, Path.LINETO, Path.LINETO, Path.CLOSEPOLY]
 
 @dataclass
 class _Row:
-    """One lane to be drawn; a `heading` has only its name.
+    """One lane to be drawn.
 
     words    (begin, end, text, short): what is written on the bar, `short` where there is no room for `text`
     summary  two lines that stand beside it
@@ -56,7 +56,6 @@ class _Row:
     words: list[tuple[float, float, str, str]] = field(default_factory=list)
     lane: Lane | None = None
     summary: str = ""
-    heading: bool = False
 
 
 @dataclass
@@ -87,16 +86,6 @@ def threads_figure(timeline: Timeline, dark: bool = False) -> Figure:
             spans = list(group)
             row.words.append((spans[0].begin, spans[-1].end, said, spans[0].client or "accept"))
     return _figure([_panel(timeline, rows)], dark)
-
-
-def stacked_figure(timelines: Sequence[Timeline], dark: bool = False) -> Figure:
-    """Several servers on one axis, below one another: what happened at one moment stands at one place."""
-    rows: list[_Row] = []
-    for timeline in timelines:
-        rows += [_Row(drawable(timeline.server[:TITLE]), [], heading=True), *_client_rows(timeline)]
-    start = min((each.start for each in timelines), default=0.0)
-    panel = _Panel("", start, max((each.now - start for each in timelines), default=0.0), rows)
-    return _figure([panel] if timelines else [], dark)
 
 
 def draw_timelines(figure: Any, timelines: Sequence[Timeline], dark: bool) -> None:
@@ -155,7 +144,7 @@ def _figure(panels: list[_Panel], dark: bool) -> Figure:
         raise ValueError("there is no timeline to draw: give at least one")
     rows = [row for panel in panels for row in panel.rows]
     axis = WIDTH if len(panels) == 1 else BESIDE
-    names = 0.14 * max((len(row.name) for row in rows if not row.heading), default=0)
+    names = 0.14 * max((len(row.name) for row in rows), default=0)
     summaries = 2.9 if any(row.summary for row in rows) else 0
     height = min(11, 1.9 + INCHES_A_LANE * max(1, *(len(panel.rows) for panel in panels)))
     size, paper = ((axis + names + summaries) * len(panels) + 0.6, height), (DARK if dark else LIGHT)["paper"]
@@ -255,9 +244,7 @@ def _draw_lanes(axis: Any, rows: list[_Row], view: _View) -> set[State]:
         axis.set_ylim(max(len(rows), 1) - 0.5, -0.5)
         axis.set_ylabel(f"{lanes}, the first on top", fontsize=14, color=ink)
     names, size = [rows[each].name for each in named], 16 if words else 14
-    ticks = axis.set_yticks(named, names, fontsize=size, color=ink, parse_math=False)
-    for tick, each in zip(ticks, named, strict=True):
-        tick.label1.set_fontweight("bold" if rows[each].heading else "normal")
+    axis.set_yticks(named, names, fontsize=size, color=ink, parse_math=False)
     return wide
 
 

@@ -61,17 +61,15 @@ class Threads(Shown, timeline.Threads):
 
 
 class Timelines(Shown, tuple[Timeline, ...]):
-    """Several timelines in one picture with the same scale: side by side, or on one axis."""
-
-    one_axis = False
+    """Several timelines side by side, with the same scale."""
 
     def __repr__(self) -> str:
         return "\n".join(map(str, self))
 
     def figure(self, dark: bool = False) -> Figure:
-        from .draw_timeline import stacked_figure, timeline_figure
+        from .draw_timeline import timeline_figure
 
-        return stacked_figure(self, dark) if self.one_axis else timeline_figure(self, dark)
+        return timeline_figure(self, dark)
 
 
 class Snapshot(Shown, snapshot.Snapshot):
@@ -95,19 +93,6 @@ class Snapshots(Shown, tuple[Snapshot, ...]):
         from .draw_snapshot import snapshot_figure
 
         return snapshot_figure(self, dark)
-
-
-def stacked(*timelines: Timeline) -> Timelines:
-    """Several servers on one time axis: what happened at the same moment stands above one another.
-
-    Raises TypeError for anything but timelines, and for none at all.
-    """
-    if not timelines or not all(isinstance(each, Timeline) for each in timelines):
-        given = ", ".join(type(each).__name__ for each in timelines) or "nothing"
-        raise TypeError(f"stacked() takes timelines, not {given}")
-    together = Timelines(timelines)
-    together.one_axis = True
-    return together
 
 
 def side_by_side(*views: Any) -> Timelines | Snapshots:

@@ -28,11 +28,10 @@ from echo_kit.views.draw_timeline import (
     LINES,
     MARKS,
     PIXELS,
-    stacked_figure,
     timeline_figure,
 )
 from echo_kit.views.lane import Span
-from echo_kit.views.shown import Timeline, png, stacked
+from echo_kit.views.shown import Timeline, png
 from echo_kit.views.states import ACCEPTED, BACKLOG, CONNECTING, IN_ACCEPT, IN_RECV, IN_SEND, PAUSED, STATES, WORKS
 from echo_kit.watch.events import Connection, EventLog
 from echo_kit.watch.observation import Observation
@@ -41,15 +40,15 @@ LIMIT = 20  # seconds that anything may take before a test fails
 THREAD = "server thread"
 
 
-def made(lanes, server="serve", text="hello", begins=0.0, echoes=1):
+def made(lanes, server="serve", text="hello", echoes=1):
     """A timeline of one thread, a second a client: each waits in the backlog until the one before it has left."""
-    observation = Observation(server, EventLog(capacity=10_000_000, clock=lambda: begins + lanes + 1.0))
+    observation = Observation(server, EventLog(capacity=10_000_000, clock=lambda: lanes + 1.0))
     observation.close_all()
-    log, data, before = observation.log, text.encode(), begins
+    log, data, before = observation.log, text.encode(), 0.0
     for number in range(lanes):
         client = Connection(("127.0.0.1", number), name=f"client {number}" if text == "hello" else text)
         served = Connection(client.client)
-        came, turn = begins + 0.001 * number, begins + number
+        came, turn = 0.001 * number, float(number)
         log.add("connect", came, client, ended=came + 0.0005)
         log.add("accept", before, served, thread=THREAD, ended=turn + 0.01)
         before = turn + 0.02
@@ -254,13 +253,12 @@ def test_words_on_bars_and_summaries_beside_them():
 
 
 @pytest.mark.parametrize(("lanes", "dark"), [*((lanes, False) for lanes in (0, 1, 3, LABEL_LANES, 300)), (3, True)])
-@pytest.mark.parametrize("kind", ["clients", "threads", "stacked", "beside"])
+@pytest.mark.parametrize("kind", ["clients", "threads", "beside"])
 def test_every_word_can_be_read(kind, lanes, dark):
     timeline = made(lanes)
     shown = {
         "clients": timeline,
         "threads": timeline.by_thread(),
-        "stacked": stacked(timeline, made(1, begins=0.5)),
         "beside": side_by_side(timeline, made(2, server="another server")),
     }[kind]
     assert_readable(shown.figure(dark=dark), (DARK if dark else LIGHT)["paper"])
@@ -384,23 +382,8 @@ def test_side_by_side_has_one_scale():
     assert len({axis.get_xlim() for axis in figure.axes}) == 1
     assert [axis.get_title(loc="left") for axis in figure.axes] == ["serve", "another"]
     assert len({tuple(axis.get_ylim()) for axis in figure.axes}) == 1
-    for draw in (timeline_figure, stacked_figure):
-        with pytest.raises(ValueError, match="no timeline to draw"):
-            draw([])
-
-
-def test_stacked_is_one_axis_with_the_true_clock():
-    one, other = made(2), made(1, server="another", begins=1.5)
-    figure = stacked(one, other).figure()
-    (axis,) = figure.axes
-    assert names(axis) == ["serve", "client 0", "client 1", "another", "client 0"]
-    bold = [label.get_fontweight() for label in axis.get_yticklabels()]
-    assert bold == ["bold", "normal", "normal", "bold", "normal"]
-    works = [(1, 0.2, 0.5), (2, 1.2, 1.5), (4, 1.7, 2.0)]
-    assert np.array(rows_of(axis, WORKS)) == pytest.approx(np.array(works))
-    (axis,) = stacked(other, one).figure().axes  # in the order asked for, on the same clock
-    assert names(axis) == ["another", "client 0", "serve", "client 0", "client 1"]
-    assert rows_of(axis, WORKS)[0] == pytest.approx((1, 1.7, 2.0))
+    with pytest.raises(ValueError, match="no timeline to draw"):
+        timeline_figure([])
 
 
 def test_thread_lanes():
@@ -437,7 +420,6 @@ def test_what_a_notebook_gets():
         (made(2), str(made(2))),
         (made(2).by_thread(), str(made(2).by_thread())),
         (side_by_side(made(1), made(0)), f"{made(1)}\n{made(0)}"),
-        (stacked(made(1), made(0)), f"{made(1)}\n{made(0)}"),
     ):
         data, metadata = shown._repr_mimebundle_(include=None, exclude=None)
         assert set(data) == {"text/plain", "image/png"}
@@ -451,10 +433,10 @@ NASTY = ["$x^2$", "$\\frac$", "a_b^{", "\\alpha", "😀👍🏽", "世界", "x" 
 
 
 @pytest.mark.parametrize("text", NASTY, ids=range(len(NASTY)))
-@pytest.mark.parametrize("kind", ["one", "two", "threads", "stacked", "many"])
+@pytest.mark.parametrize("kind", ["one", "two", "threads", "beside", "many"])
 def test_any_text_can_be_drawn(text, kind):
     timeline = made({"one": 1, "many": LABEL_LANES + 1}.get(kind, 2), text=text, server=text)
-    shown = {"threads": timeline.by_thread(), "stacked": stacked(timeline, timeline)}.get(kind, timeline)
+    shown = {"threads": timeline.by_thread(), "beside": side_by_side(timeline, timeline)}.get(kind, timeline)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         figure = shown.figure()
@@ -494,11 +476,11 @@ def test_pyplot_is_never_loaded():
 import sys
 from echo_kit.watch.events import EventLog
 from echo_kit.watch.observation import Observation
-from echo_kit.views.shown import Timeline, stacked
+from echo_kit.views.shown import Timeline, side_by_side
 observation = Observation("serve")
 observation.close_all()
 timeline = Timeline.of(observation)
-for shown in (timeline, timeline.by_thread(), stacked(timeline, timeline)):
+for shown in (timeline, timeline.by_thread(), side_by_side(timeline, timeline)):
     shown._repr_mimebundle_()
 print("matplotlib.figure" in sys.modules, "matplotlib.pyplot" in sys.modules)
 """

@@ -17,7 +17,7 @@ from itertools import pairwise
 import pytest
 
 from echo_kit import Client, NoReply, Reset, serve_single, serve_threaded, side_by_side, start
-from echo_kit.views.shown import Timeline, stacked
+from echo_kit.views.shown import Timeline
 from echo_kit.views.states import ACCEPTED, BACKLOG, CONNECTING, IN_ACCEPT, IN_RECV, IN_SEND, WORKS
 from echo_kit.views.story import quote
 from echo_kit.watch.events import Connection, EventLog
@@ -595,15 +595,6 @@ def test_a_timeline_is_a_picture_of_one_moment():
         assert [row["bytes sent"] for row in later.table()] == [5, 2]
 
 
-def test_stacked_tells_of_both():
-    with start(serve_single) as one, start(serve_threaded) as two:
-        with Client(one, name="alice"), Client(two, name="bob"):
-            both = stacked(one.timeline(), two.timeline())
-    assert str(both) == repr(both) == "\n".join(map(str, both))
-    assert [timeline.server for timeline in both] == ["serve_single", "serve_threaded"]
-    assert both[1].start > both[0].start, "one clock for all"
-
-
 # -- one lane a thread -----------------------------------------------------------------------------------------------
 
 
@@ -941,9 +932,9 @@ def test_a_client_that_the_server_breaks_off():
 def test_what_cannot_be_drawn_is_refused_when_it_is_asked_for():
     with start(serve_single) as server, Client(server, name="alice"):
         timeline = server.timeline()
-        for wrong in (server, server.snapshot(), [timeline], timeline.by_thread()):
-            with pytest.raises(TypeError, match="takes timelines, not"):
-                stacked(wrong)
+        for wrong in (server, [timeline], timeline.by_thread()):
+            with pytest.raises(TypeError, match="takes timelines or snapshots, all of one kind, not"):
+                side_by_side(timeline, wrong)
 
 
 def test_of_thousands_the_text_tells_some():
@@ -962,7 +953,6 @@ def test_of_thousands_the_text_tells_some():
         assert lines[-1].startswith(last)
 
 
-@pytest.mark.parametrize("together", [stacked, side_by_side])
-def test_nothing_cannot_be_put_together(together):
+def test_nothing_cannot_be_put_together():
     with pytest.raises(TypeError, match="takes timelines"):
-        together()
+        side_by_side()
