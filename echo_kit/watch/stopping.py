@@ -17,7 +17,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from . import calls, ends
+from . import calls
 from .apart import ServerStuck
 from .borrowed import go_on, raise_in, waits
 from .children import Children
@@ -30,8 +30,8 @@ from .sockets import descriptors_at, ready, reset_on_close
 GRACE = 0.25  # seconds that a thread has until stronger means are used, or used again
 LOOK = 0.005  # seconds from one look to the next, whether a thread may be interrupted
 
-# Where a thread waits, or lets others run, at the student's request.
-_OURS: list[Callable[..., Any]] = [*ends.TWINS.values(), calls.read, start, take_turns]
+# Where a thread waits, or lets others run, at the student's request. Not in close: what is closed half stays open.
+_OURS: list[Callable[..., Any]] = [*calls.TWINS.values(), calls.read, start, take_turns]
 _WAITS = {*waits, *(each.__code__ for each in _OURS)}
 
 

@@ -17,9 +17,9 @@ from concurrent.futures import Future
 import pytest
 
 from echo_kit import Client, ServerStuck, serve_single, serve_threaded, start
-from echo_kit.watch import observation, patches, stopping
+from echo_kit.watch import calls, ends, observation, patches, stopping
 from echo_kit.watch.observation import Observation, ServerStopped
-from echo_kit.watch.sockets import descriptors_at
+from echo_kit.watch.sockets import descriptors_at, free_port
 
 from ..conftest import open_sockets
 from .certificate import PEM
@@ -161,6 +161,27 @@ def test_who_waits_beside_a_worker_goes_on_waiting():
     shared.set()
     mine.join(LONG)
     assert over == [True]
+
+
+def test_none_is_thrown_into_a_close():
+    """The socket would stay open, and nobody would know it."""
+    may_be = {}
+
+    def note(frame, *_):
+        may_be[frame.f_code] = stopping.may_be_interrupted(frame)
+
+    before = sys.gettrace()
+    with start(serve_single), socket.create_server(("127.0.0.1", free_port())) as listener:
+        listener.setblocking(False)
+        sys.settrace(note)
+        try:
+            with contextlib.suppress(BlockingIOError):
+                listener.accept()
+            listener.close()
+        finally:
+            sys.settrace(before)
+    assert may_be[calls.accept.__code__]
+    assert not may_be[ends.close.__code__]
 
 
 def test_a_thread_that_waits_for_another_is_not_interrupted():
