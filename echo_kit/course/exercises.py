@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..server import ServerStuck, start
-from ..views.code import CodeView
+from ..views.code import STANDS, CodeView
 from ..views.snapshot import Snapshot
 from ..watch.frames import forget_variables, student_line
 from ..watch.patches import no_default_timeout
@@ -26,7 +26,7 @@ from . import part1, part2, surprises
 from .progress import Progress, keep as keep_progress, kept
 from .report import LINE, LONGEST, NotSolved, NotYet, Report, died_of
 from .terminal import answered_in_pieces
-from .trial import PART, PATIENCE, RESTLESS, Serve, Trial, a_thread_each, as_it_is, not_at_all, one_at_a_time
+from .trial import PART, PATIENCE, Serve, Trial, a_thread_each, as_it_is, not_at_all, one_at_a_time
 
 THREADS = 100  # that a server on trial may have
 EVENTS = 10_000  # the newest, that its views know: a server that never waits makes thousands a second
@@ -143,7 +143,7 @@ def _report(exercise: Exercise, function: Callable[..., Any], seed: int) -> Repo
         finally:
             stuck = _end(trial)
     if problem is None:
-        trial.tries("Ctrl+C is pressed")
+        trial.tries("the server is stopped")
         if stuck:
             problem = NotYet("the server ends", stuck, "a loop that goes on after an error, or waits without a limit")
             view = exercise.shows(trial)
@@ -218,6 +218,8 @@ def _end(trial: Trial) -> str:
         if trial.server is not None:
             trial.server.stop()
     except ServerStuck as stuck:
-        # A thread that only waits is in nobody's way: the next check has a new server, at another port.
-        return str(stuck).replace(f" {TO_BE_RID}", "" if trial.server.settle(RESTLESS) else f" {TO_BE_RID}")
+        stand = [mark.words for _, mark in trial.server.where().marks if mark.kind == STANDS]
+        if not all(each.startswith("waits") for each in stand):
+            return str(stuck)
+        return str(stuck).replace(f" {TO_BE_RID}", "")  # it is in nobody's way: the next check has a server of its own
     return ""

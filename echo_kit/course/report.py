@@ -11,7 +11,7 @@ from typing import Any
 
 from ..views.code import CodeView
 from ..views.snapshot import Snapshot
-from ..watch.text import cut, visible
+from ..watch.text import counted, cut, visible
 
 LONGEST = 300  # characters of an error's message, or of a line of code, that a report shows
 QUOTED = 60  # characters of a message that a report quotes
@@ -112,7 +112,7 @@ class Report:
 
     @property
     def _folded(self) -> str:
-        return f"{len(self.done)} of {self.total} steps"
+        return f"{len(self.done)} of {self.known} steps" if self.known else counted(len(self.done), "step")
 
     def _wrong(self) -> dict[str, str]:
         rows = {"tried": self.tried, **self.problem.rows()} if self.problem is not None else {}
