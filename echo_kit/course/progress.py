@@ -87,7 +87,7 @@ def keep(number: str, title: str, wrong: str) -> str:
 
 def kept(titles: Mapping[str, str], on: bool | None) -> Progress:
     """The table, with a row for each of `titles` at least; `on` switches the file on, or off and deletes it."""
-    said, found = f"Kept in {Path(FILE).absolute()}. echo_kit.progress(keep=False) deletes it.", {}
+    said, found = "", {}
     with _lock:
         if on is not None:
             _switch["on"] = on
@@ -96,6 +96,7 @@ def kept(titles: Mapping[str, str], on: bool | None) -> Progress:
                 _waiting.clear()
                 Path(FILE).unlink(missing_ok=True)
             found = _read()
+            said = f"Kept in {Path(FILE).absolute()}. echo_kit.progress(keep=False) deletes it."
         except OSError as error:
             said = f"The file {FILE} cannot be used: {error.strerror}."
         except ValueError:
