@@ -107,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m echo_kit",
         description="The course's echo servers, a client for them, and the marking of answers. Ctrl+C ends each.",
-        epilog=f"commands:\n{epilog}\n\nHOST PORT, of the first three: where to listen or connect to; 127.0.0.1 8000 unless given.",
+        epilog=f"commands:\n{epilog}\n\nHOST PORT: where to listen or connect to; 127.0.0.1 8000 unless given.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("command", choices=COMMANDS, metavar="command", help=", ".join(COMMANDS))

@@ -1,7 +1,7 @@
 """The process that runs the answers of a class, each in a child of its own. `python -m echo_kit mark` starts some.
 
-A task is a line of JSON on standard input, its result a line on standard output. Where there is `fork`, this process has
-loaded all of the package once, and a child costs some milliseconds. Elsewhere each child is a new interpreter.
+A task is a line of JSON on standard input, its result a line on standard output. Where there is `fork`, this process
+has loaded all of the package once, and a child costs some milliseconds. Elsewhere each child is a new interpreter.
 
 Bounded are the time of an answer, its memory, the processes that it starts, and the network. This protects from
 accidents, not from malice: the answer and the check share a process, as in a notebook.
@@ -56,7 +56,7 @@ RESULT = 2**20  # bytes: no result is longer
 ENDING = 10.0  # seconds in which all that an answer has started must be gone
 LOOK = 0.05  # seconds between two looks whether the child is still there
 
-START = "import sys; sys.path.append({!r}); from echo_kit.course.answers import main; main({!r})"
+START = "import sys; sys.path.insert(0, {!r}); import echo_kit; del sys.path[0]; from {} import main; main({!r})"
 MAGIC = re.compile(r"^(\s*)(?:[%!?].*|[\w.]+\?+\s*|\w+\s*=\s*[%!].*)$", re.MULTILINE)
 NOT_PYTHON = re.compile(r"\s*%%(?!(?:time|timeit|capture|prun)\b)")  # what else begins so is a cell in another language
 
@@ -70,12 +70,14 @@ NAMES = {"socket.getaddrinfo", "socket.gethostbyname"}
 
 kit: Any = sys.modules[__package__.partition(".")[0]]  # the package itself, as students import it
 
+READY = "ready"  # the worker's first line
+
 Task = dict[str, Any]
 
 
 def command(role: str = "worker") -> list[str]:
     """What starts this process. Not -m: in a folder of answers there may be a `random.py`."""
-    return [sys.executable, "-P", "-c", START.format(str(Path(__file__).parents[2]), role)]
+    return [sys.executable, "-P", "-c", START.format(str(Path(__file__).parents[2]), __name__, role)]
 
 
 def main(role: str) -> None:
@@ -91,6 +93,7 @@ def main(role: str) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)  # orphans of an answer become children of this process
     gc.freeze()
+    print(READY, flush=True)
     with contextlib.suppress(EOFError, BrokenPipeError):
         for line in sys.stdin.buffer:
             print(json.dumps(_result(json.loads(line))), flush=True)
@@ -143,7 +146,9 @@ def _forked(task: Task) -> tuple[bytes | None, Any]:
         gone = _end_all(pid, statuses)
     code = os.waitstatus_to_exitcode(statuses.get(pid, 0))
     how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
-    return came, f"the answer ended its process ({how})" + ("" if gone else "; and it has left processes that do not end")
+    return came, f"the answer ended its process ({how})" + (
+        "" if gone else "; and it has left processes that do not end"
+    )
 
 
 def _hear(reader: int, pid: int, statuses: dict[int, int], limit: float) -> bytes | None:

@@ -21,7 +21,7 @@ import threading
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from importlib.util import decode_source
@@ -37,6 +37,8 @@ try:
     from tqdm import tqdm
 except ImportError:  # it is marked all the same, without a bar
     tqdm = None
+else:
+    tqdm.monitor_interval = 0  # no thread of its own
 
 FUNCTIONS = {  # what the exercises call the function that is the answer
     "1.1": "serve_from_memory",
@@ -187,11 +189,18 @@ class Worker:
                 return {}
             if self._process is None:
                 environment = {**os.environ, "ECHO_KIT_PROGRESS": "0", "PYTHONUTF8": "1", "MALLOC_ARENA_MAX": "2"}
-                pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
                 group = 0 if answers.POSIX else subprocess.CREATE_NEW_PROCESS_GROUP  # type: ignore[attr-defined]
                 self._process = subprocess.Popen(
-                    answers.command(), env=environment, start_new_session=True, creationflags=group, **pipes
-                )  # Ctrl+C is not for it: it ends when its input does
+                    answers.command(),
+                    env=environment,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    start_new_session=True,  # Ctrl+C is not for it: it ends when its input does
+                    creationflags=group,
+                )
+                assert self._process.stdout is not None
+                if self._process.stdout.readline().strip() != answers.READY.encode():
+                    raise OSError("the process that runs the answers does not start")
             process = self._process
         assert process.stdin is not None
         assert process.stdout is not None
@@ -223,7 +232,7 @@ class Worker:
             process.kill()
 
 
-def marked(tasks: list[tuple[str, answers.Task]], jobs: int) -> Iterator[Row]:
+def marked(tasks: list[tuple[str, answers.Task]], jobs: int) -> Generator[Row, None, None]:
     """Run the tasks, each with the name of its student, and yield a row for each as soon as it is there."""
     workers = [Worker() for _ in range(jobs)]
     free: queue.SimpleQueue[Worker] = queue.SimpleQueue()
@@ -296,8 +305,10 @@ def write_csv(path: Path, rows: Iterable[Row]) -> None:
 
 
 def main(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
-    """Run the command. 0: all is marked; 1: something could not be read or written; 2, by the parser: wrong arguments."""
-    parser.description = "Mark a folder of answers: notebooks (.ipynb) or programs (.py), each answer in its own process."
+    """Run the command. 0: all is marked; 1: something could not be read or written. The parser ends it with 2."""
+    parser.description = (
+        "Mark a folder of answers: notebooks (.ipynb) or programs (.py), each answer in its own process."
+    )
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="sub-folders by student, or one file per student")
     parser.add_argument("--csv", metavar="FILE", type=Path, help="write the table to this file, too")
     parser.add_argument("--exercises", metavar="1.2,1.3", help="only these (default: all that are answered)")
@@ -350,9 +361,10 @@ def _mark(people: list[Student], wanted: list[str], seed: int, given: argparse.N
     try:
         for row in tqdm(found, total=len(tasks), unit="answer", disable=None) if tqdm is not None else found:
             rows.append(row)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, OSError) as error:
         left = len(tasks) - (len(rows) - missing)
-        complaints.append(f"stopped by Ctrl+C: {counted(left, 'answer')} of {len(tasks):,} not marked")
+        why = "stopped by Ctrl+C" if isinstance(error, KeyboardInterrupt) else str(error)
+        complaints.append(f"{why}: {counted(left, 'answer')} of {len(tasks):,} not marked")
     finally:
         found.close()
     rows.sort(key=lambda row: (row.student, list(EXERCISES).index(row.number)))

@@ -6,21 +6,23 @@ import csv
 import json
 import os
 import re
+import resource
+import select
 import signal
 import sys
-from collections import Counter
+import time
 from functools import cache
 from pathlib import Path
 
 import pytest
 
+from echo_kit.__main__ import main
 from echo_kit.course import answers, mark
 from echo_kit.course.exercises import EXERCISES
 
 from ..programs import LIMIT, Program
-from . import right_answers, wrong_answers
 from .right_answers import RIGHT
-from .wrong_answers import SLOW, WRONG
+from .wrong_answers import WRONG
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 SHORT = 3  # seconds for each answer of the tests: those that never end need all of it
@@ -87,7 +89,7 @@ def one(folder):
     ],
 )
 def test_whose_answers_are_in_a_folder(paths, names, folder):
-    found = mark.students(folder({each: SHOUT if each.endswith('.py') else notebook(SHOUT) for each in paths}))
+    found = mark.students(folder({each: SHOUT if each.endswith(".py") else notebook(SHOUT) for each in paths}))
     assert [each.name for each in found] == names
     assert all(list(each.tasks) == ["1.2"] for each in found)
 
@@ -147,7 +149,11 @@ JUDGED = {  # what alice hands in for 1.2, as a file or as cells: whether it pas
     "given to check": ("import echo_kit\n" + SHOUT.replace("shout", "f") + 'echo_kit.check("1.2", f)', True, ""),
     "given last": ([SHOUT, 'import echo_kit as e\ne.check("1.2", print)', 'e.check("1.2", shout)'], True, ""),
     "an error before": (["import numpie", "1 / 0", SHOUT], True, ""),
-    "an error in it": (["1 / 0", "def shout(:"], False, "cell 1 ended with ZeroDivisionError: division by zero; cell 2"),
+    "an error in it": (
+        ["1 / 0", "def shout(:"],
+        False,
+        "cell 1 ended with ZeroDivisionError: division by zero; cell 2",
+    ),
     "magic": (["%matplotlib inline\nx = !ls\nlen?\nif 1:\n  %time 1\n" + SHOUT], True, ""),
     "another language": ([SHOUT, "%%bash\ndef shout(): $(", 'check("1.2", shout)'], True, ""),
     "percent signs": (["x = (7\n% 4)\n" + SHOUT + "if x != 3: del shout"], True, ""),
@@ -173,7 +179,8 @@ JUDGED = {  # what alice hands in for 1.2, as a file or as cells: whether it pas
         "changes echo_kit itself (exercise 1.2)",
     ),
     "forges": (
-        f"import os\nfor n in range(3, 99):\n    try: os.write(n, b'1 {{\"passed\": true}}\\n')\n    except OSError: 1\n{SHOUT}",
+        "import os\nfor n in range(3, 99):\n    try: os.write(n, b'1 {\"passed\": true}\\n')\n    except OSError: 1\n"
+        + SHOUT,
         False,
         "ended its process",
     ),
@@ -193,7 +200,8 @@ JUDGED = {  # what alice hands in for 1.2, as a file or as cells: whether it pas
         "this is one more",
     ),
     "is a daemon": (
-        "import os, time\nif not os.fork():\n    os.setsid()\n    if not os.fork(): time.sleep(999)\n    os._exit(0)\n" + SHOUT,
+        "import os, time\nif not os.fork():\n    os.setsid()\n    if not os.fork(): time.sleep(999)\n    os._exit(0)\n"
+        + SHOUT,
         True,
         "",
     ),
@@ -244,3 +252,242 @@ def test_an_answer_leaves_no_process_and_no_file(judged):
     assert list(judged[1].iterdir()) == []
 
 
+# -- other systems -----------------------------------------------------------------------------------------------------
+
+
+def test_without_a_network_of_its_own_an_answer_reaches_this_machine_only(one):
+    calls = ("('192.0.2.1', 9)", "('example.invalid', 9)", "('localhost', 1)", "('127.0.0.1', 1)")
+    text = f"""
+import socket
+heard = []
+for call in (lambda: socket.getaddrinfo("example.invalid", 1), lambda: socket.socket().bind(("", 0)),
+             *(lambda to=to: socket.create_connection(to, 1) for to in ({", ".join(calls)}))):
+    try:
+        call()
+    except OSError as error:
+        heard.append(type(error).__name__)
+raise ValueError(heard)
+"""
+    refused = ["PermissionError"] * 4 + ["ConnectionRefusedError"] * 2
+    row = one(text + SHOUT, shared_network=True)
+    assert str(refused) in row.wrong
+    assert one(SHOUT, shared_network=True).passed
+
+
+def test_where_there_is_no_fork_each_answer_has_a_new_interpreter(tmp_path):
+    task = {"number": "1.2", "function": "shout", "module": "answer", "file": "a.py", "token": "t", "memory": 2048}
+    options = {"folder": str(tmp_path), "seed": 1, "limit": LIMIT}
+
+    def spawned(text, **others):
+        return answers._spawned({**task, **options, "cells": [text], **others})
+
+    came, _ = spawned("print(1)\n" + SHOUT)
+    token, _, result = came.partition(b" ")
+    assert (token, json.loads(result)["passed"]) == (b"t", True)
+    assert spawned("import os\nos._exit(3)") == (b"", "the answer ended its process (exit code 3)")
+    assert spawned("while 1: pass", limit=1)[0] is None
+
+
+# -- a student's own files ---------------------------------------------------------------------------------------------
+
+
+def test_an_answer_has_its_own_copy_of_what_lies_beside_it(folder):
+    first = "import os, helper\nassert open('data.txt').read() == 'x'\nos.remove('data.txt')\n"
+    texts = {"alice/p.py": f"{first}shout = helper.shout\n# check('1.2', shout)\ndef greet(conn, addr): conn.close()"}
+    root = folder({**texts, "alice/helper.py": SHOUT, "alice/data.txt": "x", "bob.py": first + SHOUT})
+    os.truncate(root / "alice" / "helper.py", (root / "alice" / "helper.py").stat().st_size)
+    rows = tried(mark.students(root), 1)
+    assert rows["alice", "1.2"].passed, rows
+    assert "conn.close" not in rows["alice", "1.3"].wrong
+    assert "expected alice gets" in rows["alice", "1.3"].wrong, "its file was there again"
+    assert "No module named 'helper'" in rows["bob", "1.2"].wrong or rows["bob", "1.2"].passed is False
+    assert (root / "alice" / "data.txt").exists()
+
+
+# -- the command -------------------------------------------------------------------------------------------------------
+
+
+def command(*arguments, **options):
+    with Program("mark", *arguments, **options) as program:
+        code, errors = program.end()
+        return code, program.out, errors
+
+
+def test_the_table_the_file_and_the_summary(folder, tmp_path):
+    root = folder(
+        {
+            "=1+1/p.py": SHOUT,
+            "bob\t/p.ipynb": notebook(ECHO),
+            "carol/p.py": ECHO
+            + "def greet(conn, addr):\n    conn.sendall(b'\\x1b[2J')\n    raise ValueError('\\x1b[3J')",
+            "dave/p.ipynb": "{",
+        }
+    )
+    file = tmp_path / "marks.csv"
+    code, out, errors = command(root, "--csv", file, "--jobs", 2, "--seed", 7)
+    assert code == 1
+    assert errors == "echo_kit: dave: p.ipynb cannot be read: it is not a notebook, as it is not JSON\n"
+    assert out.startswith("4 answers of 4 students; --seed 7 marks the same again\nstudent  exercise ")
+    assert "1 of 8 passed, in " in out
+    assert "  2 students, 1.2 Shout: alice gets " in out
+    assert out.isprintable() or "\x1b" not in out
+    data = file.read_bytes()
+    assert data.startswith(b"\xef\xbb\xbf")
+    header, *lines = csv.reader(data.decode("utf-8-sig").splitlines())
+    assert tuple(header) == mark.COLUMNS
+    assert [line[:3] for line in lines] == [
+        ["'=1+1", "1.2 Shout", "yes"],
+        ["'=1+1", "1.3 A greeting", "no"],
+        ["bob\\t", "1.2 Shout", "no"],
+        ["bob\\t", "1.3 A greeting", "no"],
+        ["carol", "1.2 Shout", "no"],
+        ["carol", "1.3 A greeting", "no"],
+        ["dave", "1.2 Shout", "no"],
+        ["dave", "1.3 A greeting", "no"],
+    ]
+    assert [line[5] for line in lines if line[0].startswith("'")] == ["", "nothing was handed in"]
+    assert re.fullmatch(r"\d+( of \d+)?", lines[0][3])
+    assert float(lines[0][4]) < SHORT
+
+
+@pytest.mark.parametrize("start", "=+-@")
+def test_a_cell_is_text_for_a_spreadsheet(start, tmp_path):
+    row = mark.Row(f"{start}cmd", "1.2", False, 1, 8, 0.5, f"{start}1", "")
+    mark.write_csv(tmp_path / "x.csv", [row])
+    (_, line) = csv.reader((tmp_path / "x.csv").read_text("utf-8-sig").splitlines())
+    assert line == [f"'{start}cmd", "1.2 Shout", "no", "1 of 8", "0.5", f"'{start}1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "FOLDER"),
+        (["nowhere"], "'nowhere' is not a folder"),
+        (["empty"], "there is no .ipynb or .py file in 'empty'"),
+        (["class", "--exercises", "1.2,9.9"], "there is no exercise 9.9; there are: 1.1, "),
+        (["class", "--csv", "nowhere/marks.csv"], "there is no folder 'nowhere' for the CSV file"),
+        (["class", "--jobs", "0"], "--jobs"),
+        (["class", "--limit", "never"], "--limit"),
+    ],
+)
+def test_wrong_arguments_get_one_line(arguments, words, folder, tmp_path, monkeypatch, capsys):
+    folder({"alice.py": SHOUT})
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(["mark", *arguments])
+    error = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert re.fullmatch(r"echo_kit: [^\n]+ \(python -m echo_kit mark --help says more\)\n", error)
+    assert words in error
+
+
+def test_a_file_that_cannot_be_written_loses_no_result(folder, tmp_path, capsys):
+    assert main(["mark", str(folder({"alice.py": SHOUT})), "--csv", str(tmp_path), "--jobs", "1"]) == 1
+    out, error = capsys.readouterr()
+    assert re.search(r"^alice  +1\.2 Shout  yes ", out, re.MULTILINE)
+    assert error == f"echo_kit: {tmp_path} cannot be written (Is a directory): the table above has all of it\n"
+
+
+def test_the_exercises_to_be_marked_can_be_named(folder, capsys):
+    root = folder({"alice.py": ECHO + "def greet(conn, addr): pass"})
+    assert main(["mark", str(root), "--exercises", "1.2,2.1", "--jobs", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert re.match(r"1 answer of 1 student; --seed \d+ marks the same again", lines[0])
+    assert [line.split()[1] for line in lines[2:4]] == ["1.2", "2.1"]
+    assert lines[3].endswith("nothing was handed in")
+
+
+@posix
+def test_ctrl_c_keeps_what_was_marked_and_ends_the_rest(folder, tmp_path):
+    endless = (
+        "import os, signal\nopen(os.environ['BEGUN'], 'w').write('x')\nsignal.pthread_sigmask(0, [14])\nwhile 1: 1\n"
+    )
+    root, begun, file = folder({"alice.py": SHOUT, "bob.py": endless + SHOUT}), tmp_path / "begun", tmp_path / "m.csv"
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    os.mkfifo(begun)
+    reader = os.open(begun, os.O_RDONLY | os.O_NONBLOCK)
+    environment = {"BEGUN": str(begun), "TMPDIR": str(temporary)}
+    with Program("mark", root, "--jobs", 1, "--csv", file, env=environment) as program:
+        assert select.select([reader], [], [], LIMIT)[0], "bob's answer does not run"
+        program._process.send_signal(signal.SIGINT)
+        code, errors = program.end()
+    os.close(reader)
+    assert (code, errors) == (1, "echo_kit: stopped by Ctrl+C: 1 answer of 2 not marked\n")
+    assert re.search(r"^alice  +1\.2 Shout  yes ", program.out, re.MULTILINE)
+    assert [line[0] for line in csv.reader(file.read_text("utf-8-sig").splitlines())] == ["student", "alice"]
+    assert list(temporary.iterdir()) == []
+    assert left_over(temporary) == []
+
+
+# -- a class -----------------------------------------------------------------------------------------------------------
+
+
+@cache
+def top_of(module):
+    """What a module defines at its top, by name: (the source, the names that it uses)."""
+    text, found = Path(module.__file__).read_text("utf-8"), {}
+    for node in ast.parse(text).body:
+        source = ast.get_source_segment(text, node)
+        used = {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [(alias.asname or alias.name).split(".")[0] for alias in node.names]
+        elif isinstance(node, ast.Assign):
+            names = [each.id for target in node.targets for each in ast.walk(target) if isinstance(each, ast.Name)]
+        else:
+            names = [getattr(node, "name", "")]
+        found |= dict.fromkeys(names, (source, used))
+    return found
+
+
+def handed_in(number, function):
+    """What a student writes: the function, and what it uses, and the check."""
+    top, needed, open_ = top_of(sys.modules[function.__module__]), {}, [function.__name__]
+    while open_:
+        name = open_.pop()
+        if name in top and name not in needed:
+            needed[name] = top[name][0]
+            open_ += top[name][1]
+    sources = dict.fromkeys(source for name, (source, _) in top.items() if name in needed)
+    return "\n\n".join([*sources, "import echo_kit", f'echo_kit.check("{number}", {function.__name__})'])
+
+
+@posix
+@pytest.mark.soak
+def test_a_class_of_thirty(tmp_path, monkeypatch):
+    """All right and wrong answers of our lists, dealt to thirty students, and the hostile ones: each gets its mark."""
+    temporary, root, size, deserved = tmp_path / "temporary", tmp_path / "class", 30, {}
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    hostile = [each for each in JUDGED.items() if isinstance(each[1][0], str)]
+    for n in range(size):
+        student, cells = f"student {n:02}", []
+        for number in EXERCISES:
+            pool = [(True, each) for each in RIGHT if each[0] == number] + [
+                (False, each) for each in WRONG if each[0] == number
+            ]
+            passes, (_, function, *_) = pool[n % len(pool)]
+            if number == "1.2" and n < len(hostile):
+                name, (text, passes, _) = hostile[n]
+                (root / student).mkdir(parents=True)
+                (root / student / f"{name}.py").write_text(text, "utf-8")
+            else:
+                cells.append(handed_in(number, function))
+            deserved[student, number] = passes
+        (root / student).mkdir(parents=True, exist_ok=True)
+        (root / student / "answers.ipynb").write_text(notebook(*cells), "utf-8")
+    file, before = tmp_path / "marks.csv", resource.getrusage(resource.RUSAGE_CHILDREN)
+    began = time.perf_counter()
+    with Program("mark", root, "--csv", file, "--limit", 20) as program:
+        code, errors = program.end(300)
+    took, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    print(f"{len(deserved)} answers in {took:.0f} s, {cpu:.0f} s of CPU time")
+    assert (code, errors) == (0, "")
+    _, *lines = csv.reader(file.read_text("utf-8-sig").splitlines())
+    got = {(line[0], line[1].split()[0]): line for line in lines}
+    assert got.keys() == deserved.keys()
+    assert [line for each, line in got.items() if (line[2] == "yes") is not deserved[each]] == []
+    assert left_over(temporary) == []
+    assert list(temporary.iterdir()) == []
