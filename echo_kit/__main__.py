@@ -1,4 +1,7 @@
-"""The command line: `python -m echo_kit server|server-thread|client [HOST PORT]`. The standard library is enough."""
+"""The command line: `python -m echo_kit server|server-thread|client [HOST PORT]`, and `mark FOLDER` for instructors.
+
+The standard library is enough.
+"""
 
 from __future__ import annotations
 
@@ -26,22 +29,30 @@ COMMANDS = {
     "server": "the server of Part 1: one client at a time",
     "server-thread": "the server of Part 2: a thread for each client",
     "client": "a client: type a line, see its echo",
+    "mark": "mark a folder of answers (for instructors): python -m echo_kit mark --help",
 }
 
 _last_words = threading.Lock()
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command and return its exit code: 0, or 2 with one line on standard error that says what to do."""
+    """Run the command and return its exit code: 0, or 2 with one line on standard error that says what to do.
+
+    Where something could not be marked, 1.
+    """
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):  # a terminal that cannot show é gets an escape, not a crash
             stream.reconfigure(errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]
     with contextlib.suppress(AttributeError):  # bytes that are no text are sent as they are
         sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
-    parser = _parser()
-    given = parser.parse_args(arguments)
-    host, port = _address(parser, given.command, given.address)
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
+        if arguments[:1] == ["mark"]:
+            from .course import mark  # all that the other commands do not need
+
+            return mark.main(_Parser(prog="python -m echo_kit mark"), arguments[1:])
+        given = (parser := _parser()).parse_args(arguments)
+        host, port = _address(parser, given.command, given.address)
         if not given.address:
             print(f"To use another address: python -m echo_kit {given.command} HOST PORT")
         if given.command == "client":
@@ -88,14 +99,14 @@ def _flush() -> None:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        _fail(f"{message} (python -m echo_kit --help says more)")
+        _fail(f"{message} ({self.prog} --help says more)")
 
 
 def _parser() -> argparse.ArgumentParser:
     epilog = "\n".join(f"  {name:<14} {purpose}" for name, purpose in COMMANDS.items())
     parser = _Parser(
         prog="python -m echo_kit",
-        description="The course's echo servers and a client for them. Ctrl+C ends each.",
+        description="The course's echo servers, a client for them, and the marking of answers. Ctrl+C ends each.",
         epilog=f"commands:\n{epilog}\n\nHOST PORT: where to listen or connect to; 127.0.0.1 8000 unless given.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

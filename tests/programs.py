@@ -96,11 +96,11 @@ class Program:
         self._process.stdin.write(text if isinstance(text, bytes) else text.encode())
         self._process.stdin.flush()
 
-    def end(self):
+    def end(self, limit=LIMIT):
         """Close its standard input and wait until it ends: its exit code and what it wrote to standard error."""
         with contextlib.suppress(OSError):
             self._process.stdin.close()
-        code = self._process.wait(LIMIT)
+        code = self._process.wait(limit)
         for reader in self._readers:
             reader.join(LIMIT)
         return code, self._complaints.decode()

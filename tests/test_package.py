@@ -26,9 +26,10 @@ MAY_IMPORT = {
     "course": {"watch", "views", "server", "client", "program", "servers"},
     # And the three that need no package at all.
     "servers": set(),
-    "__main__": {"watch", "client", "servers"},
+    "__main__": {"watch", "client", "servers", "course"},
     "__init__": set(),
 }
+LATE = {("__main__", "course.mark")}  # imported when it is called: the other commands load next to nothing
 TYPES_ONLY = {("client", "server")}  # `python -m echo_kit client` loads no server
 HEAVY = {"matplotlib", "IPython"}  # a function may import these, and the drawing that needs them, when it is called
 DOCUMENTED = {
@@ -146,8 +147,8 @@ def wrong_ways(modules):
                     yield f"{says}: a room itself imports nothing"
                 if (room(module), head) in TYPES_ONLY and where != "types":
                     yield f"{says}: for its types only"
-                if where == "late" and not (module == "views.shown" and draws(name)):
-                    yield f"{says} inside a function"
+                if (where == "late") is not ((module, name) in LATE) and not (module == "views.shown" and draws(name)):
+                    yield f"{says} inside a function" if where == "late" else f"{says}: when it is called only"
                 if draws(name) and not draws(module) and not (module == "views.shown" and where == "late"):
                     yield f"{says}: data knows no drawing, and what shows it draws when it is asked"
             for each in names:

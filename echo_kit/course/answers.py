@@ -1,0 +1,386 @@
+"""The process that runs the answers of a class, each in a child of its own. `python -m echo_kit mark` starts some.
+
+A task is a line of JSON on standard input, its result a line on standard output. Where there is `fork`, this process
+has loaded all of the package once, and a child costs some milliseconds. Elsewhere each child is a new interpreter.
+
+Bounded are the time of an answer, its memory, the processes that it starts, and the network. This protects from
+accidents, not from malice: the answer and the check share a process, as in a notebook.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import ctypes
+import errno
+import gc
+import inspect
+import ipaddress
+import json
+import linecache
+import mmap
+import os
+import re
+import secrets
+import select
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..watch.text import cut, visible
+from . import exercises
+from .report import LONGEST
+
+try:
+    import fcntl
+    import resource
+except ImportError:  # Windows
+    POSIX = False
+else:
+    POSIX = True
+
+CELL = 5  # seconds that a cell has before it is interrupted, as by the student's own Ctrl+C
+PROCESSES = 32  # that one answer may start
+FILE = 100 * 2**20  # bytes: the largest file that it may write
+BESIDE, MANY = 2**20, 100  # bytes, and files: what lies beside an answer and is larger, or more, is not copied
+RESULT = 2**20  # bytes: no result is longer
+ENDING = 10.0  # seconds in which all that an answer has started must be gone
+LOOK = 0.05  # seconds between two looks whether the child is still there
+
+START = "import sys; sys.path.insert(0, {!r}); import echo_kit; del sys.path[0]; from {} import main; main({!r})"
+MAGIC = re.compile(r"^(\s*)(?:[%!?].*|[\w.]+\?+\s*|\w+\s*=\s*[%!].*)$", re.MULTILINE)
+NOT_PYTHON = re.compile(r"\s*%%(?!(?:time|timeit|capture|prun)\b)")  # what else begins so is a cell in another language
+
+# Numbers of Linux that Python has no names for.
+NEW_USER, NEW_NETWORK, SET_FLAGS, UP = 0x10000000, 0x40000000, 0x8914, 0x41
+SUBREAPER, DEATH_SIGNAL = 36, 1
+
+STARTS = {"os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.startfile", "os.system", "subprocess.Popen"}
+REACHES = {"socket.bind", "socket.connect", "socket.sendto", "socket.sendmsg"}
+NAMES = {"socket.getaddrinfo", "socket.gethostbyname"}
+
+kit: Any = sys.modules[__package__.partition(".")[0]]  # the package itself, as students import it
+
+READY = "ready"  # the worker's first line
+
+Task = dict[str, Any]
+
+
+def command(role: str = "worker") -> list[str]:
+    """What starts this process. Not -m: in a folder of answers there may be a `random.py`."""
+    return [sys.executable, "-P", "-c", START.format(str(Path(__file__).parents[2]), __name__, role)]
+
+
+def main(role: str) -> None:
+    """Run tasks until standard input ends, or the one task of a child where there is no fork."""
+    if role == "child":
+        task = json.loads(sys.stdin.readline())
+        out = os.dup(1)
+        _answer(task, out)
+        os._exit(0)
+    for name in kit.__all__:
+        with contextlib.suppress(ImportError):  # the widgets, where Jupyter is not installed
+            getattr(kit, name)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)  # orphans of an answer become children of this process
+    gc.freeze()
+    print(READY, flush=True)
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        for line in sys.stdin.buffer:
+            print(json.dumps(_result(json.loads(line))), flush=True)
+    os._exit(0)
+
+
+# -- a child, seen from outside ----------------------------------------------------------------------------------------
+
+
+def _result(task: Task) -> Task:
+    began = time.monotonic()
+    task["token"] = secrets.token_hex()
+    with tempfile.TemporaryDirectory(dir=task["folder"], ignore_cleanup_errors=True) as folder:
+        if task["beside"]:
+            _copy_beside(task["beside"], folder)
+        came, ended = (_forked if POSIX else _spawned)({**task, "folder": folder})
+    token, _, text = (came or b"").partition(b" ")
+    if token == task["token"].encode():
+        ended = json.loads(text)
+    elif came is None:
+        ended = f"it had not ended after {task['limit']:g} s"
+    result = {"wrong": ended} if isinstance(ended, str) else ended
+    return {**result, "seconds": time.monotonic() - began}
+
+
+def _copy_beside(source: str, folder: str) -> None:
+    """A student's own modules and data. Each answer has its own copy: none can spoil it for the next."""
+    for path in sorted(Path(source).iterdir())[:MANY]:
+        with contextlib.suppress(OSError):
+            if path.is_file() and path.stat().st_size <= BESIDE:
+                shutil.copy(path, folder)
+
+
+def _forked(task: Task) -> tuple[bytes | None, Any]:
+    """What the child has written, None if it took too long; and, in words, how it ended."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            os.setsid()
+            _answer(task, writer)
+        finally:
+            os._exit(0)
+    os.close(writer)
+    statuses: dict[int, int] = {}
+    try:
+        came = _hear(reader, pid, statuses, task["limit"])
+    finally:
+        os.close(reader)
+        gone = _end_all(pid, statuses)
+    code = os.waitstatus_to_exitcode(statuses.get(pid, 0))
+    how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
+    return came, f"the answer ended its process ({how})" + (
+        "" if gone else "; and it has left processes that do not end"
+    )
+
+
+def _hear(reader: int, pid: int, statuses: dict[int, int], limit: float) -> bytes | None:
+    came, deadline = b"", time.monotonic() + limit
+    while (left := deadline - time.monotonic()) > 0:
+        ready = select.select([reader, 0], [], [], min(left, LOOK))[0]
+        if reader in ready:
+            data = os.read(reader, 65536)
+            came += data
+            if not data or came.endswith(b"\n") or len(came) > RESULT:
+                return came
+        elif ready:
+            raise EOFError("whoever gave the task has left")
+        elif pid in statuses:  # and what it has started may hold the pipe open
+            return came
+        _reap(statuses)
+    return None
+
+
+def _reap(statuses: dict[int, int]) -> bool:
+    """Note how children have ended. False: none is left."""
+    with contextlib.suppress(ChildProcessError):
+        while (found := os.waitpid(-1, os.WNOHANG))[0]:
+            statuses[found[0]] = found[1]
+        return True
+    return False
+
+
+def _end_all(pid: int, statuses: dict[int, int]) -> bool:
+    """End the child and all that it has started, also what left its session; again, until nothing is there.
+
+    Such a process is found as a descendant of this one, which only Linux tells; elsewhere only the child's group is.
+    """
+    deadline = time.monotonic() + ENDING
+    while _reap(statuses) or _group_is_there(pid):
+        for each in {pid} - statuses.keys() | set(_descendants()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(each, signal.SIGKILL)
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.001)
+    return True
+
+
+def _group_is_there(pid: int) -> bool:
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # the latter, on macOS, if all of it are zombies
+        os.killpg(pid, signal.SIGKILL)
+        return True
+    return False
+
+
+def _descendants() -> Iterator[int]:
+    parents = [os.getpid()]
+    while parents:
+        process = parents.pop()
+        with contextlib.suppress(OSError):  # it has ended, or there is no such file
+            for thread in os.listdir(f"/proc/{process}/task"):
+                children = Path(f"/proc/{process}/task/{thread}/children").read_text()
+                yield from map(int, children.split())
+                parents += map(int, children.split())
+
+
+def _spawned(task: Task) -> tuple[bytes | None, Any]:
+    """As `_forked`, with a new interpreter."""
+    with subprocess.Popen(command("child"), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            came, _ = process.communicate(json.dumps(task).encode() + b"\n", timeout=task["limit"])
+        except subprocess.TimeoutExpired:
+            return None, ""
+        finally:
+            if sys.platform == "win32":  # with all that it has started
+                ending = ["taskkill", "/T", "/F", "/PID", str(process.pid)]
+                subprocess.run(ending, capture_output=True, timeout=ENDING, check=False)
+            process.kill()
+    return came, f"the answer ended its process (exit code {process.returncode})"
+
+
+# -- the child, seen from inside ---------------------------------------------------------------------------------------
+
+
+def _answer(task: Task, out: int) -> None:
+    process = os.getpid()
+    try:
+        _bound(task)
+        result = _tried(task)
+    except BaseException as error:
+        result = {"wrong": f"it could not be tried: {type(error).__name__}: {cut(visible(str(error)), LONGEST)}"}
+    if os.getpid() == process:  # and no child of it has come here
+        os.write(out, f"{task['token']} {json.dumps(result)}\n".encode())
+
+
+def _bound(task: Task) -> None:
+    """From here on: no display, nothing to read, nobody reads what is printed, and limits."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in (0, 1, 2):
+        os.dup2(null, number)
+    # A buffer, also where PYTHONUNBUFFERED is set: a million lines then take a fraction of a second.
+    sys.stdout = sys.stderr = open(null, "w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
+    os.chdir(task["folder"])
+    os.environ.update(MPLBACKEND="Agg", TMPDIR=task["folder"])
+    tempfile.tempdir = None
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        os.environ.pop(name, None)
+    own_network = False
+    if POSIX:
+        for each in (signal.SIGINT, signal.SIGALRM):
+            signal.signal(each, signal.default_int_handler)
+        most = {
+            resource.RLIMIT_AS: task["memory"] * 2**20,
+            resource.RLIMIT_FSIZE: FILE,
+            resource.RLIMIT_CORE: 0,
+            resource.RLIMIT_CPU: int(task["limit"]) + 5,  # for what could not be found and ended
+        }
+        for what, limit in most.items():
+            with contextlib.suppress(OSError, ValueError):  # the limit is lower already; or macOS
+                resource.setrlimit(what, (limit, limit))
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)  # when the worker dies
+        own_network = not task.get("shared_network") and _own_network()
+    _watch_calls(own_network)
+
+
+def _own_network() -> bool:
+    """A network with 127.0.0.1 in it and nothing else. False: this system does not give one to all users."""
+    user, group = os.getuid(), os.getgid()
+    if ctypes.CDLL(None).unshare(NEW_USER | NEW_NETWORK):
+        return False
+    for name, text in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
+        Path(f"/proc/self/{name}").write_text(text)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        fcntl.ioctl(sock, SET_FLAGS, struct.pack("16sH14x", b"lo", UP))
+    return True
+
+
+def _watch_calls(own_network: bool) -> None:
+    """Refuse the call that starts one process too many; and, in the machine's own network, what leaves the machine."""
+    begun = mmap.mmap(-1, 1)  # shared with its children, and theirs
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event in STARTS:
+            if begun[0] >= PROCESSES:
+                raise BlockingIOError(errno.EAGAIN, f"an answer may start {PROCESSES} processes, and this is one more")
+            begun[0] += 1
+        elif not own_network and (event in REACHES or event in NAMES):
+            address = arguments[:1] if event in NAMES else arguments[1]
+            if isinstance(address, tuple) and address and not _is_here(address[0]):
+                raise PermissionError(errno.EACCES, "an answer reaches 127.0.0.1 only")
+
+    sys.addaudithook(hook)
+
+
+def _is_here(host: Any) -> bool:
+    host = host.decode("ascii", "replace") if isinstance(host, bytes) else host
+    try:
+        return host in (None, "localhost") or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _tried(task: Task) -> Task:
+    check, ours, number, notes = exercises.check, _ours(), task["number"], list[str]()
+    given = _run_cells(task, notes)
+    if number not in given:
+        said = f'there is no function {task["function"]}, and check("{number}", …) is not reached'
+        return {"wrong": cut("; ".join([said, *notes]), LONGEST)}
+    seed = {"seed": task["seed"]} if "seed" in inspect.signature(check).parameters else {}  # until the parts are merged
+    report = check(number, given[number], **seed)
+    now = _ours()
+    if changed := [name for name, value in ours.items() if now.get(name) is not value]:
+        return {"wrong": f"the answer changes echo_kit itself ({changed[0]}): look at it by hand"}
+    problem = report.problem
+    wrong = f"{report.tried}: expected {problem.expected}; got {problem.got}" if problem is not None else ""
+    return {
+        "passed": report.passed,
+        "steps": len(report.done) + (report.passed and not hasattr(report, "steps")),  # until then, too
+        "total": getattr(report, "total", 0),
+        "wrong": getattr(report, "first_wrong", wrong),
+        "mistake": "" if problem is None else problem.expected,
+    }
+
+
+def _ours() -> dict[str, Any]:
+    """What a check is made of. An answer that replaces one of these has replaced its judge."""
+    found: dict[str, Any] = {f"exercise {number}": each for number, each in exercises.EXERCISES.items()}
+    for name, module in list(sys.modules.items()):
+        if name.startswith(__package__):
+            for each, value in vars(module).items():
+                found |= {f"{name}.{each}": value} if callable(value) else {}
+                if isinstance(value, type) and value.__module__.startswith(__package__):
+                    found |= {f"{each}.{attribute}": what for attribute, what in vars(value).items()}
+    return found
+
+
+def _run_cells(task: Task, notes: list[str]) -> dict[str, Any]:
+    """By exercise, the function that answers it: what check() was given, or else the one that has the name.
+
+    The check is not made here, and not by what the student calls `check`.
+    """
+    given: dict[str, Any] = {}
+    process = os.getpid()
+    real, kit.check = kit.check, lambda number, function=None, *_, **__: given.update({number: function})
+    module = types.ModuleType(task["module"])
+    sys.modules[task["module"]] = module
+    names = vars(module)
+    names["display"] = lambda *_, **__: None  # IPython's
+    sys.path.insert(0, os.getcwd())
+    for number, source in enumerate(task["cells"], 1):
+        place = f"cell {number}" if len(task["cells"]) > 1 else "the file"
+        name = f"{task['file']}, {place}"
+        linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+        try:
+            if POSIX:
+                signal.setitimer(signal.ITIMER_REAL, CELL, 1.0)  # and each second: the student's code may catch it
+            exec(compile(_python(source), name, "exec"), names)
+        except KeyboardInterrupt:
+            notes.append(f"{place} was interrupted after {CELL} s")
+        except BaseException as error:
+            notes.append(f"{place} ended with {type(error).__name__}: {visible(str(error))}")
+        finally:
+            if POSIX:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            if os.getpid() != process:  # the cell has forked: its child is not to do the rest, too
+                os._exit(0)
+    kit.check = real
+    if task["function"] in names:
+        given.setdefault(task["number"], names[task["function"]])
+    return given
+
+
+def _python(source: str) -> str:
+    """A cell without what only IPython understands."""
+    with contextlib.suppress(SyntaxError, ValueError):
+        ast.parse(source)
+        return source
+    return "" if NOT_PYTHON.match(source) else MAGIC.sub(r"\1pass", source)
