@@ -10,13 +10,15 @@ from __future__ import annotations
 import contextlib
 import inspect
 import reprlib
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..server import ServerStuck, start
+from ..server import MAIN, ServerStuck, start
 from ..views.code import CodeView
 from ..views.snapshot import Snapshot
+from ..watch import rest
 from ..watch.frames import forget_variables, student_line
 from ..watch.patches import no_default_timeout
 from ..watch.reasons import PRINTED
@@ -24,7 +26,7 @@ from ..watch.text import cut, visible
 from . import part1, part2, surprises
 from .report import LONGEST, NotYet, Report, died_of
 from .terminal import answered_in_pieces
-from .trial import PART, PATIENCE, Serve, Trial, a_thread_each, as_it_is, not_at_all, one_at_a_time
+from .trial import PART, PATIENCE, RESTLESS, Serve, Trial, a_thread_each, as_it_is, not_at_all, one_at_a_time
 
 THREADS = 100  # that a server on trial may have
 EVENTS = 10_000  # the newest, that its views know: a server that never waits makes thousands a second
@@ -133,6 +135,12 @@ def _unlike(exercise: Exercise, function: Any) -> NotYet | None:
         hint = f"the last line of the cell: {call} takes the name of your function, without brackets"
         return NotYet(f"a function {wanted}", given, hint)
     name = getattr(function, "__name__", "your function")
+    for is_one, what, hint in (
+        (inspect.iscoroutinefunction, "async def makes a coroutine of it", "def, not async def"),
+        (inspect.isgeneratorfunction, "yield makes a generator of it", "sendall and return, not yield"),
+    ):
+        if is_one(function):
+            return NotYet(f"def {name}{wanted}", f"{what}: a call of {name} runs none of its lines", hint)
     try:
         signature = inspect.signature(function)
         signature.bind(*exercise.takes)
@@ -182,5 +190,9 @@ def _end(trial: Trial) -> ServerStuck | None:
         if trial.server is not None:
             trial.server.stop()
     except ServerStuck as stuck:
-        return stuck
+        # A program's end does not wait for its daemons, as long as they only wait.
+        observation = trial.server.observation
+        held_up = not observation.alive() or any(each.holds or each.label == MAIN for each in observation.alive())
+        if held_up or not rest.settle(observation, time.monotonic() + RESTLESS, over=lambda: False):
+            return stuck
     return None
