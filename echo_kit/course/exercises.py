@@ -10,23 +10,22 @@ from __future__ import annotations
 import contextlib
 import inspect
 import reprlib
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..server import MAIN, ServerStuck, start
+from ..server import ServerStuck, start
 from ..views.code import CodeView
 from ..views.snapshot import Snapshot
-from ..watch import rest
 from ..watch.frames import forget_variables, student_line
 from ..watch.patches import no_default_timeout
 from ..watch.reasons import PRINTED
 from ..watch.text import cut, visible
 from . import part1, part2, surprises
 from .report import LONGEST, NotYet, Report, died_of
+from .seems import PART
 from .terminal import answered_in_pieces
-from .trial import PART, PATIENCE, RESTLESS, Serve, Trial, a_thread_each, as_it_is, not_at_all, one_at_a_time
+from .trial import PATIENCE, Serve, Trial, a_thread_each, as_it_is, not_at_all, one_at_a_time
 
 THREADS = 100  # that a server on trial may have
 EVENTS = 10_000  # the newest, that its views know: a server that never waits makes thousands a second
@@ -186,13 +185,4 @@ def _end(trial: Trial) -> ServerStuck | None:
         guest.leaves()
     with contextlib.suppress(OSError):
         trial.at_the_end.close()
-    try:
-        if trial.server is not None:
-            trial.server.stop()
-    except ServerStuck as stuck:
-        # A program's end does not wait for its daemons, as long as they only wait.
-        observation = trial.server.observation
-        held_up = not observation.alive() or any(each.holds or each.label == MAIN for each in observation.alive())
-        if held_up or not rest.settle(observation, time.monotonic() + RESTLESS, over=lambda: False):
-            return stuck
-    return None
+    return trial.stop() if trial.server is not None else None

@@ -13,7 +13,8 @@ from ..program import run
 from ..views.code import DIED, STANDS
 from ..watch.text import cut
 from .report import LONGEST, NotYet, died_of
-from .trial import PART, Serve, Trial
+from .seems import PART
+from .trial import Serve, Trial
 
 KEPT = 1_900  # characters of a line that are compared: a terminal keeps a few more
 BYE = b"bye"  # to which the server answers with an end of file

@@ -19,19 +19,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..client import Client, EchoError, Refused, Reset
-from ..server import Server
+from ..server import MAIN, Server, ServerStuck
 from ..servers import serve_single
 from ..views.code import DIED, STANDS, CodeView
-from ..watch import patches
+from ..watch import patches, rest
 from ..watch.events import Connection
 from ..watch.frames import source_line, student_frame
 from ..watch.observation import current_task
 from ..watch.text import cut, listed
 from .report import LONGEST, NotYet, died_of, quoted
+from .seems import seems
 
 Serve = Callable[[str, int], object]
 
-PART = 100  # bytes that one send() takes at most: a system may do that at any time, and only sendall() goes on
 PATIENCE = 3.0  # seconds that a server has for each answer; less where it is certain that none will come
 MOMENT = 0.05  # seconds between two looks
 RESTLESS = 0.2  # seconds that a server gets to come to rest once it has failed to do so
@@ -40,14 +40,6 @@ MUCH = 2000  # times 64 KB: more than any system keeps for a server that does no
 ACCEPT_LOOP = "the loop over the clients never ends || a loop around accept"
 RECV_LOOP = "a conversation goes on until the client has left || a loop around recv, until it returns no bytes"
 LETTERS = "abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ 0123456789"
-SEND = "send may send a part of the bytes only; it returns how many || sendall sends all of them"
-STRIP = "strip() takes white space away: it belongs to what was sent"
-LOST = "not all bytes are text, and decode loses some of them: send bytes"
-SEEMS: tuple[tuple[str, Callable[[bytes], bytes]], ...] = (  # hints, and what came instead of the right bytes then
-    *((STRIP, strip) for strip in (bytes.strip, bytes.lstrip, bytes.rstrip)),
-    *((LOST, lambda data, errors=errors: data.decode(errors=errors).encode()) for errors in ("ignore", "replace")),
-    ("str() of bytes is how Python writes them, b'…': send the bytes themselves", lambda data: str(data).encode()),
-)
 
 
 @dataclass
@@ -122,6 +114,19 @@ class Trial:
         rested = self.server.settle(min(seconds, RESTLESS) if self.restless else seconds)
         self.restless = not rested
         return rested
+
+    def stop(self) -> ServerStuck | None:
+        """Stop the server. What has not ended, if anything: a program does not wait for its daemons, and neither does
+        the trial, as long as they only wait.
+        """
+        try:
+            self.server.stop()
+        except ServerStuck as stuck:
+            alive = self.server.observation.alive()
+            held_up = not alive or any(each.holds or each.label == MAIN for each in alive)
+            if held_up or not rest.settle(self.server.observation, time.monotonic() + RESTLESS, over=lambda: False):
+                return stuck
+        return None
 
     def until(self, condition: Callable[[], object], seconds: float = PATIENCE) -> bool:
         """Wait for what no call can wait for. False: the condition did not hold within `seconds`."""
@@ -219,7 +224,8 @@ class Guest:
         data = data.encode() if isinstance(data, str) else data
         self._wait_for(lambda: len(self._came) >= len(data))
         if not self._came.startswith(data):
-            hint = next((instead[began] for began in instead if self._came.startswith(began)), self._seems(data, hint))
+            told = seems(data, self._came, self.trial.server.observation, self.there, self.trial.result)
+            hint = next((instead[began] for began in instead if self._came.startswith(began)), told or hint)
         self._expects(f"{self.name} gets {quoted(data)}", self._came.startswith(data), hint)
         self._came = self._came[len(data) :]
         return self
@@ -319,20 +325,6 @@ class Guest:
                 break
         self.has_ended()
         return enough()
-
-    def _seems(self, data: bytes, hint: str) -> str:
-        """The hint, or another one where it can be told why something else came than `data`."""
-        log, there, came = self.trial.server.observation.log, self.there, self._came
-        if not came and self.trial.result is not None:
-            return "return ends your function, and sends nothing: send it to the client || conn.sendall"
-        if not came and there is not None and not there.sent:
-            printed, text = self.trial.server.observation.printed(), data.decode(errors="replace").strip()
-            if text and text in "\n".join(line.text for line in printed):
-                return "print writes on the server's screen only: send it to the client || conn.sendall"
-        cut_short = any(each.kind == "send" and each.size == PART for each in log if each.connection is there)
-        if cut_short and there is not None and there.sent < there.received:
-            return SEND
-        return next((words for words, change in SEEMS if came == change(data) != data), hint)
 
     def _expects(self, expected: str, condition: object, hint: str) -> None:
         """As `Trial.expects`, with what came to this client instead."""
