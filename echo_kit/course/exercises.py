@@ -25,8 +25,9 @@ from ..watch.text import cut, visible
 from . import part1, part2, surprises
 from .progress import Progress, keep as keep_progress, kept
 from .report import LINE, LONGEST, NotSolved, NotYet, Report, died_of
+from .seems import PART
 from .terminal import answered_in_pieces
-from .trial import PART, PATIENCE, Serve, Trial, a_thread_each, as_it_is, not_at_all, one_at_a_time
+from .trial import PATIENCE, Serve, Trial, a_thread_each, as_it_is, not_at_all, one_at_a_time
 
 THREADS = 100  # that a server on trial may have
 EVENTS = 10_000  # the newest, that its views know: a server that never waits makes thousands a second
@@ -168,6 +169,12 @@ def _unlike(exercise: Exercise, function: Any) -> NotYet | None:
         hint = f"the last line of the cell: {call} takes the name of your function, without brackets"
         return NotYet(f"a function {wanted}", given, hint)
     name = getattr(function, "__name__", "your function")
+    for is_one, what, hint in (
+        (inspect.iscoroutinefunction, "async def makes a coroutine of it", "def, not async def"),
+        (inspect.isgeneratorfunction, "yield makes a generator of it", "sendall and return, not yield"),
+    ):
+        if is_one(function):
+            return NotYet(f"def {name}{wanted}", f"{what}: a call of {name} runs none of its lines", hint)
     try:
         signature = inspect.signature(function)
         signature.bind(*exercise.takes)
@@ -214,12 +221,10 @@ def _end(trial: Trial) -> str:
         guest.leaves()
     with contextlib.suppress(OSError):
         trial.at_the_end.close()
-    try:
-        if trial.server is not None:
-            trial.server.stop()
-    except ServerStuck as stuck:
-        stand = [mark.words for _, mark in trial.server.where().marks if mark.kind == STANDS]
-        if not all(each.startswith("waits") for each in stand):
-            return str(stuck)
-        return str(stuck).replace(f" {TO_BE_RID}", "")  # it is in nobody's way: the next check has a server of its own
-    return ""
+    stuck = trial.stop() if trial.server is not None else None
+    if stuck is None:
+        return ""
+    stand = [mark.words for _, mark in trial.server.where().marks if mark.kind == STANDS]
+    if not all(each.startswith("waits") for each in stand):
+        return str(stuck)
+    return str(stuck).replace(f" {TO_BE_RID}", "")  # it is in nobody's way: the next check has a server of its own

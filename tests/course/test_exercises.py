@@ -14,7 +14,7 @@ import echo_kit
 from echo_kit.course import exercises
 from echo_kit.course.exercises import EXERCISES
 
-from . import wrong_answers
+from . import right_answers, wrong_answers
 from .right_answers import RIGHT
 from .wrong_answers import SLOW, WRONG
 
@@ -75,6 +75,21 @@ def ended(monkeypatch):
             frame = frame.f_back
         del frame
         thread.join(LONG)
+
+
+@pytest.fixture(autouse=True)
+def daemons_end(monkeypatch):
+    """Those of a right answer, which no stop can end: they wait outside of sockets."""
+    before = set(threading.enumerate())
+    yield
+    monkeypatch.setattr(threading, "excepthook", lambda died: None)  # of the SystemExit that the stop left for them
+    right_answers.over.set()
+    for thread in set(threading.enumerate()) - before:
+        right_answers.diary.put(None)
+        thread.join(LONG)
+    right_answers.over.clear()
+    while not right_answers.diary.empty():
+        right_answers.diary.get()
 
 
 every_right = soaked(RIGHT, slow=lambda each: each[1] is not FIRST[each[0]])
