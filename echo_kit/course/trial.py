@@ -13,7 +13,7 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +24,7 @@ from ..servers import serve_single
 from ..views.code import DIED, STANDS, CodeView
 from ..watch import patches, rest
 from ..watch.events import Connection
-from ..watch.frames import source_line, student_frame
+from ..watch.frames import source_line, source_lines, student_frame
 from ..watch.observation import current_task
 from ..watch.text import cut, listed
 from .report import LONGEST, NotYet, died_of, quoted
@@ -105,9 +105,19 @@ class Trial:
         if error is not None:
             died = [f"the line  {cut(text, LONGEST)}" for text, mark in view.marks if mark.kind == DIED]
             return NotYet(expected, f"{got}; {died_of(error)}", "\n".join([*died[:1], *filter(None, [hint])]))
+        if swallowed := self.swallowed():
+            return NotYet(expected, f"{got}; {swallowed}", hint)
         if self._reads_nothing():
             hint = "recv returns no bytes when its client has left, each time it is called: leave the loop then"
         return NotYet(expected, f"{got}\n({self._stands(view)})", hint)
+
+    def swallowed(self) -> str:
+        """The error with which a thread of a pool has ended its work, in words; "" where there is none."""
+        for kept in self.server.observation.kept_errors.copy():
+            code, line = kept.place or (None, 0)
+            text = source_lines(code.co_filename)[line - 1 : line] if code is not None else []
+            return f"a pool has kept an error for you, {kept.name}, at  {''.join(text).strip()}".removesuffix(", at  ")
+        return ""
 
     def settle(self, seconds: float = 1.0) -> bool:
         """Wait until the server has come to rest. False: it has not, within `seconds`, or less if it is restless."""
@@ -177,6 +187,19 @@ class Trial:
         else:
             return outcome.result()
         raise self.not_yet("your function returns", got, hint)
+
+    @contextlib.contextmanager
+    def late_threads(self) -> Iterator[None]:
+        """The threads that the server starts meanwhile begin when this ends: what they then find in the variables of
+        its loop is no longer what it was. On a busy machine that happens by chance.
+        """
+        self.server.observation.gate.late = late = threading.Event()
+        try:
+            yield
+            self.settle()
+        finally:
+            self.server.observation.gate.late = None
+            late.set()
 
     def _reads_nothing(self) -> bool:
         """Whether the server goes on calling recv on a connection that has ended."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from _thread import allocate_lock
 from collections.abc import Iterable
+from threading import Event
 from typing import Any
 
 SLICE = 0.1  # seconds after which a thread at the gate looks by itself whether it has been let go
@@ -19,6 +20,7 @@ class Gate:
 
     def __init__(self) -> None:
         self.closed = False  # open it by `open`, which lets all through
+        self.late: Event | None = None  # for which each thread that is started now waits, before it begins
         self._standing: dict[object, tuple[Any, Any]] = {}  # who -> what it is about to do, and the lock it waits on
         self._leaving: set[object] = set()
 

@@ -27,6 +27,8 @@ from .ends import TWINS
 from .frames import is_asked_for, is_student_code
 from .observation import Call, Observation, ServerStopped, Task, current_task, lock, noting, observed, running, task_for
 
+MOST_LATE = 10.0  # seconds that a thread waits before it begins, if nobody lets it begin
+
 plain_init = socket.socket.__init__
 plain_start = threading.Thread.start
 
@@ -56,6 +58,8 @@ def start(self: threading.Thread) -> None:
             with noting(observation):
                 mine = [observation.adopt(self, starts_it=task)]
                 mine[0].holds = not daemon
+                if observation.gate.late is not None:
+                    _begin_late(self, observation.gate.late)
             if observation.most_threads is not None and len(observation.tasks) > observation.most_threads:
                 observation.drop(mine)
                 raise RuntimeError("can't start new thread")  # Python's own words, when the system has no more
@@ -69,6 +73,20 @@ def start(self: threading.Thread) -> None:
     finally:
         for child in mine:
             child.starting = False
+
+
+def _begin_late(thread: threading.Thread, late: threading.Event) -> None:
+    """It runs, and comes to the student's code when `late` is set: what it then finds in a variable of the thread that
+    started it may be new. On a busy machine that happens by chance.
+    """
+    run = thread.run
+
+    def wait_and_run() -> None:
+        del thread.run  # type: ignore[method-assign]  # else the two refer to each other, and a socket stays open
+        late.wait(MOST_LATE)
+        run()
+
+    thread.run = wait_and_run  # type: ignore[method-assign]
 
 
 # -- step by step ----------------------------------------------------------------------------------------------------
