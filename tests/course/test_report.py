@@ -3,7 +3,11 @@
 import contextlib
 import json
 import re
+import sys
 import threading
+import types
+import unicodedata
+from pathlib import Path
 
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
@@ -223,8 +227,9 @@ ALIKE = [
 
 @pytest.mark.parametrize(("one", "other"), ALIKE)
 def test_two_messages_that_differ_look_different(one, other):
-    assert quoted(one, other) != quoted(other, one)
-    for each in (quoted(one, other), quoted(other, one)):
+    first, second = (unicodedata.normalize("NFC", each) for each in (quoted(one, other), quoted(other, one)))
+    assert first != second
+    for each in (first, second):
         assert each.isprintable()
         assert len(each) < 120
 
@@ -261,3 +266,25 @@ def test_a_report_shows_the_difference():
     assert (said.expected, said.got.splitlines()[0]) == ('alice gets "a\\n"', 'alice got "a\\\\n"')
     said = check(turns_the_last_byte)
     assert said.expected.endswith(" on") == said.got.splitlines()[0].endswith(" on")
+
+
+# -- marks -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("answer", "solved"), [(shout, True), (shouts_a_title, False)])
+def test_the_examples_for_instructors_work(answer, solved, monkeypatch):
+    """As nbgrader and otter-grader run them; both were tried, and are not installed here."""
+    page = (Path(__file__).parents[2] / "notebooks" / "INSTRUCTORS.md").read_text("utf-8")
+    whole, part, otter = re.findall(r"```python\n(.+?)```", page.split("\n## Marks\n")[1].split("\n## ")[0], re.S)
+    names = {"echo_kit": echo_kit, "shout": answer}
+    marker = types.SimpleNamespace(test_case=lambda points: lambda test: test)
+    monkeypatch.setitem(sys.modules, "otter", types.ModuleType("otter"))
+    monkeypatch.setitem(sys.modules, "otter.test_files", marker)
+    exec(otter, names)
+    for test in (lambda: eval(whole.strip(), names), lambda: names["test_shout"](answer)):
+        if solved:
+            test()
+        else:
+            with pytest.raises(echo_kit.NotSolved):
+                test()
+    assert eval(part.strip(), names) == (5 if solved else 5 / EXERCISES["1.2"].steps)
