@@ -110,12 +110,11 @@ def _result(task: Task) -> Task:
         if task["beside"]:
             _copy_beside(task["beside"], folder)
         came, ended = (_forked if POSIX else _spawned)({**task, "folder": folder})
-    token, _, text = (came or b"").partition(b" ")
+    token, _, text = came.partition(b" ") if isinstance(came, bytes) else (b"", b"", b"")
     if token == task["token"].encode():
-        ended = json.loads(text)
-    elif came is None:
-        ended = f"it had not ended after {task['limit']:g} s"
-    result = {"wrong": ended} if isinstance(ended, str) else ended
+        result = json.loads(text)
+    else:
+        result = {"wrong": ended if isinstance(came, bytes) else came}
     return {**result, "seconds": time.monotonic() - began}
 
 
@@ -127,8 +126,8 @@ def _copy_beside(source: str, folder: str) -> None:
                 shutil.copy(path, folder)
 
 
-def _forked(task: Task) -> tuple[bytes | None, Any]:
-    """What the child has written, None if it took too long; and, in words, how it ended."""
+def _forked(task: Task) -> tuple[bytes | str, str]:
+    """What the child has written, or why it had to be ended; and how it ended."""
     reader, writer = os.pipe()
     pid = os.fork()
     if not pid:
@@ -151,7 +150,7 @@ def _forked(task: Task) -> tuple[bytes | None, Any]:
     )
 
 
-def _hear(reader: int, pid: int, statuses: dict[int, int], limit: float) -> bytes | None:
+def _hear(reader: int, pid: int, statuses: dict[int, int], limit: float) -> bytes | str:
     came, deadline = b"", time.monotonic() + limit
     while (left := deadline - time.monotonic()) > 0:
         ready = select.select([reader, 0], [], [], min(left, LOOK))[0]
@@ -164,8 +163,10 @@ def _hear(reader: int, pid: int, statuses: dict[int, int], limit: float) -> byte
             raise EOFError("whoever gave the task has left")
         elif pid in statuses:  # and what it has started may hold the pipe open
             return came
+        elif sum(1 for _ in _descendants()) > 2 * PROCESSES:  # by a program other than Python: below, that is refused
+            return f"it has started more than {2 * PROCESSES} processes"
         _reap(statuses)
-    return None
+    return f"it had not ended after {limit:g} s"
 
 
 def _reap(statuses: dict[int, int]) -> bool:
@@ -211,13 +212,13 @@ def _descendants() -> Iterator[int]:
                 parents += map(int, children.split())
 
 
-def _spawned(task: Task) -> tuple[bytes | None, Any]:
+def _spawned(task: Task) -> tuple[bytes | str, str]:
     """As `_forked`, with a new interpreter."""
     with subprocess.Popen(command("child"), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         try:
             came, _ = process.communicate(json.dumps(task).encode() + b"\n", timeout=task["limit"])
         except subprocess.TimeoutExpired:
-            return None, ""
+            return f"it had not ended after {task['limit']:g} s", ""
         finally:
             if sys.platform == "win32":  # with all that it has started
                 ending = ["taskkill", "/T", "/F", "/PID", str(process.pid)]
