@@ -23,7 +23,8 @@ if TYPE_CHECKING:  # what a type checker, and an editor, sees; a test compares i
         Reset as Reset,
         ServerClosed as ServerClosed,
     )
-    from .course.exercises import check as check
+    from .course.exercises import Exercise as Exercise, check as check, progress as progress
+    from .course.report import NotSolved as NotSolved, Report as Report
     from .live.clients import ClientPanel as ClientPanel, panels as panels
     from .live.prediction import Prediction as Prediction, predict as predict
     from .live.stage import ServerPanel as ServerPanel
@@ -42,10 +43,13 @@ _HOME = {
     "Client": "client",
     "ClientPanel": "live.clients",
     "EchoError": "client",
+    "Exercise": "course.exercises",
     "NoReply": "client",
+    "NotSolved": "course.report",
     "Prediction": "live.prediction",
     "Program": "program",
     "Refused": "client",
+    "Report": "course.report",
     "Reset": "client",
     "Server": "server",
     "ServerClosed": "client",
@@ -57,6 +61,7 @@ _HOME = {
     "free_port": "watch.sockets",
     "panels": "live.clients",
     "predict": "live.prediction",
+    "progress": "course.exercises",
     "run": "program",
     "serve_single": "servers",
     "serve_threaded": "servers",

@@ -1,5 +1,6 @@
 """What `pytest --nbval notebooks` needs to know, so that it needs no further options, wherever it is started."""
 
+import os
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -7,6 +8,7 @@ CELL_TIMEOUT = 120  # seconds; the slowest cell takes about one
 
 
 def pytest_configure(config):
+    os.environ["ECHO_KIT_PROGRESS"] = "0"  # the kernels inherit it: their checks are nobody's attempts
     option = config.option
     if not getattr(option, "nbval", False):
         return

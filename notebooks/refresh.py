@@ -3,6 +3,7 @@
 Use it after a change to a notebook or to what it prints; then read the difference before you commit it.
 """
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -38,6 +39,7 @@ def refresh(path: Path) -> None:
 
 
 if __name__ == "__main__":
+    os.environ["ECHO_KIT_PROGRESS"] = "0"  # the kernels inherit it: their checks are nobody's attempts
     everything = [path for path in HERE.rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts]
     for each in [Path(name) for name in sys.argv[1:]] or sorted(everything):
         refresh(each)

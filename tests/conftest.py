@@ -15,6 +15,8 @@ from echo_kit.watch import observation, patches
 
 from .lab import browser, jupyterlab, notebook  # noqa: F401
 
+os.environ["ECHO_KIT_PROGRESS"] = "0"  # no check of a test is a student's attempt; kernels inherit it
+
 HERE = Path(__file__).parent
 FOLDERS = {"benchmarks": "bench", "faults": "faults", "browser": "browser"}
 

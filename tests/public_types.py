@@ -18,3 +18,12 @@ def a_lesson(answer: str) -> None:
     assert_type(echo_kit.free_port(), int)
     assert_type(server.stop(), None)
     echo_kit.strat  # type: ignore[attr-defined]  # noqa: B018
+
+
+def an_exercise(exercise: echo_kit.Exercise, number: str) -> None:
+    report = assert_type(echo_kit.check(exercise, print), echo_kit.Report)
+    assert_type(echo_kit.check(number, print, strict=True, seed=1), echo_kit.Report)
+    assert_type((report.passed, report.points, report.total, report.first_wrong), tuple[bool, float, int, str])
+    assert_type([(step.text, step.outcome) for step in report.steps], list[tuple[str, str]])
+    assert_type(echo_kit.progress(keep=False).rows[0].attempts, int)
+    assert_type(echo_kit.NotSolved(report).report, echo_kit.Report)

@@ -11,18 +11,20 @@ import contextlib
 import inspect
 import reprlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..server import ServerStuck, start
-from ..views.code import CodeView
+from ..views.code import STANDS, CodeView
 from ..views.snapshot import Snapshot
 from ..watch.frames import forget_variables, student_line
 from ..watch.patches import no_default_timeout
 from ..watch.reasons import PRINTED
+from ..watch.stopping import TO_BE_RID
 from ..watch.text import cut, visible
 from . import part1, part2, surprises
-from .report import LONGEST, NotYet, Report, died_of
+from .progress import Progress, keep as keep_progress, kept
+from .report import LINE, LONGEST, NotSolved, NotYet, Report, died_of
 from .terminal import answered_in_pieces
 from .trial import PART, PATIENCE, Serve, Trial, a_thread_each, as_it_is, not_at_all, one_at_a_time
 
@@ -38,65 +40,93 @@ SERVER, HANDLER, CLIENT = ("host", "port"), ("conn", "addr"), ("sock", "data")  
 
 @dataclass(frozen=True)
 class Exercise:
-    """One exercise, and what it asks of the student's function."""
+    """One exercise, and what it asks of the student's function.
 
-    number: str
+    One of your own needs no change of this package: CONTRIBUTING.md has a whole example.
+    """
+
+    number: str  # one of your own is called differently from those below, like "A.1"
     title: str  # as in the notebook
     takes: tuple[str, ...]  # the names of its parameters
     serve: Callable[[Callable[..., Any], Trial], Serve]  # makes a server, serve(host, port), of it
     requires: Callable[[Trial], None]  # what is tried, and what must happen
     shows: Callable[[Trial], Snapshot | CodeView] = lambda trial: trial.server.snapshot()  # when it does not
+    steps: int = 0  # that a right answer passes; 0: not known
+
+
+def _program(trial: Trial) -> Any:
+    return trial.view
+
+
+def _server(trial: Trial) -> CodeView:
+    return trial.server.where()
 
 
 EXERCISES = {
     each.number: each
     for each in (
-        Exercise("1.1", "From memory", SERVER, as_it_is, part1.from_memory),
-        Exercise("1.2", "Shout", HANDLER, one_at_a_time, part1.shout),
-        Exercise("1.3", "A greeting", HANDLER, one_at_a_time, part1.greeting),
-        Exercise("1.4", "Counting bytes", HANDLER, one_at_a_time, part1.count_bytes),
-        Exercise("1.5", "Lines", HANDLER, one_at_a_time, part1.lines),
-        Exercise("1.6", "Make them wait", ("server",), not_at_all, part1.make_them_wait),
-        Exercise("1.7", "Patience", HANDLER, one_at_a_time, part1.patience),
-        Exercise("1.8", "Hard to break", SERVER, as_it_is, part1.hard_to_break),
-        Exercise("1.9", "Write the client", (), answered_in_pieces, part1.write_the_client, lambda trial: trial.view),
-        Exercise("2.1", "A thread each", SERVER, as_it_is, part2.a_thread_for_each),
-        Exercise("2.2", "Who serves me?", HANDLER, a_thread_each, part2.who_serves_me),
-        Exercise("2.3", "Counting together", HANDLER, a_thread_each, part2.count_together),
-        Exercise("2.4", "Who is there?", HANDLER, a_thread_each, part2.who_is_there),
-        Exercise("2.5", "At most three", SERVER, as_it_is, part2.at_most_three),
-        Exercise("2.6", "A pool", SERVER, as_it_is, part2.pool),
-        Exercise("2.7", "A clean end", SERVER, as_it_is, part2.clean_end),
-        Exercise("3.1", "A clean goodbye", HANDLER, one_at_a_time, surprises.say_goodbye),
-        Exercise(
-            "3.2",
-            "Much at once",
-            CLIENT,
-            surprises.small_buffers,
-            surprises.much_at_once,
-            lambda trial: trial.server.where(),
-        ),
+        Exercise("1.1", "From memory", SERVER, as_it_is, part1.from_memory, steps=8),
+        Exercise("1.2", "Shout", HANDLER, one_at_a_time, part1.shout, steps=8),
+        Exercise("1.3", "A greeting", HANDLER, one_at_a_time, part1.greeting, steps=6),
+        Exercise("1.4", "Counting bytes", HANDLER, one_at_a_time, part1.count_bytes, steps=7),
+        Exercise("1.5", "Lines", HANDLER, one_at_a_time, part1.lines, steps=12),
+        Exercise("1.6", "Make them wait", ("server",), not_at_all, part1.make_them_wait, steps=4),
+        Exercise("1.7", "Patience", HANDLER, one_at_a_time, part1.patience, steps=6),
+        Exercise("1.8", "Hard to break", SERVER, as_it_is, part1.hard_to_break, steps=8),
+        Exercise("1.9", "Write the client", (), answered_in_pieces, part1.write_the_client, _program, steps=11),
+        Exercise("2.1", "A thread each", SERVER, as_it_is, part2.a_thread_for_each, steps=6),
+        Exercise("2.2", "Who serves me?", HANDLER, a_thread_each, part2.who_serves_me, steps=5),
+        Exercise("2.3", "Counting together", HANDLER, a_thread_each, part2.count_together, steps=6),
+        Exercise("2.4", "Who is there?", HANDLER, a_thread_each, part2.who_is_there, steps=12),
+        Exercise("2.5", "At most three", SERVER, as_it_is, part2.at_most_three, steps=7),
+        Exercise("2.6", "A pool", SERVER, as_it_is, part2.pool, steps=6),
+        Exercise("2.7", "A clean end", SERVER, as_it_is, part2.clean_end, steps=5),
+        Exercise("3.1", "A clean goodbye", HANDLER, one_at_a_time, surprises.say_goodbye, steps=5),
+        Exercise("3.2", "Much at once", CLIENT, surprises.small_buffers, surprises.much_at_once, _server, steps=3),
     )
 }
 
 
-def check(number: str, function: Callable[..., Any]) -> Report:
+def check(
+    number: str | Exercise, function: Callable[..., Any], *, strict: bool = False, seed: int | None = None
+) -> Report:
     """Try a solution of an exercise, and say what is right and what is not yet.
 
-    number    that of the exercise, as in the notebook, like "1.2"
+    number    that of the exercise, as in the notebook, like "1.2"; or an `Exercise` of your own
     function  the student's function; which parameters it takes, the exercise says
+    strict    raise NotSolved, with the report as its message, if the solution is not right yet: for automatic marks
+    seed      another one gives other messages, where the exercise makes them by chance
 
     The server runs in the background against real clients, with a bound on every wait, and is stopped in the end. What
     the function does wrong is in the report, never an exception. Raises ValueError for a number that no exercise has.
     """
-    if not isinstance(number, str) or number not in EXERCISES:
+    if isinstance(number, Exercise):
+        exercise = number
+    elif isinstance(number, str) and number in EXERCISES:
+        exercise = EXERCISES[number]
+    else:
         quotes = "" if isinstance(number, str) else ". Put the number in quotes"
         raise ValueError(f"there is no exercise {number!r}; there are: {', '.join(EXERCISES)}{quotes}")
-    exercise = EXERCISES[number]
-    name, problem = f"{number} {exercise.title}", _unlike(exercise, function)
+    report = _report(exercise, function, seed or 0)
+    if strict and not report.passed:
+        raise NotSolved(report)
+    return report
+
+
+def progress(keep: bool | None = None) -> Progress:
+    """What you have tried and solved, as a table, and the file in which it is kept.
+
+    keep  False deletes that file, and keeps nothing until the kernel is restarted; True keeps it again
+    """
+    return kept({each.number: each.title for each in EXERCISES.values()}, keep)
+
+
+def _report(exercise: Exercise, function: Callable[..., Any], seed: int) -> Report:
+    number, title, steps = exercise.number, exercise.title, exercise.steps
+    problem = _unlike(exercise, function)
     if problem is not None:
-        return Report(name, (), "your function is called", problem)
-    trial, view = Trial(function), None
+        return Report(number, title, (), "your function is called", problem, known=steps)
+    trial, view = Trial(function, seed=seed), None
     with no_default_timeout():
         try:
             _begin(exercise, trial)
@@ -106,22 +136,27 @@ def check(number: str, function: Callable[..., Any]) -> Report:
             problem = found
             view = exercise.shows(trial) if trial.server is not None else None
         except Exception as error:  # the check itself uses what a student's code may have replaced
+            if EXERCISES.get(number) is not exercise:  # more likely it is wrong itself: its author needs the traceback
+                raise
             got = f"the check ended with {type(error).__name__}: {cut(visible(str(error)), LONGEST)}"
             problem = NotYet("your server can be tried", got, "does your code change what all code uses?")
         finally:
             stuck = _end(trial)
     if problem is None:
-        trial.tries("Ctrl+C is pressed")
-        if stuck is not None:
-            hint = "a loop that goes on after an error, or waits without a limit"
-            problem = NotYet("the server ends", str(stuck), hint)
-    elif stuck is not None:
-        problem.got += f"\nAnd then it could not be ended: {cut(str(stuck), LONGEST)}"
+        trial.tries("the server is stopped")
+        if stuck:
+            problem = NotYet("the server ends", stuck, "a loop that goes on after an error, or waits without a limit")
+            view = exercise.shows(trial)
+        else:
+            trial.done.append(trial.trying)
+    elif stuck:
+        problem.got += f"\nAnd then it could not be ended: {cut(stuck, LONGEST)}"
     failures[number] = 0 if problem is None else failures.get(number, 0) + 1
     if problem is not None:
         idea, *call = problem.hint.split(" || ")
         problem.hint = "\n".join([idea, *call] if failures[number] >= CALL_AT else [idea])
-    return Report(name, tuple(trial.done), trial.trying, problem, view)
+    report = Report(number, title, tuple(trial.done), trial.trying, problem, view, steps)
+    return replace(report, note=keep_progress(number, title, report.first_wrong))
 
 
 def _unlike(exercise: Exercise, function: Any) -> NotYet | None:
@@ -129,7 +164,7 @@ def _unlike(exercise: Exercise, function: Any) -> NotYet | None:
     wanted = f"({', '.join(exercise.takes)})"
     if not callable(function):
         given = f"check() was given {visible(reprlib.repr(function))}"  # reprlib: a student's own __repr__ may fail
-        call = f'check("{exercise.number}", …)'
+        call = f'check("{exercise.number}", …)' if exercise.number in EXERCISES else "check(…)"
         hint = f"the last line of the cell: {call} takes the name of your function, without brackets"
         return NotYet(f"a function {wanted}", given, hint)
     name = getattr(function, "__name__", "your function")
@@ -165,7 +200,7 @@ def _begin(exercise: Exercise, trial: Trial) -> None:
         line = student_line(error)
         forget_variables(error)  # the report keeps the error, and with it a socket that was left open
         reason = [each for each in getattr(error, "__notes__", ())[:1] if not each.startswith(PRINTED)]
-        hint = "\n".join([*([f"the line  {cut(line, LONGEST)}"] if line else []), *reason])
+        hint = "\n".join([*([f"{LINE}{cut(line, LONGEST)}"] if line else []), *reason])
         raise NotYet(expected, died_of(error), hint) from None
     trial.server.observation.most_sent = PART
     trial.settle()
@@ -173,7 +208,8 @@ def _begin(exercise: Exercise, trial: Trial) -> None:
     trial.expects("your server waits for clients", trial.server.running, "it has ended before one came", hint)
 
 
-def _end(trial: Trial) -> ServerStuck | None:
+def _end(trial: Trial) -> str:
+    """Stop the server. What stays of it, in words."""
     for guest in reversed(trial.guests):  # or those that wait would be served while the server ends
         guest.leaves()
     with contextlib.suppress(OSError):
@@ -182,5 +218,8 @@ def _end(trial: Trial) -> ServerStuck | None:
         if trial.server is not None:
             trial.server.stop()
     except ServerStuck as stuck:
-        return stuck
-    return None
+        stand = [mark.words for _, mark in trial.server.where().marks if mark.kind == STANDS]
+        if not all(each.startswith("waits") for each in stand):
+            return str(stuck)
+        return str(stuck).replace(f" {TO_BE_RID}", "")  # it is in nobody's way: the next check has a server of its own
+    return ""

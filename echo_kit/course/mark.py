@@ -88,17 +88,16 @@ class Row:
     student: str
     number: str
     passed: bool
-    steps: int
-    total: int
+    steps: int  # that passed
     seconds: float
     wrong: str  # the first thing that was
     mistake: str  # what was expected: the same for all who made it
 
     def cells(self) -> tuple[str, ...]:
         """As `COLUMNS` has them. "7 of 9", and the title: a spreadsheet would take 7/9, or 1.2, for a date."""
-        steps = f"{self.steps} of {self.total}" if self.total else str(self.steps)
-        exercise = f"{self.number} {EXERCISES[self.number].title}"
-        return self.student, exercise, "yes" if self.passed else "no", steps, f"{self.seconds:.1f}", self.wrong
+        exercise = EXERCISES[self.number]
+        title, steps = f"{self.number} {exercise.title}", f"{self.steps} of {exercise.steps}"
+        return self.student, title, "yes" if self.passed else "no", steps, f"{self.seconds:.1f}", self.wrong
 
 
 # -- what was handed in ------------------------------------------------------------------------------------------------
@@ -262,10 +261,8 @@ def marked(tasks: list[tuple[str, answers.Task]], jobs: int) -> Generator[Row, N
 def _row(student: str, number: str, result: dict[str, Any]) -> Row:
     wrong = cut(visible(str(result.get("wrong", ""))), LONGEST)
     mistake = cut(visible(str(result.get("mistake", ""))), LONGEST)
-    steps, total = int(result.get("steps", 0)), int(result.get("total", 0)) or getattr(EXERCISES[number], "steps", 0)
-    return Row(
-        student, number, result.get("passed") is True, steps, total, float(result.get("seconds", 0)), wrong, mistake
-    )
+    steps, seconds = int(result.get("steps", 0)), float(result.get("seconds", 0))
+    return Row(student, number, result.get("passed") is True, steps, seconds, wrong, mistake)
 
 
 # -- telling it --------------------------------------------------------------------------------------------------------

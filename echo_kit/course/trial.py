@@ -55,6 +55,10 @@ class Trial:
     guests: list[Guest] = field(default_factory=list)
     restless: bool = False  # the server has failed to come to rest: it never waits for long
     at_the_end: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)  # closed when the trial is over
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.random = random.Random(self.seed)  # for the messages of an exercise
 
     def tries(self, words: str) -> Trial:
         """What was tried until now was as expected. Next come `words`."""
@@ -195,7 +199,7 @@ class Guest:
         data = data.encode() if isinstance(data, str) else data
         self._wait_for(lambda: len(self._came) >= len(data))
         hint = next((instead[began] for began in instead if self._came.startswith(began)), hint)
-        self._expects(f"{self.name} gets {quoted(data)}", self._came.startswith(data), hint)
+        self._expects(f"{self.name} gets {quoted(data, self._came)}", self._came.startswith(data), hint, data)
         self._came = self._came[len(data) :]
         return self
 
@@ -268,10 +272,10 @@ class Guest:
         self.has_ended()
         return enough()
 
-    def _expects(self, expected: str, condition: object, hint: str) -> None:
+    def _expects(self, expected: str, condition: object, hint: str, data: bytes = b"") -> None:
         """As `Trial.expects`, with what came to this client instead."""
         nothing = "the server hung up on" if self.client.ended else "nothing came to"
-        got = f"{self.name} got {quoted(self._came)}" if self._came else f"{nothing} {self.name}"
+        got = f"{self.name} got {quoted(self._came, data)}" if self._came else f"{nothing} {self.name}"
         self.trial.expects(expected, condition, got, hint)
 
 

@@ -29,6 +29,7 @@ from .sockets import descriptors_at, ready, reset_on_close
 
 GRACE = 0.25  # seconds that a thread has until stronger means are used, or used again
 LOOK = 0.005  # seconds from one look to the next, whether a thread may be interrupted
+TO_BE_RID = "To be rid of the thread, restart the kernel."
 
 # Where a thread waits, or lets others run, at the student's request.
 _OURS: list[Callable[..., Any]] = [*ends.TWINS.values(), calls.read, start, take_turns]
@@ -168,7 +169,7 @@ def stuck(
     if left:
         give_up(left)
         told = [f"{name} did not end within {timeout:g} s: {'; '.join(stands)}.", what_is_open(port)]
-        told += ["To be rid of the thread, restart the kernel."]
+        told += [TO_BE_RID]
     for each in children:
         holds = f", and may hold port {port}" if port else ""
         told += [f"A child process of {name} (pid {each}) goes on{holds}: end it in a terminal, kill -9 {each}."]

@@ -88,6 +88,7 @@ def test_a_right_solution_passes(number, function, capsys):
     assert report.passed, report
     assert str(report).startswith(f"✔ {number} {EXERCISES[number].title}: solved\n  passed    the server is started\n")
     assert report.view is None
+    assert report.total == len(report.steps) == EXERCISES[number].steps  # the number is data, as no failure knows it
     assert time.perf_counter() - began < LONG
 
 

@@ -440,15 +440,17 @@ def test_ctrl_c_during_a_check_stops_the_server(monkeypatch):
 # -- the report --------------------------------------------------------------------------------------------------------
 
 
-def test_the_report_is_shown_in_words_then_as_a_picture(monkeypatch):
+def test_the_report_is_shown_in_words_then_the_server(monkeypatch):
     shown = []
     monkeypatch.setattr("IPython.display.display", lambda what, **named: shown.append(what))
     report = echo_kit.check("1.2", lambda conn, addr: None)
     report._ipython_display_()
-    words, picture = shown
+    words, seen = shown
     assert words["text/plain"] == str(report) == repr(report)
     assert words["text/html"] == report._repr_html_()
-    assert picture is report.view
+    assert seen["text/plain"] == str(report.view)
+    assert seen["text/html"].startswith(report.view.code._repr_html_())
+    assert "image/png" not in seen  # it has the colours of the page, be they dark or light
     shown.clear()
     echo_kit.check("1.2", shout)._ipython_display_()
     assert [each["text/plain"].splitlines()[0] for each in shown] == ["✔ 1.2 Shout: solved"]
