@@ -92,10 +92,11 @@ def main(role: str) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)  # orphans of an answer become children of this process
     gc.freeze()
+    own_network = sys.platform == "linux" and _gives_networks()
     print(READY, flush=True)
     with contextlib.suppress(EOFError, BrokenPipeError):
         for line in sys.stdin.buffer:
-            print(json.dumps(_result(json.loads(line))), flush=True)
+            print(json.dumps(_result({"own_network": own_network, **json.loads(line)})), flush=True)
     os._exit(0)
 
 
@@ -143,10 +144,9 @@ def _forked(task: Task) -> tuple[bytes | str, str]:
         os.close(reader)
         gone = _end_all(pid, statuses)
     code = os.waitstatus_to_exitcode(statuses.get(pid, 0))
-    how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
-    return came, f"the answer ended its process ({how})" + (
-        "" if gone else "; and it has left processes that do not end"
-    )
+    how = f"exit code {code}" if code >= 0 else signal.strsignal(-code)
+    rest = "" if gone else "; and it has left processes that do not end"
+    return came, f"the answer ended its process ({how}){rest}"
 
 
 def _hear(reader: int, pid: int, statuses: dict[int, int], limit: float) -> bytes | str:
@@ -252,7 +252,6 @@ def _bound(task: Task) -> None:
     tempfile.tempdir = None
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         os.environ.pop(name, None)
-    own_network = False
     if POSIX:
         for each in (signal.SIGINT, signal.SIGALRM):
             signal.signal(each, signal.default_int_handler)
@@ -267,20 +266,32 @@ def _bound(task: Task) -> None:
                 resource.setrlimit(what, (limit, limit))
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)  # when the worker dies
-        own_network = not task.get("shared_network") and _own_network()
+    own_network = task.get("own_network", False)
+    if own_network:
+        _take_own_network()
     _watch_calls(own_network)
 
 
-def _own_network() -> bool:
-    """A network with 127.0.0.1 in it and nothing else. False: this system does not give one to all users."""
+def _take_own_network() -> None:
+    """One with 127.0.0.1 in it and nothing else."""
     user, group = os.getuid(), os.getgid()
     if ctypes.CDLL(None).unshare(NEW_USER | NEW_NETWORK):
-        return False
+        raise PermissionError("this system does not give one to all users")
     for name, text in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
         Path(f"/proc/self/{name}").write_text(text)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         fcntl.ioctl(sock, SET_FLAGS, struct.pack("16sH14x", b"lo", UP))
-    return True
+
+
+def _gives_networks() -> bool:
+    """Whether this system does. It may refuse late, when there is no way back: so a child tries it."""
+    pid = os.fork()
+    if not pid:
+        with contextlib.suppress(OSError):
+            _take_own_network()
+            os._exit(0)
+        os._exit(1)
+    return os.waitpid(pid, 0)[1] == 0
 
 
 def _watch_calls(own_network: bool) -> None:

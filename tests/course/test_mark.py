@@ -88,14 +88,14 @@ def one(folder):
         (["Anna Öz_12345_assignsubmission_file_/p.ipynb"], ["Anna Öz"]),
         (["Anna Oz_12345_assignsubmission_file_p.ipynb"], ["Anna Oz"]),
         (["Li Wei_1_assignsubmission_file/p.py", "Li Wei_2_assignsubmission_file/p.py"], ["Li Wei 1", "Li Wei 2"]),
-        (["alice/.ipynb_checkpoints/p.ipynb", "__MACOSX/bob/p.ipynb", "carol/venv/site-packages/p.py"], []),
+        (["alice/.ipynb_checkpoints/p.ipynb", "__MACOSX/bob/p.ipynb", ".trash/carol.py"], ["alice"]),
         (["A\u0308nne/p.ipynb", "b\x1b[2J/p.ipynb"], ["Änne", r"b\x1b[2J"]),
     ],
 )
 def test_whose_answers_are_in_a_folder(paths, names, folder):
     found = mark.students(folder({each: SHOUT if each.endswith(".py") else notebook(SHOUT) for each in paths}))
     assert [each.name for each in found] == names
-    assert all(list(each.tasks) == ["1.2"] for each in found)
+    assert all(list(each.tasks) == ["1.2"] or each.unread == "there is no .ipynb or .py file" for each in found)
 
 
 def test_the_later_of_two_answers_counts_and_other_files_are_read_too(folder):
@@ -189,7 +189,7 @@ JUDGED = {  # what alice hands in for 1.2, as a file or as cells: whether it pas
         "ended its process",
     ),
     "exits": (SHOUT.replace("data.upper()", "__import__('os')._exit(3)"), False, "ended its process (exit code 3)"),
-    "is killed": (f"{SHOUT}\nimport os\nos.kill(os.getpid(), 15)", False, "ended its process (SIGTERM)"),
+    "is killed": (f"{SHOUT}\nimport os\nos.kill(os.getpid(), 15)", False, "ended its process (Terminated"),
     "closes all": (f"import os\n{SHOUT}os.closerange(0, 999)", False, "ended its process"),
     "ends the worker": (f"import os\n{SHOUT}os.kill(os.getppid(), 9)", False, "the process that runs the answers"),
     "never ends": (f"import signal\nsignal.pthread_sigmask(0, [14])\n{SHOUT}\nwhile 1: pass", False, "after 3 s"),
@@ -279,9 +279,9 @@ for call in (lambda: socket.getaddrinfo("example.invalid", 1), lambda: socket.so
 raise ValueError(heard)
 """
     refused = ["PermissionError"] * 4 + ["ConnectionRefusedError"] * 2
-    row = one(text + SHOUT, shared_network=True)
+    row = one(text + SHOUT, own_network=False)
     assert str(refused) in row.wrong
-    assert one(SHOUT, shared_network=True).passed
+    assert one(SHOUT, own_network=False).passed
 
 
 def test_where_there_is_no_fork_each_answer_has_a_new_interpreter(tmp_path):
@@ -416,6 +416,14 @@ def test_a_terminal_gets_a_progress_bar(folder, monkeypatch, capsys):
     assert main(["mark", str(folder({"alice.py": SHOUT, "bob.py": ECHO})), "--jobs", "1"]) == 0
     assert "2/2" in terminal.getvalue()
     assert "2/2" not in capsys.readouterr().out
+
+
+def test_a_worker_that_does_not_start_is_no_mark(folder, monkeypatch, capsys):
+    monkeypatch.setattr(answers, "command", lambda: [sys.executable, "-c", ""])
+    assert main(["mark", str(folder({"alice.py": SHOUT}))]) == 1
+    out, error = capsys.readouterr()
+    assert "alice" not in out
+    assert error == "echo_kit: the process that runs the answers does not start: 1 answer of 1 not marked\n"
 
 
 @posix
