@@ -14,7 +14,6 @@ import contextlib
 import ctypes
 import errno
 import gc
-import inspect
 import ipaddress
 import json
 import linecache
@@ -93,10 +92,11 @@ def main(role: str) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)  # orphans of an answer become children of this process
     gc.freeze()
+    own_network = sys.platform == "linux" and _gives_networks()
     print(READY, flush=True)
     with contextlib.suppress(EOFError, BrokenPipeError):
         for line in sys.stdin.buffer:
-            print(json.dumps(_result(json.loads(line))), flush=True)
+            print(json.dumps(_result({"own_network": own_network, **json.loads(line)})), flush=True)
     os._exit(0)
 
 
@@ -110,12 +110,11 @@ def _result(task: Task) -> Task:
         if task["beside"]:
             _copy_beside(task["beside"], folder)
         came, ended = (_forked if POSIX else _spawned)({**task, "folder": folder})
-    token, _, text = (came or b"").partition(b" ")
+    token, _, text = came.partition(b" ") if isinstance(came, bytes) else (b"", b"", b"")
     if token == task["token"].encode():
-        ended = json.loads(text)
-    elif came is None:
-        ended = f"it had not ended after {task['limit']:g} s"
-    result = {"wrong": ended} if isinstance(ended, str) else ended
+        result = json.loads(text)
+    else:
+        result = {"wrong": ended if isinstance(came, bytes) else came}
     return {**result, "seconds": time.monotonic() - began}
 
 
@@ -127,8 +126,8 @@ def _copy_beside(source: str, folder: str) -> None:
                 shutil.copy(path, folder)
 
 
-def _forked(task: Task) -> tuple[bytes | None, Any]:
-    """What the child has written, None if it took too long; and, in words, how it ended."""
+def _forked(task: Task) -> tuple[bytes | str, str]:
+    """What the child has written, or why it had to be ended; and how it ended."""
     reader, writer = os.pipe()
     pid = os.fork()
     if not pid:
@@ -145,13 +144,12 @@ def _forked(task: Task) -> tuple[bytes | None, Any]:
         os.close(reader)
         gone = _end_all(pid, statuses)
     code = os.waitstatus_to_exitcode(statuses.get(pid, 0))
-    how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
-    return came, f"the answer ended its process ({how})" + (
-        "" if gone else "; and it has left processes that do not end"
-    )
+    how = f"exit code {code}" if code >= 0 else signal.strsignal(-code)
+    rest = "" if gone else "; and it has left processes that do not end"
+    return came, f"the answer ended its process ({how}){rest}"
 
 
-def _hear(reader: int, pid: int, statuses: dict[int, int], limit: float) -> bytes | None:
+def _hear(reader: int, pid: int, statuses: dict[int, int], limit: float) -> bytes | str:
     came, deadline = b"", time.monotonic() + limit
     while (left := deadline - time.monotonic()) > 0:
         ready = select.select([reader, 0], [], [], min(left, LOOK))[0]
@@ -164,8 +162,10 @@ def _hear(reader: int, pid: int, statuses: dict[int, int], limit: float) -> byte
             raise EOFError("whoever gave the task has left")
         elif pid in statuses:  # and what it has started may hold the pipe open
             return came
+        elif sum(1 for _ in _descendants()) > 2 * PROCESSES:  # by a program other than Python: below, that is refused
+            return f"it has started more than {2 * PROCESSES} processes"
         _reap(statuses)
-    return None
+    return f"it had not ended after {limit:g} s"
 
 
 def _reap(statuses: dict[int, int]) -> bool:
@@ -211,13 +211,13 @@ def _descendants() -> Iterator[int]:
                 parents += map(int, children.split())
 
 
-def _spawned(task: Task) -> tuple[bytes | None, Any]:
+def _spawned(task: Task) -> tuple[bytes | str, str]:
     """As `_forked`, with a new interpreter."""
     with subprocess.Popen(command("child"), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         try:
             came, _ = process.communicate(json.dumps(task).encode() + b"\n", timeout=task["limit"])
         except subprocess.TimeoutExpired:
-            return None, ""
+            return f"it had not ended after {task['limit']:g} s", ""
         finally:
             if sys.platform == "win32":  # with all that it has started
                 ending = ["taskkill", "/T", "/F", "/PID", str(process.pid)]
@@ -252,7 +252,6 @@ def _bound(task: Task) -> None:
     tempfile.tempdir = None
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         os.environ.pop(name, None)
-    own_network = False
     if POSIX:
         for each in (signal.SIGINT, signal.SIGALRM):
             signal.signal(each, signal.default_int_handler)
@@ -267,20 +266,32 @@ def _bound(task: Task) -> None:
                 resource.setrlimit(what, (limit, limit))
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)  # when the worker dies
-        own_network = not task.get("shared_network") and _own_network()
+    own_network = task.get("own_network", False)
+    if own_network:
+        _take_own_network()
     _watch_calls(own_network)
 
 
-def _own_network() -> bool:
-    """A network with 127.0.0.1 in it and nothing else. False: this system does not give one to all users."""
+def _take_own_network() -> None:
+    """One with 127.0.0.1 in it and nothing else."""
     user, group = os.getuid(), os.getgid()
     if ctypes.CDLL(None).unshare(NEW_USER | NEW_NETWORK):
-        return False
+        raise PermissionError("this system does not give one to all users")
     for name, text in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
         Path(f"/proc/self/{name}").write_text(text)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         fcntl.ioctl(sock, SET_FLAGS, struct.pack("16sH14x", b"lo", UP))
-    return True
+
+
+def _gives_networks() -> bool:
+    """Whether this system does. It may refuse late, when there is no way back: so a child tries it."""
+    pid = os.fork()
+    if not pid:
+        with contextlib.suppress(OSError):
+            _take_own_network()
+            os._exit(0)
+        os._exit(1)
+    return os.waitpid(pid, 0)[1] == 0
 
 
 def _watch_calls(own_network: bool) -> None:
@@ -314,19 +325,15 @@ def _tried(task: Task) -> Task:
     if number not in given:
         said = f'there is no function {task["function"]}, and check("{number}", …) is not reached'
         return {"wrong": cut("; ".join([said, *notes]), LONGEST)}
-    seed = {"seed": task["seed"]} if "seed" in inspect.signature(check).parameters else {}  # until the parts are merged
-    report = check(number, given[number], **seed)
+    report = check(number, given[number], seed=task["seed"])
     now = _ours()
     if changed := [name for name, value in ours.items() if now.get(name) is not value]:
         return {"wrong": f"the answer changes echo_kit itself ({changed[0]}): look at it by hand"}
-    problem = report.problem
-    wrong = f"{report.tried}: expected {problem.expected}; got {problem.got}" if problem is not None else ""
     return {
         "passed": report.passed,
-        "steps": len(report.done) + (report.passed and not hasattr(report, "steps")),  # until then, too
-        "total": getattr(report, "total", 0),
-        "wrong": getattr(report, "first_wrong", wrong),
-        "mistake": "" if problem is None else problem.expected,
+        "steps": sum(step.outcome == "passed" for step in report.steps),
+        "wrong": report.first_wrong,
+        "mistake": "" if report.problem is None else report.problem.expected,
     }
 
 

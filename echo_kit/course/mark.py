@@ -68,6 +68,7 @@ LARGEST = 50 * 2**20  # bytes of a notebook that is read
 COLUMNS = ("student", "exercise", "passed", "steps", "seconds", "first thing that was wrong")
 WIDTHS = (28, 40, 100)  # of a name, an exercise and a sentence in the table; the CSV file has all of it
 MISTAKES = 10  # that the summary lists
+BESIDES = 3  # answers at a time for each processor: a check waits most of the time (measured: 17 % of it is CPU time)
 TOLERANCE = 30  # seconds after an answer's limit in which its worker must reply
 
 
@@ -87,17 +88,16 @@ class Row:
     student: str
     number: str
     passed: bool
-    steps: int
-    total: int
+    steps: int  # that passed
     seconds: float
     wrong: str  # the first thing that was
     mistake: str  # what was expected: the same for all who made it
 
     def cells(self) -> tuple[str, ...]:
         """As `COLUMNS` has them. "7 of 9", and the title: a spreadsheet would take 7/9, or 1.2, for a date."""
-        steps = f"{self.steps} of {self.total}" if self.total else str(self.steps)
-        exercise = f"{self.number} {EXERCISES[self.number].title}"
-        return self.student, exercise, "yes" if self.passed else "no", steps, f"{self.seconds:.1f}", self.wrong
+        exercise = EXERCISES[self.number]
+        title, steps = f"{self.number} {exercise.title}", f"{self.steps} of {exercise.steps}"
+        return self.student, title, "yes" if self.passed else "no", steps, f"{self.seconds:.1f}", self.wrong
 
 
 # -- what was handed in ------------------------------------------------------------------------------------------------
@@ -111,11 +111,14 @@ def students(folder: Path) -> list[Student]:
     found: dict[tuple[str, str], list[Path]] = {}
     for path in sorted(root.rglob("*")):
         parts = path.relative_to(root).parts
-        hidden = any(each.startswith(".") or each in NOT_HERE for each in parts)
-        if path.suffix.lower() in (".ipynb", ".py") and not hidden and path.is_file():
-            name = parts[0] if len(parts) > 1 else path.stem
+        if any(each.startswith(".") or each in NOT_HERE for each in parts):
+            continue
+        is_answer = path.suffix.lower() in (".ipynb", ".py") and path.is_file()
+        if is_answer or (len(parts) == 1 and path.is_dir()):  # and whoever has a folder, but no answer in it, is listed
+            name = parts[0] if path.is_dir() or len(parts) > 1 else path.stem
             moodle = MOODLE.match(name)
-            found.setdefault((moodle[1], moodle[2]) if moodle else (name, ""), []).append(path)
+            files = found.setdefault((moodle[1], moodle[2]) if moodle else (name, ""), [])
+            files += [path] if is_answer else []
     names = Counter(name for name, _ in found)
     return [
         _student(name if names[name] == 1 else f"{name} {number}".strip(), paths, root)
@@ -125,6 +128,7 @@ def students(folder: Path) -> list[Student]:
 
 def _student(name: str, paths: list[Path], root: Path) -> Student:
     student = Student(visible(unicodedata.normalize("NFC", name)))
+    student.unread = "" if paths else "there is no .ipynb or .py file"
     for path in sorted(paths, key=lambda path: path.stat().st_mtime):  # of two answers, the later one counts
         try:
             cells = cells_of(path)
@@ -261,10 +265,8 @@ def marked(tasks: list[tuple[str, answers.Task]], jobs: int) -> Generator[Row, N
 def _row(student: str, number: str, result: dict[str, Any]) -> Row:
     wrong = cut(visible(str(result.get("wrong", ""))), LONGEST)
     mistake = cut(visible(str(result.get("mistake", ""))), LONGEST)
-    steps, total = int(result.get("steps", 0)), int(result.get("total", 0)) or getattr(EXERCISES[number], "steps", 0)
-    return Row(
-        student, number, result.get("passed") is True, steps, total, float(result.get("seconds", 0)), wrong, mistake
-    )
+    steps, seconds = int(result.get("steps", 0)), float(result.get("seconds", 0))
+    return Row(student, number, result.get("passed") is True, steps, seconds, wrong, mistake)
 
 
 # -- telling it --------------------------------------------------------------------------------------------------------
@@ -309,10 +311,11 @@ def main(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
     parser.description = (
         "Mark a folder of answers: notebooks (.ipynb) or programs (.py), each answer in its own process."
     )
+    jobs = BESIDES * (os.cpu_count() or 1)
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="sub-folders by student, or one file per student")
     parser.add_argument("--csv", metavar="FILE", type=Path, help="write the table to this file, too")
     parser.add_argument("--exercises", metavar="1.2,1.3", help="only these (default: all that are answered)")
-    parser.add_argument("--jobs", type=_positive, default=_jobs(), help="answers at a time (default: %(default)s)")
+    parser.add_argument("--jobs", type=_positive, default=jobs, help="answers at a time (default: %(default)s)")
     parser.add_argument("--limit", type=_positive, default=60, help="seconds for each answer (default: %(default)s)")
     parser.add_argument("--memory", type=_positive, default=2048, help="megabytes for each (default: %(default)s)")
     parser.add_argument("--seed", type=int, help="of the messages that are sent (default: a new one each time)")
@@ -335,10 +338,6 @@ def _positive(text: str) -> int:
     if not 0 < int(text) < 10**6:
         raise ValueError
     return int(text)
-
-
-def _jobs() -> int:
-    return os.cpu_count() or 1
 
 
 def _mark(people: list[Student], wanted: list[str], seed: int, given: argparse.Namespace) -> int:
