@@ -190,7 +190,7 @@ def lines(trial: Trial) -> None:
         ("the same line once more", b"z\xff\xc3(\x00", "the same line may come again"),
         ("a line of 3,000 bytes", trial.letters(3000), "a line may be longer than one recv || sendall, not send"),
     ):
-        alice.tries(f"alice sends {what}").gets(line + b"\n", line[::-1] + b"\n", hint)
+        alice.tries(f"alice sends {what}").gets(line + b"\n", line[::-1] + b"\n", hint, {b"owt\r": ends})
     alice.tries("alice leaves in the middle of a line, and bob comes").says("half a li").leaves()
     hint = "what alice has left is none of bob's business: the rest is a variable of the function"
     bob = trial.guest("bob").gets("new\n", "wen\n", hint)
