@@ -87,8 +87,10 @@ def daemons_end(monkeypatch):
     yield
     monkeypatch.setattr(threading, "excepthook", lambda died: None)  # of the SystemExit that the stop left for them
     right_answers.over.set()
-    for thread in set(threading.enumerate()) - before:
+    left = set(threading.enumerate()) - before
+    for _ in left:
         right_answers.diary.put(None)
+    for thread in left:
         thread.join(LONG)
     right_answers.over.clear()
     while not right_answers.diary.empty():
