@@ -235,13 +235,12 @@ def test_what_an_earlier_check_has_left_in_a_variable(monkeypatch, capsys):
     assert "an earlier check" in looks[1], looks
 
 
-@pytest.mark.parametrize(("number", "answer"), [("1.2", bytes.upper), ("1.7", bytes), ("1.8", bytes)])
+@pytest.mark.parametrize(("number", "answer"), [("1.2", bytes.upper), ("1.8", bytes)])
 def test_an_answer_that_knows_the_messages_fails_with_another_seed(number, answer, monkeypatch, capsys):
     known = {}
 
     def handle(conn, addr):
-        with contextlib.suppress(ConnectionError, TimeoutError):
-            conn.settimeout(0.5 if number == "1.7" else None)
+        with contextlib.suppress(ConnectionError):
             while data := conn.recv(100_000):
                 if learns:
                     known[data] = answer(data)
@@ -254,7 +253,7 @@ def test_an_answer_that_knows_the_messages_fails_with_another_seed(number, answe
                 with conn:
                     handle(conn, addr)
 
-    function = handle if number != "1.8" else serve
+    function = handle if number == "1.2" else serve
     learns = True
     assert echo_kit.check(number, function).passed
     learns = False

@@ -342,6 +342,16 @@ def answers_what_is_new(host, port):
                     last = data
 
 
+@wrong("1.1", r'alice gets " \n"', "the server hung up on alice", "no strip")
+def hangs_up_on_blank_lines(host, port):
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            with conn:
+                while (data := conn.recv(1024)).strip():
+                    conn.sendall(data)
+
+
 # -- 1.2 Shout ---------------------------------------------------------------------------------------------------------
 
 
@@ -460,9 +470,17 @@ def shouts_at_the_end(conn, addr):
 
 
 @wrong("1.2", "the connection stays open", "the server hung up on alice", "however long")
+@slow
 def shouts_for_two_seconds(conn, addr):
     while select.select([conn], [], [], 2)[0] and (data := conn.recv(1024)):
         conn.sendall(data.upper())
+
+
+@wrong("1.2", r'alice gets " \n"', "nothing came to alice", "no strip")
+def leaves_blank_lines_out(conn, addr):
+    while data := conn.recv(1024):
+        if not data.isspace():
+            conn.sendall(data.upper())
 
 
 # -- 1.3 A greeting ----------------------------------------------------------------------------------------------------
@@ -623,7 +641,7 @@ def counts_with_getsizeof(conn, addr):
         conn.sendall(f"{total}\n".encode())
 
 
-@wrong("1.4", 'alice gets "19\\n"', 'alice got "14\\n"', "each of the 9 bytes is counted")
+@wrong("1.4", 'alice gets "19\\n"', 'alice got "14\\n"', "each byte is counted")
 def counts_without_white_space(conn, addr):
     total = 0
     while data := conn.recv(1024):
@@ -631,7 +649,7 @@ def counts_without_white_space(conn, addr):
         conn.sendall(f"{total}\n".encode())
 
 
-@wrong("1.4", 'alice gets "19\\n"', 'alice got "17\\n"', "each of the 9 bytes is counted")
+@wrong("1.4", 'alice gets "19\\n"', 'alice got "17\\n"', "each byte is counted")
 def counts_the_bytes_of_the_text(conn, addr):
     total = 0
     while data := conn.recv(1024):
@@ -1117,6 +1135,7 @@ def is_a_little_impatient(conn, addr):
 
 
 @wrong("1.7", "hangs up on dave", "nothing came to dave", "before the first recv")
+@slow
 def is_patient_with_newcomers(conn, addr):
     with contextlib.suppress(TimeoutError):
         while data := conn.recv(1024):
@@ -2381,6 +2400,7 @@ def leaves_after_a_short_silence(conn, addr):
 
 
 @wrong("3.1", "waits until carol hangs up", "has closed, although carol was still there", "a silence is no end of file")
+@slow
 def leaves_after_a_silence(conn, addr):
     conn.sendall(conn.recv(2))
     conn.shutdown(socket.SHUT_WR)
