@@ -17,6 +17,8 @@ TIMES = 3  # clients, one of whom must see that: on a busy machine everything ma
 FEW = 8  # seconds in which the function of 1.6 must return
 ODD = b" \tz\xff\xc3(\r\n "
 TWICE = "alice sends white space, z, \\r and bytes that are not text, and then the same once more"
+BLANK = b" \n"
+SPACE = "alice sends a space and the end of a line, and nothing else"
 AS_THEY_ARE = "the bytes are sent as they have come, however they look: no decode, no strip"
 LONG = "alice sends 3,000 bytes at once"
 WHOLE = "a call may take a part of the bytes only || a loop around recv; and sendall, not send"
@@ -53,6 +55,7 @@ def from_memory(trial: Trial) -> None:
 def _echoes_everything(alice: Guest) -> None:
     """What looks like text and what does not, the same twice, and more than one call may take."""
     alice.tries(TWICE).gets(ODD, ODD, AS_THEY_ARE).gets(ODD, ODD, "the same bytes may come again")
+    alice.tries(SPACE).gets(BLANK, BLANK, AS_THEY_ARE)
     long = alice.tries(LONG).trial.letters(3000)
     alice.gets(long, long, WHOLE)
 
@@ -100,6 +103,7 @@ def shout(trial: Trial) -> None:
         alice.gets(byte, byte, "not all bytes are text: no decode is needed || bytes have an upper() of their own")
     every = "every letter from a to z, the first and the last, too || upper()"
     alice.tries(TWICE).gets(ODD, ODD.upper(), every).gets(ODD, ODD.upper(), "the same bytes may come again")
+    alice.tries(SPACE).gets(BLANK, BLANK, AS_THEY_ARE)
     long = alice.tries(LONG).trial.letters(3000)
     alice.gets(long, long.upper(), WHOLE).is_silent(QUIET).leaves()
     hint = "what happens when recv returns no bytes"
@@ -144,11 +148,14 @@ def count_bytes(trial: Trial) -> None:
     _counts(alice, "abc", 8, hint, instead)
     alice.tries('alice sends "é", which is one letter and 2 bytes: 10 in all')
     _counts(alice, "é", 10, "count bytes, not letters || len of the bytes, not of the text")
-    each = f"each of the {len(ODD)} bytes is counted, however it looks: no decode, no strip"
+    each = "each byte is counted, however it looks: no decode, no strip"
     alice.tries(TWICE)
     _counts(alice, ODD, 10 + len(ODD), each)
     _counts(alice, ODD, 10 + 2 * len(ODD), "the same bytes may come again, and are counted again")
-    total = 10 + 2 * len(ODD) + 3000
+    total = 10 + 2 * len(ODD) + len(BLANK)
+    alice.tries(f"{SPACE}: {total} bytes in all")
+    _counts(alice, BLANK, total, each)
+    total += 3000
     alice.tries(f"{LONG}: the last answer is {total}")
     _counts(alice, trial.letters(3000), total, "each time bytes arrive, all bytes until then are the answer")
     alice.is_silent(QUIET).leaves()
@@ -190,7 +197,7 @@ def lines(trial: Trial) -> None:
         ("the same line once more", b"z\xff\xc3(\x00", "the same line may come again"),
         ("a line of 3,000 bytes", trial.letters(3000), "a line may be longer than one recv || sendall, not send"),
     ):
-        alice.tries(f"alice sends {what}").gets(line + b"\n", line[::-1] + b"\n", hint)
+        alice.tries(f"alice sends {what}").gets(line + b"\n", line[::-1] + b"\n", hint, {b"owt\r": ends})
     alice.tries("alice leaves in the middle of a line, and bob comes").says("half a li").leaves()
     hint = "what alice has left is none of bob's business: the rest is a variable of the function"
     bob = trial.guest("bob").gets("new\n", "wen\n", hint)

@@ -54,8 +54,8 @@ def say_goodbye(trial: Trial) -> None:
         ("alice", '"he"', b"he", "say that you send no more, and read on || shutdown(socket.SHUT_WR)"),
         ("bob", '"hello"', b"hello", read),
         ("carol", "200,000 bytes", trial.letters(200_000), read),
-        ("dave", "a space, \\r and bytes that are not text", b" \r\xff\xc3(\n", read),
-        ("erin", "the same bytes", b" \r\xff\xc3(\n", read),
+        ("dave", "a space and bytes that are not text", b" \xff\r\xc3(\n", read),
+        ("erin", "the same bytes", b" \xff\r\xc3(\n", read),
     ):
         guest = trial.tries(f"{name} sends {words}").guest(name).says(data).hears(data[:2], TWO)
         _ends_well(trial, guest, hint, silent=name == "carol")

@@ -258,12 +258,14 @@ class Guest:
         more = "not a byte more: send what is asked for, and no \\n behind it"
         return self.says(data).hears(answer, hint, instead).hears_nothing(more, may_end=True)
 
-    def is_silent(self, hint: str, expected: str = "") -> Guest:
+    def is_silent(self, hint: str) -> Guest:
         """The client says nothing for a while: nothing comes, and the server does not hang up."""
         self.trial.until(
             lambda: self.has_ended() or self._came or self.trial.nothing_will_come(within=SILENCE), SILENCE
         )
-        return self.hears_nothing(hint, expected)
+        self.trial.settle()
+        self._expects("the connection stays open", self._came or not self.has_ended(), hint)
+        return self.hears_nothing(hint)
 
     def finishes(self, hint: str = "when recv returns no bytes, hang up, and send nothing more") -> Guest:
         """Say that nothing more will be sent, and listen on: the server hangs up, without another byte."""

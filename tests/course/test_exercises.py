@@ -3,9 +3,11 @@
 import contextlib
 import json
 import re
+import socket
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import pytest
 import echo_kit
 from echo_kit.course import exercises
 from echo_kit.course.exercises import EXERCISES
+from echo_kit.course.trial import Trial
 
 from . import right_answers, wrong_answers
 from .right_answers import RIGHT
@@ -84,8 +87,10 @@ def daemons_end(monkeypatch):
     yield
     monkeypatch.setattr(threading, "excepthook", lambda died: None)  # of the SystemExit that the stop left for them
     right_answers.over.set()
-    for thread in set(threading.enumerate()) - before:
+    left = set(threading.enumerate()) - before
+    for _ in left:
         right_answers.diary.put(None)
+    for thread in left:
         thread.join(LONG)
     right_answers.over.clear()
     while not right_answers.diary.empty():
@@ -229,6 +234,34 @@ def test_what_an_earlier_check_has_left_in_a_variable(monkeypatch, capsys):
     looks = [echo_kit.check("2.4", who).problem.hint for _ in range(2)]
     assert looks[0] != looks[1], looks
     assert "an earlier check" in looks[1], looks
+
+
+@pytest.mark.parametrize(("number", "answer"), [("1.2", bytes.upper), ("1.8", bytes)])
+def test_an_answer_that_knows_the_messages_fails_with_another_seed(number, answer, monkeypatch, capsys):
+    known = {}
+
+    def handle(conn, addr):
+        with contextlib.suppress(ConnectionError):
+            while data := conn.recv(100_000):
+                if learns:
+                    known[data] = answer(data)
+                conn.sendall(known.get(data, b"?"))
+
+    def serve(host, port):
+        with socket.create_server((host, port)) as s:
+            while True:
+                conn, addr = s.accept()
+                with conn:
+                    handle(conn, addr)
+
+    function = handle if number == "1.2" else serve
+    learns = True
+    assert echo_kit.check(number, function).passed
+    learns = False
+    assert echo_kit.check(number, function).passed
+    monkeypatch.setattr(exercises, "Trial", partial(Trial, seed=1))
+    report = echo_kit.check(number, function)
+    assert 'got "?"' in report.problem.got, report
 
 
 def sends_first(sock, data):
