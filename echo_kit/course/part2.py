@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -56,6 +57,10 @@ def company(trial: Trial, *names: str, hint: str, two: str = "") -> list[Guest]:
 
 
 def threads_only(trial: Trial) -> None:
+    # What has handed connections to another process listens in a thread that never ends by itself: when its socket is
+    # closed at the end of a check, it would print errors for ever.
+    if (sharer := sys.modules.get("multiprocessing.resource_sharer")) is not None:
+        trial.at_the_end.callback(sharer.stop, PATIENCE)
     got, hint = "it has started another process", "threads, no processes || threading.Thread, ThreadPoolExecutor"
     trial.expects("threads of your server serve the clients", not trial.server.observation.children, got, hint)
 
