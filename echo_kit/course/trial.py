@@ -75,16 +75,20 @@ class Trial:
         self.trying = words
         return self
 
-    def guest(self, name: str, hint: str = ACCEPT_LOOP, settle: float = 1.0) -> Guest:
-        """A client that has connected. The server gets `settle` seconds to come to rest, before and after."""
-        self.settle(settle)  # else it depends on chance whether a server that is about to end still takes this client
+    def guest(self, name: str, hint: str = ACCEPT_LOOP, settle: float | None = 1.0) -> Guest:
+        """A client that has connected. The server gets `settle` seconds to come to rest, before and after; None: it
+        is not waited for.
+        """
+        if settle is not None:
+            self.settle(settle)  # else chance decides whether a server that is about to end still takes this client
         try:
             guest = Guest(self, Client(self.server, name=name, timeout=PATIENCE))
         except EchoError as error:
             known = {Refused: "nobody listens any more", Reset: f"the server hung up on {name}"}
             raise self.not_yet(f"{name} can connect", known.get(type(error), "nobody answered"), hint) from None
         self.guests.append(guest)
-        self.settle(settle)  # what the server does on its own is done before the client speaks
+        if settle is not None:
+            self.settle(settle)  # what the server does on its own is done before the client speaks
         return guest
 
     def company(self, *names: str, hint: str) -> list[Guest]:
@@ -200,6 +204,7 @@ class Trial:
         finally:
             self.server.observation.gate.late = None
             late.set()
+            self.settle()
 
     def _reads_nothing(self) -> bool:
         """Whether the server goes on calling recv on a connection that has ended."""

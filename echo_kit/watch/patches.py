@@ -82,7 +82,7 @@ def _begin_late(thread: threading.Thread, late: threading.Event) -> None:
     run = thread.run
 
     def wait_and_run() -> None:
-        del thread.run  # type: ignore[method-assign]  # else the two refer to each other, and a socket stays open
+        del thread.run  # else the two refer to each other, and a socket stays open
         late.wait(MOST_LATE)
         run()
 

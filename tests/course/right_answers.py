@@ -589,6 +589,33 @@ def serve_each_and_keep_a_list(host, port):
             threads = [each for each in threads if each.is_alive()]
 
 
+@right("2.1")
+def serve_each_and_count_in_a_helper(host, port):
+    came = queue.Queue()
+
+    def count():
+        for number in itertools.count(1):
+            print(number, "clients; the newest is", came.get())
+
+    threading.Thread(target=count, daemon=True).start()
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            came.put(addr)
+            threading.Thread(target=handle_client, args=(conn, addr), name="client").start()
+
+
+@right("2.1")
+def serve_each_and_tell_the_time(host, port):
+    def tell():
+        while True:
+            time.sleep(0.3)
+            print("still here")
+
+    threading.Thread(target=tell, daemon=True).start()
+    serve_each(host, port)
+
+
 # -- 2.2 ---------------------------------------------------------------------------------------------------------------
 
 
@@ -602,9 +629,10 @@ def say_who(conn, addr):
 @right("2.2")
 def say_who_once_asked(conn, addr):
     me = threading.current_thread()
-    with conn.makefile("r") as lines, conn.makefile("w") as file:  # one for both would lose what it has read ahead
-        for _ in lines:
-            print(me.name, file=file, flush=True)
+    with conn.makefile("rb") as lines, conn.makefile("w") as file:  # one for both would lose what it has read ahead
+        for line in lines:
+            if line.endswith(b"\n"):
+                print(me.name, file=file, flush=True)
 
 
 @right("2.2")
@@ -721,17 +749,19 @@ def present(name, addr):
 
 @right("2.4")
 def who_with_a_context(conn, addr):
-    with contextlib.suppress(ConnectionError), conn.makefile("rwb", buffering=0) as file:
+    with contextlib.suppress(ConnectionError), conn.makefile("rb") as file:
         name = file.readline()
         if not name.endswith(b"\n"):
             return
         with present(name[:-1].decode(), addr):
-            file.write(b"hello " + name)
+            conn.sendall(b"hello " + name)
             for line in file:
-                if line.rstrip() == b"/who":
+                if not line.endswith(b"\n"):
+                    return
+                if line == b"/who\n":
                     with names_lock:
                         line = (", ".join(sorted(people.values())) + "\n").encode()
-                file.write(line)
+                conn.sendall(line)
 
 
 members = set()
@@ -789,6 +819,58 @@ def who_sorted_while_locked(conn, addr):
     if name is not None:
         with names_lock:
             in_order.remove(name)
+
+
+class Presence:
+    def __init__(self):
+        self.names, self.change = [], threading.Condition()
+
+    def become(self, name, there):
+        with self.change:
+            (self.names.append if there else self.names.remove)(name)
+
+    def __str__(self):
+        with self.change:
+            return ", ".join(sorted(self.names))
+
+
+@right("2.4")
+def who_with_an_object(conn, addr, presence=Presence()):  # noqa: B008
+    name = None
+    with contextlib.suppress(ConnectionError):
+        for line in lines_of(conn):
+            if name is None:
+                name = line.decode()
+                presence.become(name, True)
+                line = b"hello " + line
+            conn.sendall((str(presence).encode() if line == b"/who" else line) + b"\n")
+    if name is not None:
+        presence.become(name, False)
+
+
+one_at_a_time = threading.Semaphore(1)
+guests = {"names": ()}
+
+
+@right("2.4")
+def who_with_a_semaphore_and_a_tuple(conn, addr):
+    name = None
+    try:
+        for line in lines_of(conn):
+            answer = line
+            with one_at_a_time:
+                if name is None:
+                    name = line.decode()
+                    guests["names"] = (*guests["names"], name)
+                    answer = b"hello " + line
+                elif line == b"/who":
+                    answer = ", ".join(sorted(guests["names"])).encode()
+            conn.sendall(answer + b"\n")
+    except ConnectionError:
+        print(f"Lost {name}")
+    finally:
+        with one_at_a_time:
+            guests["names"] = tuple(each for each in guests["names"] if each != name)
 
 
 # -- 2.5 ---------------------------------------------------------------------------------------------------------------
@@ -860,6 +942,41 @@ def serve_three_with_a_condition(host, port):
             conn, addr = s.accept()
             with changed:
                 there.add(addr)
+            threading.Thread(target=handle, args=(conn, addr)).start()
+
+
+@right("2.5")
+def serve_three_and_look_again(host, port):
+    threads = []
+    with socket.create_server((host, port)) as s:
+        while True:
+            threads = [each for each in threads if each.is_alive()]
+            if len(threads) == 3:
+                time.sleep(0.02)
+                continue
+            conn, addr = s.accept()
+            threads.append(threading.Thread(target=handle_client, args=(conn, addr), name="one of three"))
+            threads[-1].start()
+
+
+@right("2.5")
+def serve_three_and_ask_again(host, port):
+    places, left = threading.BoundedSemaphore(3), queue.Queue()
+
+    def give_back():
+        while left.get():
+            places.release()
+
+    def handle(conn, addr):
+        handle_client(conn, addr)
+        left.put(addr)
+
+    threading.Thread(target=give_back, daemon=True).start()
+    with socket.create_server((host, port)) as s:
+        while True:
+            while not places.acquire(timeout=0.2):
+                pass
+            conn, addr = s.accept()
             threading.Thread(target=handle, args=(conn, addr)).start()
 
 
@@ -950,6 +1067,8 @@ def serve_until_ctrl_c_with_a_flag(host, port):
                 if not data:
                     break
                 conn.sendall(data)
+        time.sleep(0.2)
+        print(f"{addr} is saved")
 
     threads = []
     with selectors.DefaultSelector(), socket.create_server((host, port)) as s:
@@ -961,6 +1080,23 @@ def serve_until_ctrl_c_with_a_flag(host, port):
             stopping.set()
             for thread in threads:
                 thread.join()
+
+
+@right("2.7")
+def serve_until_ctrl_c_and_look_again(host, port):
+    clients = []
+    with socket.create_server((host, port)) as s:
+        try:
+            while True:
+                conn, addr = s.accept()
+                clients.append((threading.Thread(target=handle_and_save, args=(conn, addr), daemon=True), conn))
+                clients[-1][0].start()
+        except KeyboardInterrupt:
+            for _, conn in clients:
+                with contextlib.suppress(OSError):
+                    conn.shutdown(socket.SHUT_RDWR)
+            while any(thread.is_alive() for thread, _ in clients):
+                time.sleep(0.01)
 
 
 # -- 3.1 A clean goodbye -----------------------------------------------------------------------------------------------

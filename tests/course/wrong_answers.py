@@ -3,15 +3,16 @@
 The order is that of the exercises. Each function is whole, as a student's cell is.
 """
 
-# ruff: noqa: B008, RUF059, E722, F841
+# ruff: noqa: B007, B008, B023, RUF059, E722, F841
 
 import contextlib
+import multiprocessing
 import select
 import socket
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import echo_kit
 
@@ -1660,7 +1661,7 @@ def forgets_to_start(host, port):
             thread = threading.Thread(target=handle_client, args=(conn, addr))
 
 
-@wrong("2.1", "alice gets", "", "each thread has its own conn")
+@wrong("2.1", "dave gets", "nothing came to dave", "each thread must keep its own conn")
 def shares_one_conn(host, port):
     shared = {}
 
@@ -1683,6 +1684,159 @@ def closes_what_the_thread_needs(host, port):
             conn, addr = s.accept()
             with conn:
                 threading.Thread(target=handle_client, args=(conn, addr)).start()
+
+
+@wrong("2.1", "erin gets", "server thread waits in recv for carol", "recv is called in its thread")
+def hears_the_first_message_in_the_loop(host, port):
+    def go_on(conn, data):
+        with conn:
+            while data:
+                conn.sendall(data)
+                data = conn.recv(1024)
+
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            data = conn.recv(1024)
+            threading.Thread(target=go_on, args=(conn, data)).start()
+
+
+@wrong("2.1", "erin gets", "server thread waits in recv for carol", "recv is called in its thread")
+def peeks_before_it_starts_a_thread(host, port):
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            if not conn.recv(1, socket.MSG_PEEK):
+                conn.close()
+                continue
+            threading.Thread(target=handle_client, args=(conn, addr)).start()
+
+
+@wrong("2.1", "dave gets", "dave", "each thread must keep its own conn")
+def looks_for_conn_in_a_lambda(host, port):
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            threading.Thread(target=lambda: handle_client(conn, addr)).start()
+
+
+@wrong("2.1", "dave gets", "dave", "each thread must keep its own conn")
+def looks_for_conn_in_an_inner_function(host, port):
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+
+            def serve_one():
+                handle_client(conn, addr)
+
+            threading.Thread(target=serve_one).start()
+
+
+@wrong("2.1", 'guest 39 gets "hi"', "nothing came to guest 39", "no pool, no limit")
+def has_a_pool_of_five(host, port):
+    with ThreadPoolExecutor(5) as pool, socket.create_server((host, port)) as s:
+        while True:
+            pool.submit(handle_client, *s.accept())
+
+
+@wrong("2.1", 'guest 39 gets "hi"', "nothing came to guest 39", "no pool, no limit")
+def has_a_pool_of_32(host, port):
+    with ThreadPoolExecutor(32) as pool, socket.create_server((host, port)) as s:
+        while True:
+            pool.submit(handle_client, *s.accept())
+
+
+@wrong("2.1", "zoe is served by a new thread", "has served other clients before", "one new thread for each client")
+def has_a_large_pool(host, port):
+    with ThreadPoolExecutor(90) as pool, socket.create_server((host, port)) as s:
+        while True:
+            pool.submit(handle_client, *s.accept())
+
+
+@wrong("2.1", "alice has a thread of its own", "alice was served by server thread, thread", "for all of its messages")
+def starts_a_thread_for_each_message(host, port):
+    with socket.create_server((host, port)) as s:
+        clients = [s]
+        while True:
+            for sock in select.select(clients, [], [])[0]:
+                if sock is s:
+                    clients.append(s.accept()[0])
+                    continue
+                data = b""
+                with contextlib.suppress(ConnectionError):
+                    data = sock.recv(1024)
+                if data:
+                    thread = threading.Thread(target=sock.sendall, args=(data,))
+                    thread.start()
+                    thread.join()
+                else:
+                    clients.remove(sock)
+                    sock.close()
+
+
+@wrong("2.1", "alice has a thread of its own", "alice was served by thread 1, thread", "for all of its messages")
+def starts_a_thread_to_answer(host, port):
+    def handle(conn, addr):
+        with conn:
+            with contextlib.suppress(ConnectionError):
+                while data := conn.recv(1024):
+                    answer = threading.Thread(target=conn.sendall, args=(data,))
+                    answer.start()
+                    answer.join()
+
+    with socket.create_server((host, port)) as s:
+        while True:
+            threading.Thread(target=handle, args=s.accept()).start()
+
+
+@wrong("2.1", "guest 0 is accepted", "others are there", "no pool, no limit")
+@slow
+def has_five_threads_at_most(host, port):
+    threads = []
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            threads.append(threading.Thread(target=handle_client, args=(conn, addr)))
+            threads[-1].start()
+            if len(threads) == 5:
+                threads.pop(0).join()
+
+
+@wrong("2.1", "carol gets", "(100 bytes)", "no send")
+def handles_with_send(host, port):
+    def handle(conn, addr):
+        with conn, contextlib.suppress(ConnectionError):
+            while data := conn.recv(4096):
+                conn.send(data)
+
+    with socket.create_server((host, port)) as s:
+        while True:
+            threading.Thread(target=handle, args=s.accept()).start()
+
+
+@wrong("2.1", "threads of your server serve", "it has started another process", "no processes")
+def starts_a_process(host, port):
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            multiprocessing.get_context("fork").Process(target=handle_client, args=(conn, addr), daemon=True).start()
+            conn.close()
+
+
+@wrong("2.1", "none of their connections is open", "one still is", "its thread closes conn")
+@slow
+def never_closes_a_connection(host, port):
+    clients = []
+    with socket.create_server((host, port)) as s:
+        while True:
+            clients.append(s.accept())
+
+            def handle(conn, addr):
+                with contextlib.suppress(ConnectionError):
+                    while data := conn.recv(1024):
+                        conn.sendall(data)
+
+            threading.Thread(target=handle, args=clients[-1]).start()
 
 
 # -- 2.2 Who serves me? ------------------------------------------------------------------------------------------------
@@ -1732,6 +1886,37 @@ def asks_outside(conn, addr):
 def answers_each_recv(conn, addr):
     while conn.recv(1024):
         conn.sendall(f"{threading.current_thread().name}\n".encode())
+
+
+@wrong("2.2", "alice gets", "UnicodeDecodeError", "no decode()")
+def makes_text_of_each_line(conn, addr):
+    for line in lines_of(conn):
+        line = line.decode()
+        conn.sendall(f"{threading.current_thread().name}\n".encode())
+
+
+@wrong("2.2", "alice gets", "nothing came to alice", "an empty line is a line, too")
+def answers_no_empty_line(conn, addr):
+    for line in lines_of(conn):
+        if line.strip():
+            conn.sendall(f"{threading.current_thread().name}\n".encode())
+
+
+@wrong("2.2", "bob gets no answer", "bob got", "no line, also when the client leaves")
+def answers_the_rest_at_the_end(conn, addr):
+    with conn.makefile("rb") as file:
+        for _ in file:
+            conn.sendall(f"{threading.current_thread().name}\n".encode())
+
+
+@wrong("2.2", "alice gets", "alice got", "only \\n ends a line")
+def splits_at_each_end_of_a_line(conn, addr):
+    rest = b""
+    while data := conn.recv(1024):
+        *lines, rest = (rest + data + b"|").splitlines()
+        rest = rest[:-1]
+        for _ in lines:
+            conn.sendall(f"{threading.current_thread().name}\n".encode())
 
 
 # -- 2.3 Counting together ---------------------------------------------------------------------------------------------
@@ -1833,6 +2018,85 @@ def forgets_to_give_the_lock_back(conn, addr):
         conn.sendall(f"{counted}\n".encode())
 
 
+@wrong("2.3", "each line counts one more", "came", "count lines, not bytes")
+def counts_the_bytes(conn, addr):
+    global total
+    for line in lines_of(conn):
+        with lock:
+            total += len(line)
+            number = total
+        conn.sendall(f"{number}\n".encode())
+
+
+@wrong("2.3", "alice is told", "alice was told", "count whole lines only, not the end")
+def counts_the_hang_up(conn, addr):
+    global total
+    rest = b""
+    while True:
+        data = conn.recv(1024)
+        rest += data
+        *lines, rest = rest.split(b"\n")
+        for _ in lines if data else [rest]:
+            with lock:
+                total += 1
+                number = total
+            if data:
+                conn.sendall(f"{number}\n".encode())
+        if not data:
+            return
+
+
+@wrong("2.3", "alice is told", "alice was told", "count whole lines only, not the end")
+def counts_half_a_line_at_the_end(conn, addr):
+    global total
+    for line in conn.makefile("rb"):
+        with lock:
+            total += 1
+            number = total
+        if line.endswith(b"\n"):
+            conn.sendall(f"{number}\n".encode())
+
+
+@wrong("2.3", "gus gets", "UnicodeDecodeError", "no decode()")
+def counts_texts(conn, addr):
+    global total
+    for line in lines_of(conn):
+        print(line.decode())
+        with lock:
+            total += 1
+            number = total
+        conn.sendall(f"{number}\n".encode())
+
+
+lock_of_first = threading.Lock()
+
+
+@wrong("2.3", "bob gets a line", "nothing came to bob", "not to wait for a line")
+@slow
+def waits_for_the_first_line_with_the_lock(conn, addr):
+    global total
+    lines = lines_of(conn)
+    while True:
+        with lock_of_first:
+            if next(lines, None) is None:
+                return
+            total += 1
+            number = total
+        conn.sendall(f"{number}\n".encode())
+
+
+@wrong("2.3", "all of the 100 numbers are different", "counted as one", "reads and writes the number")
+def counts_also_when_the_lock_is_taken(conn, addr):
+    global total
+    for _ in lines_of(conn):
+        mine = lock.acquire(blocking=False)
+        total = total + 1
+        number = total
+        if mine:
+            lock.release()
+        conn.sendall(f"{number}\n".encode())
+
+
 # -- 2.4 Who is there? -------------------------------------------------------------------------------------------------
 
 names = []
@@ -1865,8 +2129,7 @@ def forgets_on_a_clean_leave(conn, addr):
 there = set()
 
 
-@wrong("2.4", "alice gets a line", "changed size during iteration", "with lock:")
-@slow
+@wrong("2.4", "alice gets no answer until the lock is free", 'alice got "al, alice, bob', "with lock:")
 def goes_through_them_unlocked(conn, addr):
     lines = lines_of(conn)
     name = first_of(lines)
@@ -1968,6 +2231,7 @@ def asks_for_the_lock_again(conn, addr):
 
 
 known = set()
+ever = set()
 
 
 @wrong("2.4", 'dave gets "hello dave\\nalice, dave\\n"', 'dave got "hello dave/who\\n', "two may come at once")
@@ -2015,6 +2279,281 @@ def waits_for_the_name_outside_try(conn, addr):
     finally:
         with names_lock:
             known.discard(name)
+
+
+@wrong("2.4", "your code has a lock", "no lock was found", "a lock, made outside")
+def has_no_lock_at_all(conn, addr):
+    name = None
+    try:
+        for line in lines_of(conn):
+            if name is None:
+                name = line.decode()
+                known.add(name)
+                line = f"hello {name}".encode()
+            elif line == b"/who":
+                line = ", ".join(sorted(known)).encode()
+            conn.sendall(line + b"\n")
+    except ConnectionError:
+        print("Lost", name)
+    finally:
+        if name is not None:
+            known.discard(name)
+
+
+@wrong("2.4", "your code has a lock", "no lock was found", "a lock, made outside")
+def has_a_lock_for_each_client(conn, addr):
+    names_lock = threading.Lock()
+    name = None
+    try:
+        for line in lines_of(conn):
+            if name is None:
+                name = line.decode()
+                with names_lock:
+                    known.add(name)
+                line = f"hello {name}".encode()
+            elif line == b"/who":
+                with names_lock:
+                    line = ", ".join(sorted(known)).encode()
+            conn.sendall(line + b"\n")
+    except ConnectionError:
+        print("Lost", name)
+    finally:
+        if name is not None:
+            with names_lock:
+                known.discard(name)
+
+
+@wrong("2.4", "carl's thread waits for the lock", "it waits for a line", "with the same lock")
+def adds_without_the_lock(conn, addr):
+    name = None
+    try:
+        for line in lines_of(conn):
+            if name is None:
+                name = line.decode()
+                known.add(name)
+                line = f"hello {name}".encode()
+            elif line == b"/who":
+                with names_lock:
+                    line = ", ".join(sorted(known)).encode()
+            conn.sendall(line + b"\n")
+    except ConnectionError:
+        print("Lost", name)
+    finally:
+        if name is not None:
+            with names_lock:
+                known.discard(name)
+
+
+@wrong("2.4", "al's thread waits for the lock", "it has ended", "with the same lock")
+def removes_without_the_lock(conn, addr):
+    name = None
+    try:
+        for line in lines_of(conn):
+            if name is None:
+                name = line.decode()
+                with names_lock:
+                    known.add(name)
+                line = f"hello {name}".encode()
+            elif line == b"/who":
+                with names_lock:
+                    line = ", ".join(sorted(known)).encode()
+            conn.sendall(line + b"\n")
+    except ConnectionError:
+        print("Lost", name)
+    finally:
+        if name is not None:
+            known.discard(name)
+
+
+@wrong("2.4", "alice gets no answer until the lock is free", "alice got", "with the same lock")
+def lists_without_the_lock(conn, addr):
+    name = None
+    try:
+        for line in lines_of(conn):
+            if name is None:
+                name = line.decode()
+                with names_lock:
+                    known.add(name)
+                line = f"hello {name}".encode()
+            elif line == b"/who":
+                line = ", ".join(sorted(known.copy())).encode()
+            conn.sendall(line + b"\n")
+    except ConnectionError:
+        print("Lost", name)
+    finally:
+        if name is not None:
+            with names_lock:
+                known.discard(name)
+
+
+in_a_list = []
+
+
+@wrong("2.4", "", "", "to read, change and write back is one step")
+def changes_a_copy(conn, addr):
+    global in_a_list
+    name = None
+    try:
+        for line in lines_of(conn):
+            if name is None:
+                name = line.decode()
+                with names_lock:
+                    copy = list(in_a_list)
+                copy = [*copy, name]
+                with names_lock:
+                    in_a_list = copy
+                line = f"hello {name}".encode()
+            elif line == b"/who":
+                with names_lock:
+                    line = ", ".join(sorted(in_a_list)).encode()
+            conn.sendall(line + b"\n")
+    except ConnectionError:
+        print("Lost", name)
+    finally:
+        if name is not None:
+            with names_lock:
+                copy = list(in_a_list)
+            copy = [each for each in copy if each != name]
+            with names_lock:
+                in_a_list = copy
+
+
+in_a_text = ""
+
+
+@wrong("2.4", 'alice gets "/whoever', 'alice got "alice', "no more or less than it")
+def takes_what_begins_so_for_the_question(conn, addr):
+    name = None
+    try:
+        for line in lines_of(conn):
+            if name is None:
+                name = line.decode()
+                with names_lock:
+                    known.add(name)
+                line = f"hello {name}".encode()
+            elif line.startswith(b"/who"):
+                with names_lock:
+                    line = ", ".join(sorted(known)).encode()
+            conn.sendall(line + b"\n")
+    except ConnectionError:
+        print("Lost", name)
+    finally:
+        if name is not None:
+            with names_lock:
+                known.discard(name)
+
+
+@wrong("2.4", 'alice gets "/whoever', 'alice got "alice', "no more or less than it")
+def takes_what_has_it_for_the_question(conn, addr):
+    name = None
+    try:
+        for line in lines_of(conn):
+            if name is None:
+                name = line.decode()
+                with names_lock:
+                    known.add(name)
+                line = f"hello {name}".encode()
+            elif b"/who" in line:
+                with names_lock:
+                    line = ", ".join(sorted(known)).encode()
+            conn.sendall(line + b"\n")
+    except ConnectionError:
+        print("Lost", name)
+    finally:
+        if name is not None:
+            with names_lock:
+                known.discard(name)
+
+
+@wrong("2.4", 'alice gets " /who ', 'alice got "alice', "no more or less than it")
+def strips_the_question(conn, addr):
+    name = None
+    try:
+        for line in lines_of(conn):
+            if name is None:
+                name = line.decode()
+                with names_lock:
+                    known.add(name)
+                line = f"hello {name}".encode()
+            elif line.strip() == b"/who":
+                with names_lock:
+                    line = ", ".join(sorted(known)).encode()
+            conn.sendall(line + b"\n")
+    except ConnectionError:
+        print("Lost", name)
+    finally:
+        if name is not None:
+            with names_lock:
+                known.discard(name)
+
+
+@wrong("2.4", "alice gets", "UnicodeDecodeError", "no decode()")
+def decodes_each_line(conn, addr):
+    name = None
+    try:
+        for line in lines_of(conn):
+            if name is None:
+                name = line.decode()
+                with names_lock:
+                    known.add(name)
+                line = f"hello {name}".encode()
+            elif line.decode() == "/who":
+                with names_lock:
+                    line = ", ".join(sorted(known)).encode()
+            conn.sendall(line + b"\n")
+    except ConnectionError:
+        print("Lost", name)
+    finally:
+        if name is not None:
+            with names_lock:
+                known.discard(name)
+
+
+@wrong("2.4", "alice gets", "alice got", "no strip()")
+def strips_each_line(conn, addr):
+    name = None
+    try:
+        for line in lines_of(conn):
+            line = line.strip()
+            if name is None:
+                name = line.decode()
+                with names_lock:
+                    known.add(name)
+                line = f"hello {name}".encode()
+            elif line == b"/who":
+                with names_lock:
+                    line = ", ".join(sorted(known)).encode()
+            conn.sendall(line + b"\n")
+    except ConnectionError:
+        print("Lost", name)
+    finally:
+        if name is not None:
+            with names_lock:
+                known.discard(name)
+
+
+@wrong("2.4", 'alice gets "al, alice, bob', 'alice got "al, alice', "those who are there")
+def knows_no_one_twice(conn, addr):
+    name = None
+    try:
+        for line in lines_of(conn):
+            if name is None:
+                name = line.decode()
+                with names_lock:
+                    if name not in ever:
+                        ever.add(name)
+                        known.add(name)
+                line = f"hello {name}".encode()
+            elif line == b"/who":
+                with names_lock:
+                    line = ", ".join(sorted(known)).encode()
+            conn.sendall(line + b"\n")
+    except ConnectionError:
+        print("Lost", name)
+    finally:
+        if name is not None:
+            with names_lock:
+                known.discard(name)
 
 
 # -- 2.5 At most three -------------------------------------------------------------------------------------------------
@@ -2135,10 +2674,130 @@ def releases_twice(host, port):
             threading.Thread(target=handle, args=(conn, addr)).start()
 
 
+@wrong("2.5", "dave waits in the backlog", "dave was accepted", "acquire before accept")
+def waits_one_second_for_a_place(host, port):
+    places = threading.Semaphore(3)
+
+    def handle(conn, addr):
+        handle_client(conn, addr)
+        places.release()
+
+    with socket.create_server((host, port)) as s:
+        while True:
+            places.acquire(timeout=1)
+            conn, addr = s.accept()
+            threading.Thread(target=handle, args=(conn, addr)).start()
+
+
+@wrong("2.5", "dave waits in the backlog", "dave was accepted", "acquire before accept")
+@slow
+def joins_the_oldest_for_a_second(host, port):
+    threads = []
+    with socket.create_server((host, port)) as s:
+        while True:
+            if len(threads) == 3:
+                threads.pop(0).join(1)
+            conn, addr = s.accept()
+            threads.append(threading.Thread(target=handle_client, args=(conn, addr)))
+            threads[-1].start()
+
+
+@wrong("2.5", "dave waits in the backlog", "dave was accepted", "acquire before accept")
+@slow
+def sleeps_for_a_place(host, port):
+    threads = []
+    with socket.create_server((host, port)) as s:
+        while True:
+            threads = [each for each in threads if each.is_alive()]
+            if len(threads) >= 3:
+                time.sleep(1)
+            conn, addr = s.accept()
+            threads.append(threading.Thread(target=handle_client, args=(conn, addr)))
+            threads[-1].start()
+
+
+@wrong("2.5", "dave waits in the backlog", "and then your server hung up", "it waits until a place is free")
+def sends_the_fourth_away(host, port):
+    threads = []
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            threads = [each for each in threads if each.is_alive()]
+            if len(threads) == 3:
+                conn.close()
+                continue
+            threads.append(threading.Thread(target=handle_client, args=(conn, addr)))
+            threads[-1].start()
+
+
+@wrong("2.5", "dave waits in the backlog", "and then your server hung up", "it waits until a place is free")
+def sends_the_fourth_away_with_a_semaphore(host, port):
+    places = threading.Semaphore(3)
+
+    def handle(conn, addr):
+        handle_client(conn, addr)
+        places.release()
+
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            if places.acquire(blocking=False):
+                threading.Thread(target=handle, args=(conn, addr)).start()
+            else:
+                conn.close()
+
+
+@wrong("2.5", "carol gets", "nothing came to carol", "three places, not two")
+@slow
+def has_two_places(host, port):
+    places = threading.Semaphore(2)
+
+    def handle(conn, addr):
+        handle_client(conn, addr)
+        places.release()
+
+    with socket.create_server((host, port)) as s:
+        while True:
+            places.acquire()
+            conn, addr = s.accept()
+            threading.Thread(target=handle, args=(conn, addr)).start()
+
+
+@wrong("2.5", "bob gets", "bob", "each thread must keep its own conn")
+def gives_a_lambda_to_the_thread(host, port):
+    places = threading.Semaphore(3)
+
+    def handle(conn, addr):
+        handle_client(conn, addr)
+        places.release()
+
+    with socket.create_server((host, port)) as s:
+        while True:
+            places.acquire()
+            conn, addr = s.accept()
+            threading.Thread(target=lambda: handle(conn, addr)).start()
+
+
+@wrong("2.5", "carol gets", "server thread waits in recv for alice", "recv is called in its thread")
+def hears_first_then_takes_a_place(host, port):
+    places = threading.Semaphore(3)
+
+    def handle(conn, addr, data):
+        conn.sendall(data)
+        handle_client(conn, addr)
+        places.release()
+
+    with socket.create_server((host, port)) as s:
+        while True:
+            places.acquire()
+            conn, addr = s.accept()
+            threading.Thread(target=handle, args=(conn, addr, conn.recv(1024))).start()
+
+
 # -- 2.6 A pool --------------------------------------------------------------------------------------------------------
 
 
-@wrong("2.6", 'bob gets "hello"', "nothing came to bob", "a with for the pool inside the loop")
+@wrong("2.6", "carol gets", "nothing came to carol", "a with for the pool inside the loop")
 @slow
 def makes_a_pool_in_the_loop(host, port):
     with socket.create_server((host, port)) as s:
@@ -2157,7 +2816,7 @@ def makes_a_pool_for_each(host, port):
             pool.submit(handle_client, conn, addr)
 
 
-@wrong("2.6", 'bob gets "hello"', "nothing came to bob", "result()")
+@wrong("2.6", "carol gets", "nothing came to carol", "result()")
 @slow
 def waits_for_the_result(host, port):
     with ThreadPoolExecutor(max_workers=3) as pool, socket.create_server((host, port)) as s:
@@ -2166,7 +2825,7 @@ def waits_for_the_result(host, port):
             pool.submit(handle_client, conn, addr).result()
 
 
-@wrong("2.6", 'bob gets "hello"', "nothing came to bob", "submit(handle_client(…)) wait")
+@wrong("2.6", "carol gets", "nothing came to carol", "submit(handle_client(…)) wait")
 def calls_what_it_submits(host, port):
     with ThreadPoolExecutor(max_workers=3) as pool, socket.create_server((host, port)) as s:
         while True:
@@ -2210,6 +2869,86 @@ def waits_for_a_place(host, port):
             places.acquire()
             conn, addr = s.accept()
             pool.submit(handle, conn, addr)
+
+
+@wrong("2.6", "bob gets", "bob", "each thread must keep its own conn")
+def submits_a_lambda(host, port):
+    with ThreadPoolExecutor(max_workers=3) as pool, socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            pool.submit(lambda: handle_client(conn, addr))
+
+
+@wrong("2.6", 'dave gets "hi"', "nothing came to dave", "no lambda")
+def takes_the_last_one_that_waits(host, port):
+    clients = []
+
+    def handle():
+        handle_client(*clients.pop())
+
+    with ThreadPoolExecutor(max_workers=3) as pool, socket.create_server((host, port)) as s:
+        while True:
+            clients.append(s.accept())
+            pool.submit(handle)
+
+
+@wrong("2.6", "carol gets", "nothing came to carol", "three threads, not two")
+def has_two_workers(host, port):
+    with ThreadPoolExecutor(max_workers=2) as pool, socket.create_server((host, port)) as s:
+        while True:
+            pool.submit(handle_client, *s.accept())
+
+
+@wrong("2.6", "threads of your server serve", "it has started another process", "no processes")
+@slow
+def has_a_pool_of_processes(host, port):
+    with ProcessPoolExecutor(3, multiprocessing.get_context("fork")) as pool, socket.create_server((host, port)) as s:
+        while True:
+            pool.submit(handle_client, *s.accept())
+
+
+@wrong("2.6", "carol gets", "a pool has kept an error for you, TypeError", "pool.submit(handle_client")
+@slow
+def submits_a_tuple(host, port):
+    with ThreadPoolExecutor(max_workers=3) as pool, socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            pool.submit(handle_client, (conn, addr))
+
+
+@wrong("2.6", "carol gets", "a pool has kept an error for you, AttributeError, at  while data := conn.read", "")
+def calls_what_is_not_there(host, port):
+    def handle(conn, addr):
+        while data := conn.read(1024):
+            conn.sendall(data)
+
+    with ThreadPoolExecutor(max_workers=3) as pool, socket.create_server((host, port)) as s:
+        while True:
+            pool.submit(handle, *s.accept())
+
+
+@wrong("2.6", "no job of the pool ends with an error", "ConnectionResetError", "except ConnectionError")
+def lets_the_pool_keep_the_break_off(host, port):
+    def handle(conn, addr):
+        with conn:
+            while data := conn.recv(1024):
+                conn.sendall(data)
+
+    with ThreadPoolExecutor(max_workers=3) as pool, socket.create_server((host, port)) as s:
+        while True:
+            pool.submit(handle, *s.accept())
+
+
+@wrong("2.6", "carol gets", "server thread waits in recv for alice", "recv is called in its thread")
+def hears_first_then_submits(host, port):
+    def handle(conn, addr, data):
+        conn.sendall(data)
+        handle_client(conn, addr)
+
+    with ThreadPoolExecutor(max_workers=3) as pool, socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            pool.submit(handle, conn, addr, conn.recv(1024))
 
 
 # -- 2.7 A clean end ---------------------------------------------------------------------------------------------------
@@ -2260,7 +2999,7 @@ def leaves_daemons_behind(host, port):
             print("Stopped")
 
 
-@wrong("2.7", "no thread is left", "thread 1, thread 2 were still at work", "join for every thread")
+@wrong("2.7", "no thread is left", "thread 1, thread 3 and thread 4 were still at work", "join for every thread")
 def does_not_join(host, port):
     clients = []
     with socket.create_server((host, port)) as s:
@@ -2349,6 +3088,140 @@ def stops_at_who_has_left(host, port):
         except KeyboardInterrupt:
             for thread, conn in clients:
                 conn.shutdown(socket.SHUT_RDWR)
+                thread.join()
+
+
+@wrong("2.7", "handle_and_save has saved four clients", "it has saved none", "target=handle_and_save")
+def saves_nothing(host, port):
+    clients = []
+    with socket.create_server((host, port)) as s:
+        try:
+            while True:
+                conn, addr = s.accept()
+                thread = threading.Thread(target=handle_client, args=(conn, addr))
+                clients.append((thread, conn))
+                thread.start()
+        except KeyboardInterrupt:
+            for thread, conn in clients:
+                with contextlib.suppress(OSError):
+                    conn.shutdown(socket.SHUT_RDWR)
+            for thread, conn in clients:
+                thread.join()
+
+
+@wrong("2.7", "handle_and_save has saved four clients", "it has saved 3", "target=handle_and_save")
+def saves_when_the_first_has_left(host, port):
+    def handle(conn, addr):
+        handle_client(conn, addr)
+        if len(clients) < 4:
+            return
+        time.sleep(0.01)
+        print(f"{addr} is saved")
+
+    clients = []
+    with socket.create_server((host, port)) as s:
+        try:
+            while True:
+                conn, addr = s.accept()
+                thread = threading.Thread(target=handle, args=(conn, addr))
+                clients.append((thread, conn))
+                thread.start()
+        except KeyboardInterrupt:
+            for thread, conn in clients:
+                with contextlib.suppress(OSError):
+                    conn.shutdown(socket.SHUT_RDWR)
+            for thread, conn in clients:
+                thread.join()
+
+
+@wrong("2.7", "hangs up on bob", "nothing came to bob", "not around it")
+def stops_all_at_the_first_error(host, port):
+    clients = []
+    with socket.create_server((host, port)) as s:
+        try:
+            while True:
+                conn, addr = s.accept()
+                thread = threading.Thread(target=handle_and_save, args=(conn, addr))
+                clients.append((thread, conn))
+                thread.start()
+        except KeyboardInterrupt:
+            try:
+                for thread, conn in clients:
+                    conn.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                print("One has left")
+            for thread, conn in clients[:2]:
+                thread.join()
+
+
+@wrong("2.7", "hangs up on alice", "nothing came to alice", "not around it")
+def stops_all_at_the_first_error_from_behind(host, port):
+    clients = []
+    with socket.create_server((host, port)) as s:
+        try:
+            while True:
+                conn, addr = s.accept()
+                thread = threading.Thread(target=handle_and_save, args=(conn, addr))
+                clients.append((thread, conn))
+                thread.start()
+        except KeyboardInterrupt:
+            with contextlib.suppress(OSError):
+                for thread, conn in reversed(clients):
+                    conn.shutdown(socket.SHUT_RDWR)
+
+
+@wrong("2.7", "no thread is left", "were still at work", "no sleep")
+@slow
+def sleeps_instead_of_joining(host, port):
+    clients = []
+    with socket.create_server((host, port)) as s:
+        try:
+            while True:
+                conn, addr = s.accept()
+                thread = threading.Thread(target=handle_and_save, args=(conn, addr))
+                clients.append((thread, conn))
+                thread.start()
+        except KeyboardInterrupt:
+            for thread, conn in clients:
+                with contextlib.suppress(OSError):
+                    conn.shutdown(socket.SHUT_RDWR)
+            time.sleep(1)
+
+
+@wrong("2.7", "no thread is left", "were still at work", "no join with a time limit")
+@slow
+def joins_for_a_short_time(host, port):
+    clients = []
+    with socket.create_server((host, port)) as s:
+        try:
+            while True:
+                conn, addr = s.accept()
+                thread = threading.Thread(target=handle_and_save, args=(conn, addr))
+                clients.append((thread, conn))
+                thread.start()
+        except KeyboardInterrupt:
+            for thread, conn in clients:
+                with contextlib.suppress(OSError):
+                    conn.shutdown(socket.SHUT_RDWR)
+            for thread, conn in clients:
+                thread.join(0.5)
+
+
+@wrong("2.7", "zoe gets", "zoe", "each thread must keep its own conn")
+def forgets_whom_a_thread_serves(host, port):
+    threads, clients = [], []
+    with socket.create_server((host, port)) as s:
+        try:
+            while True:
+                conn, addr = s.accept()
+                clients.append(conn)
+                threads.append(threading.Thread(target=lambda: handle_and_save(conn, addr)))
+                threads[-1].start()
+        except KeyboardInterrupt:
+            for conn in clients:
+                with contextlib.suppress(OSError):
+                    conn.shutdown(socket.SHUT_RDWR)
+            for thread in threads:
                 thread.join()
 
 
