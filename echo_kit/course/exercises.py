@@ -26,8 +26,9 @@ from . import part1, part2, surprises
 from .progress import Progress, keep as keep_progress, kept
 from .report import LINE, LONGEST, NotSolved, NotYet, Report, died_of
 from .seems import PART
+from .serving import a_thread_each, as_it_is, not_at_all, one_at_a_time
 from .terminal import answered_in_pieces
-from .trial import PATIENCE, Serve, Trial, a_thread_each, as_it_is, not_at_all, one_at_a_time
+from .trial import PATIENCE, Serve, Trial
 
 THREADS = 100  # that a server on trial may have
 EVENTS = 10_000  # the newest, that its views know: a server that never waits makes thousands a second

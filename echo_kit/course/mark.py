@@ -24,6 +24,7 @@ from collections import Counter
 from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from importlib import import_module
 from importlib.util import decode_source
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from .exercises import EXERCISES
 from .report import LONGEST
 
 try:
-    from tqdm import tqdm
+    tqdm: Any = import_module("tqdm").tqdm
 except ImportError:  # it is marked all the same, without a bar
     tqdm = None
 else:

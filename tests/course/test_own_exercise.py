@@ -8,7 +8,7 @@ import pytest
 
 import echo_kit
 from echo_kit.course import exercises
-from echo_kit.course.trial import as_it_is, one_at_a_time
+from echo_kit.course.serving import as_it_is, one_at_a_time
 
 PAGE = Path(__file__).parents[2] / "CONTRIBUTING.md"
 

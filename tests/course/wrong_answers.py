@@ -1903,7 +1903,7 @@ def answers_no_empty_line(conn, addr):
 
 
 @wrong("2.2", "bob gets no answer", "bob got", "no line, also when the client leaves")
-def answers_the_rest_at_the_end(conn, addr):
+def answers_half_a_line_at_the_end(conn, addr):
     with conn.makefile("rb") as file:
         for _ in file:
             conn.sendall(f"{threading.current_thread().name}\n".encode())
