@@ -209,6 +209,13 @@ def _begin(exercise: Exercise, trial: Trial) -> None:
     trial.expects("your server waits for clients", trial.server.running, "it has ended before one came", hint)
 
 
+def _said(trial: Trial, stuck: ServerStuck) -> str:
+    """What has not ended. A thread that waits is in nobody's way: the next check has a server of its own."""
+    stand = [mark.words for _, mark in trial.server.where().marks if mark.kind == STANDS]
+    waits = all(each.startswith("waits") for each in stand)
+    return str(stuck).replace(f" {TO_BE_RID}", "") if waits else str(stuck)
+
+
 def _end(trial: Trial) -> ServerStuck | None:
     for guest in reversed(trial.guests):  # or those that wait would be served while the server ends
         guest.leaves()
@@ -220,10 +227,3 @@ def _end(trial: Trial) -> ServerStuck | None:
     except ServerStuck as stuck:
         return stuck
     return None
-
-
-def _said(trial: Trial, stuck: ServerStuck) -> str:
-    """What has not ended. A thread that waits is in nobody's way: the next check has a server of its own."""
-    stand = [mark.words for _, mark in trial.server.where().marks if mark.kind == STANDS]
-    waits = all(each.startswith("waits") for each in stand)
-    return str(stuck).replace(f" {TO_BE_RID}", "") if waits else str(stuck)
