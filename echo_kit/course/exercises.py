@@ -146,13 +146,14 @@ def _report(exercise: Exercise, function: Callable[..., Any], seed: int) -> Repo
             stuck = _end(trial)
     if problem is None:
         trial.tries("the server is stopped")
-        if stuck:
-            problem = NotYet("the server ends", stuck, "a loop that goes on after an error, or waits without a limit")
+        if stuck is not None:
+            hint = "a loop that goes on after an error, or waits without a limit"
+            problem = NotYet("the server ends", _said(trial, stuck), hint)
             view = exercise.shows(trial)
         else:
             trial.done.append(trial.trying)
-    elif stuck:
-        problem.got += f"\nAnd then it could not be ended: {cut(stuck, LONGEST)}"
+    elif stuck is not None:
+        problem.got += f"\nAnd then it could not be ended: {cut(_said(trial, stuck), LONGEST)}"
     failures[number] = 0 if problem is None else failures.get(number, 0) + 1
     if problem is not None:
         idea, *call = problem.hint.split(" || ")
@@ -216,16 +217,16 @@ def _begin(exercise: Exercise, trial: Trial) -> None:
     trial.expects("your server waits for clients", trial.server.running, "it has ended before one came", hint)
 
 
-def _end(trial: Trial) -> str:
-    """Stop the server. What stays of it, in words."""
+def _said(trial: Trial, stuck: ServerStuck) -> str:
+    """What has not ended. A thread that waits is in nobody's way: the next check has a server of its own."""
+    stand = [mark.words for _, mark in trial.server.where().marks if mark.kind == STANDS]
+    waits = all(each.startswith("waits") for each in stand)
+    return str(stuck).replace(f" {TO_BE_RID}", "") if waits else str(stuck)
+
+
+def _end(trial: Trial) -> ServerStuck | None:
     for guest in reversed(trial.guests):  # or those that wait would be served while the server ends
         guest.leaves()
     with contextlib.suppress(OSError):
         trial.at_the_end.close()
-    stuck = trial.stop() if trial.server is not None else None
-    if stuck is None:
-        return ""
-    stand = [mark.words for _, mark in trial.server.where().marks if mark.kind == STANDS]
-    if not all(each.startswith("waits") for each in stand):
-        return str(stuck)
-    return str(stuck).replace(f" {TO_BE_RID}", "")  # it is in nobody's way: the next check has a server of its own
+    return trial.stop() if trial.server is not None else None
