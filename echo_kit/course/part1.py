@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from ..client import Client
 from ..watch.text import listed
+from .called import result_of
 from .terminal import SOON, Terminal
 from .trial import ACCEPT_LOOP, PATIENCE, RECV_LOOP, Guest, Trial
 
@@ -208,7 +209,7 @@ def lines(trial: Trial) -> None:
 def make_them_wait(trial: Trial) -> None:
     trial.tries("your experiment runs")
     hint = "a client that is not served gets no answer: do not wait for it, and return"
-    result = trial.result_of(trial.server, hint=hint, still=FEW, most=FEW)
+    result = result_of(trial, trial.server, hint=hint, still=FEW, most=FEW)
     clients = list(result) if isinstance(result, list | tuple) else [] if result is None else [result]
     trial.guests += [Guest(trial, each) for each in clients if isinstance(each, Client)]
     expected = "your function returns the list of its clients"

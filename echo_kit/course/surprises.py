@@ -12,6 +12,7 @@ from typing import Any
 
 from ..watch.patches import silent_ends
 from ..watch.sockets import any_ready, ready
+from .called import result_of
 from .report import NotYet
 from .seems import SEND
 from .trial import SILENCE, Guest, Serve, Trial
@@ -97,7 +98,7 @@ def much_at_once(trial: Trial) -> None:
     sizes = _buffers(sock)
     there = trial.server.observation.accepted
     try:
-        came = trial.result_of(sock, data, hint=hint, idle=count, still=STILL, most=LONGEST)
+        came = result_of(trial, sock, data, hint=hint, idle=count, still=STILL, most=LONGEST)
     except NotYet as problem:
         if problem.hint == count and sum(each.received for each in there.values()) < len(data):
             problem.hint = SEND

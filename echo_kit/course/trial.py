@@ -14,7 +14,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +22,7 @@ from ..server import MAIN, Server, ServerStuck
 from ..views.code import DIED, STANDS, CodeView
 from ..watch import rest
 from ..watch.events import Connection
-from ..watch.frames import source_line, source_lines, student_frame
+from ..watch.frames import source_lines
 from ..watch.text import cut, listed
 from .report import LONGEST, NotYet, died_of, quoted
 from .seems import seems
@@ -155,40 +154,6 @@ class Trial:
         socks = [seen.ref() if seen is not None else None for seen in waits]
         limits = [0.0 if sock is None else sock.gettimeout() for sock in socks]
         return all(limit is None or limit > within for limit in limits)
-
-    def result_of(self, *arguments: Any, hint: str, idle: str = "", still: float, most: float) -> Any:
-        """Call the student's function in a thread of its own, since it may never return, and return its result.
-
-        The wait ends after `most` seconds, or when the server has neither read nor sent a byte for `still` seconds.
-        `hint` is the hint then, or `idle` where the server, too, waits for the function.
-        """
-        outcome: Future[Any] = Future()
-
-        def run() -> None:
-            try:
-                outcome.set_result(self.function(*arguments))
-            except BaseException as error:
-                outcome.set_exception(error)
-
-        thread = threading.Thread(target=run, daemon=True)
-        thread.start()
-        moved, looks, began = -1, 0, time.monotonic()
-        while thread.is_alive() and looks * MOMENT < still and time.monotonic() - began < most:
-            thread.join(MOMENT)
-            looks += 1  # and not the time: on a busy machine the function, too, gets its turns less often
-            now = sum(each.received + each.sent for each in self.server.observation.accepted.values())
-            if now != moved:
-                moved, looks = now, 0
-        if thread.is_alive():
-            frame = student_frame(thread.ident)
-            got = f"it still stands at  {source_line(frame) if frame is not None else ''}"
-            hint = idle if idle and self.nothing_will_come() else hint
-        elif (error := outcome.exception()) is not None:
-            got = f"it{died_of(error).removeprefix('your code')}"
-            hint = hint if isinstance(error, OSError) else ""
-        else:
-            return outcome.result()
-        raise self.not_yet("your function returns", got, hint)
 
     @contextlib.contextmanager
     def late_threads(self) -> Iterator[None]:
