@@ -91,7 +91,7 @@ class Row:
     steps: int  # that passed
     seconds: float
     wrong: str  # the first thing that was
-    mistake: str  # what was expected: the same for all who made it
+    mistake: str  # what was expected, or how it ended: the same for all who made it
 
     def cells(self) -> tuple[str, ...]:
         """As `COLUMNS` has them. "7 of 9", and the title: a spreadsheet would take 7/9, or 1.2, for a date."""
@@ -264,7 +264,7 @@ def marked(tasks: list[tuple[str, answers.Task]], jobs: int) -> Generator[Row, N
 
 def _row(student: str, number: str, result: dict[str, Any]) -> Row:
     wrong = cut(visible(str(result.get("wrong", ""))), LONGEST)
-    mistake = cut(visible(str(result.get("mistake", ""))), LONGEST)
+    mistake = cut(visible(str(result.get("mistake", wrong if "seconds" in result else ""))), LONGEST)
     steps, seconds = int(result.get("steps", 0)), float(result.get("seconds", 0))
     return Row(student, number, result.get("passed") is True, steps, seconds, wrong, mistake)
 
@@ -291,7 +291,7 @@ def mistakes(rows: list[Row]) -> str:
         f"  {counted(number, 'student')}, {exercise} {EXERCISES[exercise].title}: {cut(mistake, WIDTHS[-1])}"
         for (exercise, mistake), number in sorted(count.items(), key=lambda each: (-each[1], each[0]))[:MISTAKES]
     ]
-    return "\n".join(["The most common mistakes, by what was expected:", *lines]) if lines else ""
+    return "\n".join(["The most common mistakes (what was expected, or how it ended):", *lines]) if lines else ""
 
 
 def write_csv(path: Path, rows: Iterable[Row]) -> None:
