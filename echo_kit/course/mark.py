@@ -33,12 +33,13 @@ from . import answers
 from .exercises import EXERCISES
 from .report import LONGEST
 
+bar: Any = None
 try:
     from tqdm import tqdm
-except ImportError:  # it is marked all the same, without a bar
-    tqdm = None
+except ImportError:  # it is marked all the same, without a progress bar
+    pass
 else:
-    tqdm.monitor_interval = 0  # no thread of its own
+    bar, tqdm.monitor_interval = tqdm, 0  # no thread of its own
 
 FUNCTIONS = {  # what the exercises call the function that is the answer
     "1.1": "serve_from_memory",
@@ -358,7 +359,7 @@ def _mark(people: list[Student], wanted: list[str], seed: int, given: argparse.N
     began, missing = time.monotonic(), len(rows)
     found = marked(tasks, given.jobs)
     try:
-        for row in tqdm(found, total=len(tasks), unit="answer", disable=None) if tqdm is not None else found:
+        for row in bar(found, total=len(tasks), unit="answer", disable=None) if bar else found:
             rows.append(row)
     except (KeyboardInterrupt, OSError) as error:
         left = len(tasks) - (len(rows) - missing)
