@@ -198,7 +198,11 @@ JUDGED = {  # what alice hands in for 1.2, as a file or as cells: whether it pas
     "prints": (f"{SHOUT}\nfor n in range(1_000_000): print(n)", True, ""),
     "takes all memory": (f"x = []\nwhile 1: x.append(bytes(2**26))\n{SHOUT}", False, "MemoryError"),
     "fills the disk": (f"f = open('x', 'wb')\nfor n in range(99): f.write(bytes(2**22))\n{SHOUT}", False, "too large"),
-    "forks for ever": (f"import os\nfor n in range(7): os.fork()\n{SHOUT}", False, "this is one more"),
+    "forks for ever": (
+        f"import os, time\nfor n in range(99):\n    if not os.fork(): time.sleep(60)\n{SHOUT}",
+        False,
+        "this is one more",
+    ),
     "starts for ever": (
         f"import subprocess as s\nfor n in range(99): s.Popen(['sleep', '60'], start_new_session=True)\n{SHOUT}",
         False,
