@@ -35,11 +35,11 @@ from .exercises import EXERCISES
 from .report import LONGEST
 
 try:
-    tqdm: Any = import_module("tqdm").tqdm
-except ImportError:  # it is marked all the same, without a bar
-    tqdm = None
+    bar: Any = import_module("tqdm").tqdm
+except ImportError:  # it is marked all the same, without a progress bar
+    bar = None
 else:
-    tqdm.monitor_interval = 0  # no thread of its own
+    bar.monitor_interval = 0  # no thread of its own
 
 FUNCTIONS = {  # what the exercises call the function that is the answer
     "1.1": "serve_from_memory",
@@ -92,7 +92,7 @@ class Row:
     steps: int  # that passed
     seconds: float
     wrong: str  # the first thing that was
-    mistake: str  # what was expected: the same for all who made it
+    mistake: str  # what was expected, or how it ended: the same for all who made it
 
     def cells(self) -> tuple[str, ...]:
         """As `COLUMNS` has them. "7 of 9", and the title: a spreadsheet would take 7/9, or 1.2, for a date."""
@@ -265,7 +265,7 @@ def marked(tasks: list[tuple[str, answers.Task]], jobs: int) -> Generator[Row, N
 
 def _row(student: str, number: str, result: dict[str, Any]) -> Row:
     wrong = cut(visible(str(result.get("wrong", ""))), LONGEST)
-    mistake = cut(visible(str(result.get("mistake", ""))), LONGEST)
+    mistake = cut(visible(str(result.get("mistake", wrong if "seconds" in result else ""))), LONGEST)
     steps, seconds = int(result.get("steps", 0)), float(result.get("seconds", 0))
     return Row(student, number, result.get("passed") is True, steps, seconds, wrong, mistake)
 
@@ -292,7 +292,7 @@ def mistakes(rows: list[Row]) -> str:
         f"  {counted(number, 'student')}, {exercise} {EXERCISES[exercise].title}: {cut(mistake, WIDTHS[-1])}"
         for (exercise, mistake), number in sorted(count.items(), key=lambda each: (-each[1], each[0]))[:MISTAKES]
     ]
-    return "\n".join(["The most common mistakes, by what was expected:", *lines]) if lines else ""
+    return "\n".join(["The most common mistakes (what was expected, or how it ended):", *lines]) if lines else ""
 
 
 def write_csv(path: Path, rows: Iterable[Row]) -> None:
@@ -359,7 +359,7 @@ def _mark(people: list[Student], wanted: list[str], seed: int, given: argparse.N
     began, missing = time.monotonic(), len(rows)
     found = marked(tasks, given.jobs)
     try:
-        for row in tqdm(found, total=len(tasks), unit="answer", disable=None) if tqdm is not None else found:
+        for row in bar(found, total=len(tasks), unit="answer", disable=None) if bar else found:
             rows.append(row)
     except (KeyboardInterrupt, OSError) as error:
         left = len(tasks) - (len(rows) - missing)
