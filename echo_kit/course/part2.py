@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from ..server import MAIN
 from ..watch.frames import is_student_code, student_frame, thread_frames
+from ..watch.observation import Task
 from ..watch.text import listed
 from .report import NotYet
 from .shared import (
@@ -24,7 +25,7 @@ from .trial import MOMENT, PATIENCE, RESTLESS, Guest, Trial
 
 MANY = 40  # clients that are there at once in exercise 2.1: more threads than a pool has that nobody has limited
 AGAIN = 1.2  # seconds for which a full server is watched that does not wait, but looks again and again
-LONGER = 2.5  # seconds by which the threads of exercise 2.7 end later than a server may think
+LONGER = 2.0  # seconds by which the threads of exercise 2.7 end later than a server may think
 MESSAGES = (b"again", b"again", b" \r\n\tz ", b"caf\xe9 \xff\x00", b"".join(b"%05d" % each for each in range(600)))
 ODD = "the same bytes go back, all of them, whatever they are || sendall(data), no send, no decode, no strip"
 SILENT = "the loop must be in accept again at once, also when a new client is silent || recv is called in its thread"
@@ -125,9 +126,8 @@ def at_most_three(trial: Trial) -> None:
     _waits(dave, limit, long=True)
     bob.tries("bob leaves").leaves()
     dave.hears("hi", release)
-    erin = trial.tries("erin comes while alice, carol and dave are there; then carol breaks off").guest(
-        "erin", settle=None
-    )
+    trial.tries("erin comes while alice, carol and dave are there; then carol breaks off")
+    erin = trial.guest("erin", settle=None)
     _waits(erin, "each client gives back one place || one release for each acquire")
     carol.vanishes()
     erin.hears("hi", release)
@@ -142,7 +142,7 @@ def at_most_three(trial: Trial) -> None:
 def _waits(guest: Guest, hint: str, long: bool = False) -> None:
     trial = guest.says("hi").trial
     trial.settle()
-    trial.until(lambda: guest.there, _goes_on_in(trial) if long else MOMENT)
+    trial.until(lambda: guest.there, _goes_on_in(trial.server.observation.alive()) if long else MOMENT)
     expected = f"{guest.name} waits in the backlog, as three are there"
     closed = guest.there and guest.there.closed
     got = f"{guest.name} was accepted{', and then your server hung up' if closed else ''}"
@@ -150,13 +150,13 @@ def _waits(guest: Guest, hint: str, long: bool = False) -> None:
     trial.expects(expected, guest.there is None, got, hint)
 
 
-def _goes_on_in(trial: Trial) -> float:
-    """After how many seconds a thread may have gone on that does not wait for a client: 0.0 where one must come or go.
+def _goes_on_in(tasks: list[Task]) -> float:
+    """After how many seconds one of them may have gone on that does not wait for a client; 0.0: one must come or go.
 
     A thread that waits for a lock with a time limit, or sleeps, may go on and accept a client, place or no place.
     """
     longest, frames = 0.0, thread_frames()
-    for task in trial.server.observation.alive():
+    for task in tasks:
         frame = frames.get(task.identity() or 0)
         if task.waiting is not None or frame is None:
             continue
@@ -214,10 +214,8 @@ def clean_end(trial: Trial) -> None:
     trial.tries("zoe leaves. Then Ctrl+C is pressed, while alice, bob and carol are there and silent")
     with _slow_ends(trial):
         trial.server.interrupt()
-    expected, returned = (
-        "your server returns",
-        trial.until(lambda: trial.returned or _joins_for_ever(trial)) and trial.returned,
-    )
+    trial.until(lambda: trial.returned or _joins_for_ever(trial))
+    expected, returned = "your server returns", trial.returned
     gone = "zoe has left before: her connection is closed already, which is an OSError. Catch it, and go on"
     trial.expects(expected, trial.server.error is None, "it ended with an error", gone)
     hang_up = (
@@ -231,7 +229,8 @@ def clean_end(trial: Trial) -> None:
     guests = (alice, bob, carol)
     for guest in guests:
         guest.hears_nothing("after Ctrl+C, nothing more is sent", may_end=True)
-        trial.until(lambda guest=guest: guest.has_ended() or trial.nothing_will_come(), PATIENCE if returned else 0.0)  # type: ignore[misc]
+    over = lambda: all(guest.has_ended() for guest in guests) or trial.nothing_will_come()  # noqa: E731
+    trial.until(over, PATIENCE if returned else 0.0)
     ended = [each for each in guests if trial.until(each.has_ended, MOMENT)]
     for guest in guests:
         got, hint = f"nothing came to {guest.name}", each_one if ended else hang_up
@@ -272,7 +271,7 @@ def _joins(trial: Trial) -> bool:
     for task in trial.server.observation.alive():
         frame = thread_frames().get(task.identity() or 0) if task.label == MAIN else None
         if frame is not None and frame.f_code.co_filename == threading.__file__:
-            return not _goes_on_in(trial)
+            return not _goes_on_in([task])
     return False
 
 

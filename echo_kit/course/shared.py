@@ -27,7 +27,7 @@ ODD_LINES = {  # what a line may be, and what to think of
     b"": "an empty line is a line, too: it is answered, and more may come",
     b" z\t\rz \r": "only \\n ends a line: spaces and \\r belong to it || no strip(), no splitlines()",
     b"caf\xe9 \xff": "a line is bytes, and need not be text || no decode()",
-    b"x" * 300: "a line may be longer than one recv, and one send may take a part of its bytes || lines_of, sendall",
+    b"x" * 150: "a line may be longer than one recv, and one send may take a part of its bytes || lines_of, sendall",
 }
 NUMBER = "the answer is the number as text, with \\n at its end"
 HALF = "what comes after the last \\n is no line, also when the client leaves"

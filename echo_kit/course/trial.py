@@ -114,7 +114,7 @@ class Trial:
 
     def swallowed(self) -> str:
         """The error with which a thread of a pool has ended its work, in words; "" where there is none."""
-        for kept in self.server.observation.kept_errors.copy():
+        for kept in [each for each in self.server.observation.kept_errors.copy() if not each.asked]:
             code, line = kept.place or (None, 0)
             text = source_lines(code.co_filename)[line - 1 : line] if code is not None else []
             return f"a pool has kept an error for you, {kept.name}, at  {''.join(text).strip()}".removesuffix(", at  ")
