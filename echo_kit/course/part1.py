@@ -364,9 +364,9 @@ def write_the_client(trial: Trial) -> None:
     trial.tries('"one" is typed, then "two"')
     hint = "each line is sent when it is typed, and the next one is asked for"
     client.types("one", "two").shows("one", "two", hint=hint)
-    trial.tries("the same line is typed twice, with spaces around it")
+    trial.tries("the same line is typed twice, with spaces around it, and then three spaces")
     hint = "the line is sent as it is: no strip, and no \\n behind it"
-    client.types("  a zoo ", "  a zoo ").shows("  a zoo ", "  a zoo ", hint=hint)
+    client.types("  a zoo ", "  a zoo ", "   ").shows("  a zoo ", "  a zoo ", "   ", hint=hint)
     trial.tries("an empty line is typed")
     hint = "an empty line sends nothing, so no echo will come || if the line is empty: continue"
     client.types("").shows(hint=hint).types("go on").shows("go on", hint=hint)

@@ -1615,6 +1615,16 @@ def asks_a_line_once():
             last = line
 
 
+@wrong("1.9", "the terminal shows", "> ", "no strip")
+def takes_three_spaces_for_nothing():
+    with connected() as s:
+        while True:
+            line = input("> ").encode()
+            if line.strip():
+                s.sendall(line)
+                print("Received  :", whole(s, len(line)).decode())
+
+
 # -- 2.1 A thread each -------------------------------------------------------------------------------------------------
 
 
