@@ -23,8 +23,9 @@ from ..watch.reasons import PRINTED
 from ..watch.text import cut, visible
 from . import part1, part2, surprises
 from .report import LONGEST, NotYet, Report, died_of
+from .seems import PART
 from .terminal import answered_in_pieces
-from .trial import PART, PATIENCE, Serve, Trial, a_thread_each, as_it_is, not_at_all, one_at_a_time
+from .trial import PATIENCE, Serve, Trial, a_thread_each, as_it_is, not_at_all, one_at_a_time
 
 THREADS = 100  # that a server on trial may have
 EVENTS = 10_000  # the newest, that its views know: a server that never waits makes thousands a second
@@ -133,6 +134,12 @@ def _unlike(exercise: Exercise, function: Any) -> NotYet | None:
         hint = f"the last line of the cell: {call} takes the name of your function, without brackets"
         return NotYet(f"a function {wanted}", given, hint)
     name = getattr(function, "__name__", "your function")
+    for is_one, what, hint in (
+        (inspect.iscoroutinefunction, "async def makes a coroutine of it", "def, not async def"),
+        (inspect.isgeneratorfunction, "yield makes a generator of it", "sendall and return, not yield"),
+    ):
+        if is_one(function):
+            return NotYet(f"def {name}{wanted}", f"{what}: a call of {name} runs none of its lines", hint)
     try:
         signature = inspect.signature(function)
         signature.bind(*exercise.takes)
@@ -178,9 +185,4 @@ def _end(trial: Trial) -> ServerStuck | None:
         guest.leaves()
     with contextlib.suppress(OSError):
         trial.at_the_end.close()
-    try:
-        if trial.server is not None:
-            trial.server.stop()
-    except ServerStuck as stuck:
-        return stuck
-    return None
+    return trial.stop() if trial.server is not None else None

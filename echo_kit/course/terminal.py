@@ -13,7 +13,8 @@ from ..program import run
 from ..views.code import DIED, STANDS
 from ..watch.text import cut
 from .report import LONGEST, NotYet, died_of
-from .trial import PART, Serve, Trial
+from .seems import PART
+from .trial import Serve, Trial
 
 KEPT = 1_900  # characters of a line that are compared: a terminal keeps a few more
 BYE = b"bye"  # to which the server answers with an end of file
@@ -33,6 +34,7 @@ def answered_in_pieces(program: Callable[..., Any], trial: Trial) -> Serve:
                 sent = 0
                 with conn, contextlib.suppress(ConnectionError):
                     while (data := conn.recv(1024)) and data.strip() != BYE:
+                        trial.heard += data
                         middle = max(0, data.find(b"\xa9"))
                         for piece in filter(None, (data[:middle], data[middle:])):
                             conn.sendall(piece)
@@ -52,8 +54,10 @@ class Terminal:
     def __init__(self, trial: Trial, hint: str) -> None:
         self.trial = trial
         self._shown: list[str] = []
+        self._typed = b""
         name = f"check of {getattr(trial.function, '__name__', 'your program')}"
         trial.program = None  # that of the run before
+        trial.heard.clear()
         self.program = trial.program = run(trial.function, *trial.server.address[:2], name=name)
         trial.at_the_end.callback(self.program.stop)
         self.program.observation.most_sent = PART
@@ -62,6 +66,7 @@ class Terminal:
 
     def types(self, *lines: str | None) -> Terminal:
         """Lines, or None: the end of the input."""
+        self._typed += "".join(filter(None, lines)).encode()
         self.program.type(*lines)
         return self
 
@@ -72,12 +77,16 @@ class Terminal:
 
         def same() -> bool:
             came[:] = re.findall(r"^(?:> ?)*Received *: *(.*)$", self.program.screen, re.MULTILINE)
-            return [each[:KEPT] for each in came] == [each[:KEPT] for each in self._shown]
+            return [each[:KEPT] for each in came] == [each.lstrip()[:KEPT] for each in self._shown]
 
         if not same() and came and re.match("b['\"]", came[-1]):
             hint = "print text, not bytes || decode() makes text of bytes"
         received = ", then ".join(f"Received  :  {cut(each, 40)}" for each in texts)
         self.expects(f"the terminal shows  {received}" if texts else "nothing is sent or received", same, hint)
+        heard = self.trial.heard
+        expected = f"it sends what was typed, {len(self._typed):,} bytes until now"
+        as_typed = "the line is sent as it was typed: no strip, and no \\n behind it"
+        self.expects(expected, lambda: heard == self._typed, as_typed, f"it has sent {len(heard):,} bytes; ")
         self.expects("it asks for the next line", self._asks, hint)
         return self
 
@@ -90,7 +99,7 @@ class Terminal:
         closes = [each for each in log if each.kind == "close" and each.thread]  # without one: the garbage collector
         self.expects("it closes its socket", lambda: closes, hint)
 
-    def expects(self, expected: str, condition: Callable[[], object], hint: str) -> None:
+    def expects(self, expected: str, condition: Callable[[], object], hint: str, got: str = "") -> None:
         """As `Trial.expects`, with the end of what the terminal shows."""
         if self.trial.until(condition, SOON):
             return
@@ -98,7 +107,7 @@ class Terminal:
         view = self.trial.view = program.where()
         stands = ["has ended"] if program.ended else [mark.words for _, mark in view.marks if mark.kind == STANDS]
         shows = [cut(line, 80) for line in program.screen.splitlines()[-4:]]
-        got = "\n".join(["the terminal shows", *shows, f"(it {stands[0]})" if stands else ""])
+        got = "\n".join([f"{got}the terminal shows", *shows, f"(it {stands[0]})" if stands else ""])
         if program.error is not None:
             got = died_of(program.error)
             died = "".join(f"the line  {cut(text, LONGEST)}\n" for text, mark in view.marks if mark.kind == DIED)

@@ -8,35 +8,37 @@ cannot hold a trial up: every wait has a bound, and where it is certain that not
 from __future__ import annotations
 
 import contextlib
+import math
 import random
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..client import Client, EchoError, Refused, Reset
-from ..server import Server
+from ..server import MAIN, Server, ServerStuck
 from ..servers import serve_single
 from ..views.code import DIED, STANDS, CodeView
-from ..watch import patches
+from ..watch import patches, rest
 from ..watch.events import Connection
-from ..watch.frames import source_line, source_lines, student_frame
+from ..watch.frames import source_lines
 from ..watch.observation import current_task
 from ..watch.text import cut, listed
 from .report import LONGEST, NotYet, died_of, quoted
+from .seems import seems
 
 Serve = Callable[[str, int], object]
 
-PART = 100  # bytes that one send() takes at most: a system may do that at any time, and only sendall() goes on
 PATIENCE = 3.0  # seconds that a server has for each answer; less where it is certain that none will come
 MOMENT = 0.05  # seconds between two looks
 RESTLESS = 0.2  # seconds that a server gets to come to rest once it has failed to do so
+SILENCE = 2.5  # seconds for which a client says nothing, where it is not certain that the server waits for it that long
 MUCH = 2000  # times 64 KB: more than any system keeps for a server that does not read
 ACCEPT_LOOP = "the loop over the clients never ends || a loop around accept"
 RECV_LOOP = "a conversation goes on until the client has left || a loop around recv, until it returns no bytes"
+LETTERS = "abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ 0123456789"
 
 
 @dataclass
@@ -55,6 +57,16 @@ class Trial:
     guests: list[Guest] = field(default_factory=list)
     restless: bool = False  # the server has failed to come to rest: it never waits for long
     at_the_end: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)  # closed when the trial is over
+    result: Any = None  # what the function has returned that handled a client
+    heard: bytearray = field(default_factory=bytearray)  # what the client program on trial has sent
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.random = random.Random(self.seed)  # for the messages of an exercise
+
+    def letters(self, size: int) -> bytes:
+        """So many letters, figures and spaces, no two parts of which are alike."""
+        return "".join(self.random.choices(LETTERS, k=size)).encode()
 
     def tries(self, words: str) -> Trial:
         """What was tried until now was as expected. Next come `words`."""
@@ -116,6 +128,19 @@ class Trial:
         self.restless = not rested
         return rested
 
+    def stop(self) -> ServerStuck | None:
+        """Stop the server. What has not ended, if anything: a program does not wait for its daemons, and neither does
+        the trial, as long as they only wait.
+        """
+        try:
+            self.server.stop()
+        except ServerStuck as stuck:
+            alive = self.server.observation.alive()
+            held_up = not alive or any(each.holds or each.label == MAIN for each in alive)
+            if held_up or not rest.settle(self.server.observation, time.monotonic() + RESTLESS, over=lambda: False):
+                return stuck
+        return None
+
     def until(self, condition: Callable[[], object], seconds: float = PATIENCE) -> bool:
         """Wait for what no call can wait for. False: the condition did not hold within `seconds`."""
         deadline = time.monotonic() + seconds
@@ -123,46 +148,14 @@ class Trial:
             time.sleep(0.005)
         return bool(condition())
 
-    def nothing_will_come(self) -> bool:
-        """Whether every thread of the server waits, without a time limit, for a client that has nothing to say."""
+    def nothing_will_come(self, within: float = math.inf) -> bool:
+        """Whether every thread of the server waits, `within` so many seconds, for a client that has nothing to say."""
         if not self.server.settle(RESTLESS):
             return False
         waits = [task.waiting for task in self.server.observation.alive()]
         socks = [seen.ref() if seen is not None else None for seen in waits]
-        return all(sock is not None and sock.gettimeout() is None for sock in socks)
-
-    def result_of(self, *arguments: Any, hint: str, idle: str = "", still: float = 3 * PATIENCE) -> Any:
-        """Call the student's function in a thread of its own, since it may never return, and return its result.
-
-        The wait ends when the server has neither read nor sent a byte for `still` seconds. `hint` is the hint then, or
-        `idle` where the server, too, waits for the function.
-        """
-        outcome: Future[Any] = Future()
-
-        def run() -> None:
-            try:
-                outcome.set_result(self.function(*arguments))
-            except BaseException as error:
-                outcome.set_exception(error)
-
-        thread = threading.Thread(target=run, daemon=True)
-        thread.start()
-        moved, since = -1, time.monotonic()
-        while thread.is_alive() and time.monotonic() - since < still:
-            thread.join(MOMENT)
-            now = sum(each.received + each.sent for each in self.server.observation.accepted.values())
-            if now != moved:
-                moved, since = now, time.monotonic()
-        if thread.is_alive():
-            frame = student_frame(thread.ident)
-            got = f"it still stands at  {source_line(frame) if frame is not None else ''}"
-            hint = idle if idle and self.nothing_will_come() else hint
-        elif (error := outcome.exception()) is not None:
-            got = f"it{died_of(error).removeprefix('your code')}"
-            hint = hint if isinstance(error, OSError) else ""
-        else:
-            return outcome.result()
-        raise self.not_yet("your function returns", got, hint)
+        limits = [0.0 if sock is None else sock.gettimeout() for sock in socks]
+        return all(limit is None or limit > within for limit in limits)
 
     @contextlib.contextmanager
     def late_threads(self) -> Iterator[None]:
@@ -181,7 +174,8 @@ class Trial:
     def _reads_nothing(self) -> bool:
         """Whether the server goes on calling recv on a connection that has ended."""
         again = [task.again for task in self.server.observation.tasks if task.again is not None]
-        return any(each.kind == "recv" and not each.error and each.times > 2 for each in again)
+        again = [each for each in again if each.kind == "recv" and not each.error and not each.connection.closed]
+        return any(each.times > 2 for each in again)
 
     def _stands(self, view: CodeView) -> str:
         """Where the threads of the server stand, in one sentence."""
@@ -222,17 +216,43 @@ class Guest:
         """
         data = data.encode() if isinstance(data, str) else data
         self._wait_for(lambda: len(self._came) >= len(data))
-        hint = next((instead[began] for began in instead if self._came.startswith(began)), hint)
+        if not self._came.startswith(data):
+            told = seems(data, self._came, self.trial.server.observation, self.there, self.trial.result)
+            hint = next((instead[began] for began in instead if self._came.startswith(began)), told or hint)
         self._expects(f"{self.name} gets {quoted(data)}", self._came.startswith(data), hint)
         self._came = self._came[len(data) :]
         return self
 
-    def hears_last(self, line: str, hint: str, instead: Mapping[bytes, str] = {}) -> Guest:
-        """As `hears`, after any number of other lines: how TCP cuts the bytes decides how many there are."""
-        end = f"\n{line}".encode()
-        if self._wait_for(lambda: (b"\n" + self._came).endswith(end)):
-            self._came = line.encode()
-        return self.hears(line, hint, instead)
+    def gets(self, data: bytes | str, answer: bytes | str, hint: str, instead: Mapping[bytes, str] = {}) -> Guest:
+        """Send `data`, wait for this `answer`, and for not a byte more."""
+        more = "not a byte more: send what is asked for, and no \\n behind it"
+        return self.says(data).hears(answer, hint, instead).hears_nothing(more, may_end=True)
+
+    def is_silent(self, hint: str) -> Guest:
+        """The client says nothing for a while: nothing comes, and the server does not hang up."""
+        self.trial.until(
+            lambda: self.has_ended() or self._came or self.trial.nothing_will_come(within=SILENCE), SILENCE
+        )
+        self.trial.settle()
+        self._expects("the connection stays open", self._came or not self.has_ended(), hint)
+        return self.hears_nothing(hint)
+
+    def finishes(self, hint: str = "when recv returns no bytes, hang up, and send nothing more") -> Guest:
+        """Say that nothing more will be sent, and listen on: the server hangs up, without another byte."""
+        self.tries(f"{self.name} sends no more, but still listens: recv returns no bytes then")
+        self.client.finish()
+        return self.is_hung_up(hint)
+
+    def hears_last(self, number: int, since: int, hint: str, instead: Mapping[bytes, str] = {}) -> Guest:
+        """Wait for a line with this number. Lines with other ones, from `since` up to it, may come before: how TCP cuts
+        the bytes decides how many.
+        """
+        last = f"{number}\n".encode()
+        if self._wait_for(lambda: (b"\n" + self._came).endswith(b"\n" + last)):
+            numbers = [int(each) if each.isdigit() else -1 for each in self._came.split(b"\n")[:-1]]
+            if numbers == sorted({*numbers}) and numbers[0] > since:
+                self._came = last
+        return self.hears(last, hint, instead)
 
     def echoes(self, data: bytes | str, hint: str) -> Guest:
         """Send it, and wait for the same bytes."""
@@ -255,7 +275,9 @@ class Guest:
 
     def is_hung_up(self, hint: str, seconds: float = PATIENCE) -> Guest:
         """The server hangs up within `seconds`, without another byte."""
-        ended = self.trial.until(self.has_ended, seconds)
+        # In vain where every thread waits for somebody else, and without a limit.
+        self.trial.until(lambda: self.has_ended() or self._comes_nothing(), seconds)
+        ended = self.has_ended()
         self._expects(f"the server hangs up on {self.name} within {seconds:g} s", ended and not self._came, hint)
         return self
 
@@ -286,12 +308,15 @@ class Guest:
         owed = there is not None and (there.sent > self.client.connection.received or there.closed)
         return owed and not self.has_ended()
 
+    def _comes_nothing(self) -> bool:
+        return self.trial.nothing_will_come() and not self._is_on_its_way()
+
     def _wait_for(self, enough: Callable[[], bool]) -> bool:
         """Wait until enough has come. False: the connection ended, time is up, or certainly nothing will come."""
         deadline = time.monotonic() + PATIENCE
         while not self.has_ended() and not enough() and time.monotonic() < deadline:
             comes = self.client.wait(min(deadline, time.monotonic() + MOMENT), to_write=False)
-            if not comes and self.trial.nothing_will_come() and not self._is_on_its_way():
+            if not comes and self._comes_nothing():
                 break
         self.has_ended()
         return enough()
@@ -326,7 +351,7 @@ def one_at_a_time(handle: Callable[..., Any], trial: Trial) -> Serve:
 
     def run(conn: socket.socket, addr: Any) -> None:
         with conn:
-            handle(conn, addr)
+            trial.result = handle(conn, addr)
 
     return _accepting(run)
 

@@ -5,6 +5,7 @@
 import collections
 import contextlib
 import itertools
+import os
 import queue
 import select
 import selectors
@@ -17,6 +18,9 @@ from concurrent.futures import ThreadPoolExecutor
 import echo_kit
 
 RIGHT = []  # (number, function)
+
+diary = queue.SimpleQueue()  # what a daemon of an answer waits for, until the test is over: then None comes
+over = threading.Event()  # set then
 
 
 def right(number):
@@ -84,18 +88,40 @@ def with_send_and_break(host, port):
 
 
 @right("1.1")
-def with_select(host, port):
+def with_a_queue_and_a_daemon(host, port):
+    def write_the_diary():
+        while (line := diary.get()) is not None:
+            print(line)
+
+    threading.Thread(target=write_the_diary, daemon=True).start()
     with socket.create_server((host, port)) as s:
-        known = [s]
         while True:
-            for sock in select.select(known, [], [])[0]:
-                if sock is s:
-                    known.append(s.accept()[0])
-                elif data := sock.recv(1024):
-                    sock.sendall(data)
-                else:
-                    known.remove(sock)
-                    sock.close()
+            conn, addr = s.accept()
+            diary.put(f"{addr} is there")
+            with conn, conn.makefile("rwb", buffering=0) as file:
+                while data := file.read(1024):
+                    while data:
+                        data = data[file.write(data) :]
+
+
+@right("1.1")
+def accepts_ahead_and_serves_in_order(host, port):
+    waiting = queue.Queue()
+
+    def serve_one_after_the_other():
+        while (conn := waiting.get()) is not None:
+            with conn:
+                while data := conn.recv(1024):
+                    conn.sendall(data)
+
+    worker = threading.Thread(target=serve_one_after_the_other, daemon=True)
+    worker.start()
+    with socket.create_server((host, port)) as s:
+        try:
+            while True:
+                waiting.put(s.accept()[0])
+        finally:
+            waiting.put(None)
 
 
 # -- 1.2 to 1.5 --------------------------------------------------------------------------------------------------------
@@ -120,6 +146,27 @@ def shout_with_a_table(conn, addr):
     table = bytes(each - 32 if ord("a") <= each <= ord("z") else each for each in range(256))
     for data in iter(lambda: conn.recv(7), b""):
         conn.sendall(data.translate(table))
+
+
+@right("1.2")
+def shout_past_the_socket(conn, addr):
+    while data := os.read(conn.fileno(), 1024):
+        left = data.upper()
+        while left:
+            left = left[os.write(conn.fileno(), left) :]
+
+
+@right("1.2")
+def shout_and_ask_again_and_again(conn, addr):
+    conn.settimeout(0.05)
+    while True:
+        try:
+            data = conn.recv(1024)
+        except TimeoutError:
+            continue
+        if not data:
+            return
+        conn.sendall(data.upper())
 
 
 @right("1.3")
@@ -160,15 +207,15 @@ def count_with_a_list(conn, addr):
         conn.sendall((str(sum(sizes)) + "\n").encode())
 
 
-bytes_of = collections.Counter()
-
-
 @right("1.4")
 def count_in_small_pieces(conn, addr):
     total = 0
     while piece := conn.recv(3):
         total += len(piece)
         conn.sendall(f"{total}\n".encode())
+
+
+bytes_of = collections.Counter()
 
 
 @right("1.4")
@@ -195,8 +242,9 @@ def reverse_lines(conn, addr):
 def reverse_a_file(conn, addr):
     with conn.makefile("rwb") as file:
         for line in file:
-            file.write(line[:-1][::-1] + b"\n")
-            file.flush()
+            if line.endswith(b"\n"):
+                file.write(line[:-1][::-1] + b"\n")
+                file.flush()
 
 
 @right("1.5")
@@ -239,6 +287,30 @@ def they_say_something_else(server):
     for client in clients[1:]:
         client.send("hi yo")
     return clients
+
+
+@right("1.6")
+def they_connect_in_threads(server):
+    clients, alice_is_there, bob_is_there = {}, threading.Event(), threading.Event()
+
+    def connect(name, after, then):
+        after.wait()
+        clients[name] = echo_kit.Client(server, name=name)
+        if name != "alice":
+            clients[name].send(b"12345")
+        then.set()
+
+    waits = [threading.Event(), alice_is_there, bob_is_there, threading.Event()]
+    waits[0].set()
+    threads = [
+        threading.Thread(target=connect, args=(name, *waits[number : number + 2]))
+        for number, name in enumerate(("alice", "bob", "carol"))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [*clients.values()]
 
 
 # -- 1.7, 1.8 ----------------------------------------------------------------------------------------------------------
@@ -318,6 +390,14 @@ def be_patient_with_a_timer(conn, addr):
         conn.sendall(data)
 
 
+@right("1.7")
+def be_patient_with_a_file_descriptor(conn, addr):
+    with selectors.DefaultSelector() as selector:
+        selector.register(conn, selectors.EVENT_READ)
+        while selector.select(0.5) and (data := conn.recvmsg(1024)[0]):
+            conn.sendmsg([data]) if len(data) < 50 else conn.sendall(data)
+
+
 @right("1.8")
 def serve_safely(host, port):
     with socket.create_server((host, port)) as s:
@@ -330,6 +410,30 @@ def serve_safely(host, port):
                         conn.sendall(data)
                 except ConnectionError:
                     print(f"Lost {addr}")
+
+
+@right("1.8")
+def serve_with_daemons(host, port):
+    def write_the_diary():
+        while (line := diary.get()) is not None:
+            print(line)
+
+    def tell_the_time():
+        while not over.wait(60):  # as time.sleep(60), but a test can end it
+            print(time.ctime())
+
+    for each in (write_the_diary, tell_the_time):
+        threading.Thread(target=each, daemon=True).start()
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            with conn:
+                try:
+                    while data := conn.recv(1024):
+                        diary.put(f"{addr}: {data!r}")
+                        conn.sendall(data)
+                except OSError as error:
+                    diary.put(f"{addr}: {error}")
 
 
 @right("1.8")
@@ -1016,6 +1120,31 @@ def goodbye_by_file(conn, addr):
         file.readall()
 
 
+@right("3.1")
+def goodbye_by_messages(conn, addr):
+    conn.sendmsg([conn.recvmsg(2)[0]])
+    conn.shutdown(socket.SHUT_WR)
+    while conn.recvmsg(4096)[0]:
+        pass
+
+
+@right("3.1")
+def goodbye_past_the_socket(conn, addr):
+    os.write(conn.fileno(), os.read(conn.fileno(), 2))
+    conn.shutdown(socket.SHUT_WR)
+    while os.read(conn.fileno(), 4096):
+        pass
+
+
+@right("3.1")
+def goodbye_into_a_buffer(conn, addr):
+    buffer = bytearray(1000)
+    conn.sendall(conn.recvfrom(2)[0])
+    conn.shutdown(socket.SHUT_WR)
+    while select.select([conn], [], [])[0] and conn.recvmsg_into([buffer])[0]:
+        pass
+
+
 # -- 3.2 Much at once --------------------------------------------------------------------------------------------------
 
 
@@ -1062,3 +1191,39 @@ def one_thread_for_both(sock, data):
         if writable:
             left = left[sock.send(left) :]
     return came
+
+
+@right("3.2")
+def says_that_it_is_all_and_reads_to_the_end(sock, data):
+    def send():
+        sock.sendall(data)
+        sock.shutdown(socket.SHUT_WR)
+
+    threading.Thread(target=send).start()
+    return b"".join(iter(lambda: sock.recv(65536), b""))
+
+
+@right("3.2")
+def reads_in_a_thread(sock, data):
+    came = bytearray(len(data))
+
+    def read():
+        view = memoryview(came)
+        while view:
+            view = view[sock.recv_into(view) :]
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    left = memoryview(data)
+    while left:
+        left = left[sock.send(left) :]
+    reader.join()
+    return bytes(came)
+
+
+@right("3.2")
+def reads_with_a_file(sock, data):
+    with ThreadPoolExecutor() as pool, sock.makefile("rb") as file:
+        came = pool.submit(file.read, len(data))
+        sock.sendall(data)
+        return came.result()

@@ -3,9 +3,11 @@
 import contextlib
 import json
 import re
+import socket
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,9 @@ import pytest
 import echo_kit
 from echo_kit.course import exercises
 from echo_kit.course.exercises import EXERCISES
+from echo_kit.course.trial import Trial
 
-from . import wrong_answers
+from . import right_answers, wrong_answers
 from .right_answers import RIGHT
 from .wrong_answers import SLOW, WRONG
 
@@ -75,6 +78,23 @@ def ended(monkeypatch):
             frame = frame.f_back
         del frame
         thread.join(LONG)
+
+
+@pytest.fixture(autouse=True)
+def daemons_end(monkeypatch):
+    """Those of a right answer, which no stop can end: they wait outside of sockets."""
+    before = set(threading.enumerate())
+    yield
+    monkeypatch.setattr(threading, "excepthook", lambda died: None)  # of the SystemExit that the stop left for them
+    right_answers.over.set()
+    left = set(threading.enumerate()) - before
+    for _ in left:
+        right_answers.diary.put(None)
+    for thread in left:
+        thread.join(LONG)
+    right_answers.over.clear()
+    while not right_answers.diary.empty():
+        right_answers.diary.get()
 
 
 every_right = soaked(RIGHT, slow=lambda each: each[1] is not FIRST[each[0]])
@@ -213,6 +233,34 @@ def test_what_an_earlier_check_has_left_in_a_variable(monkeypatch, capsys):
     looks = [echo_kit.check("2.4", who).problem.hint for _ in range(2)]
     assert looks[0] != looks[1], looks
     assert "an earlier check" in looks[1], looks
+
+
+@pytest.mark.parametrize(("number", "answer"), [("1.2", bytes.upper), ("1.8", bytes)])
+def test_an_answer_that_knows_the_messages_fails_with_another_seed(number, answer, monkeypatch, capsys):
+    known = {}
+
+    def handle(conn, addr):
+        with contextlib.suppress(ConnectionError):
+            while data := conn.recv(100_000):
+                if learns:
+                    known[data] = answer(data)
+                conn.sendall(known.get(data, b"?"))
+
+    def serve(host, port):
+        with socket.create_server((host, port)) as s:
+            while True:
+                conn, addr = s.accept()
+                with conn:
+                    handle(conn, addr)
+
+    function = handle if number == "1.2" else serve
+    learns = True
+    assert echo_kit.check(number, function).passed
+    learns = False
+    assert echo_kit.check(number, function).passed
+    monkeypatch.setattr(exercises, "Trial", partial(Trial, seed=1))
+    report = echo_kit.check(number, function)
+    assert 'got "?"' in report.problem.got, report
 
 
 def sends_first(sock, data):

@@ -336,6 +336,16 @@ class Shy:
         raise ValueError
 
 
+async def waits_for_nobody(conn, addr):
+    while data := conn.recv(1024):
+        conn.sendall(data.upper())
+
+
+def yields_it(conn, addr):
+    while data := conn.recv(1024):
+        yield data.upper()
+
+
 @pytest.mark.parametrize(
     ("given", "says"),
     [
@@ -348,6 +358,8 @@ class Shy:
         (Shouter, "Shouter takes something else"),
         (lambda conn: None, "<lambda> takes something else"),
         (lambda conn, addr, more: None, "<lambda> takes something else"),
+        (waits_for_nobody, "async def makes a coroutine of it: a call of waits_for_nobody runs none of its lines"),
+        (yields_it, "yield makes a generator of it: a call of yields_it runs none of its lines"),
     ],
 )
 def test_what_is_no_such_function(given, says):

@@ -63,6 +63,16 @@ def handle_and_save(conn, addr):
     print(f"{addr} is saved")
 
 
+def a_thread_and_a_loop(sock, data):
+    sender = threading.Thread(target=sock.sendall, args=(data,))
+    sender.start()
+    came = bytearray()
+    while len(came) < len(data):
+        came += sock.recv(65536)
+    sender.join()
+    return came
+
+
 # -- 1.1 From memory ---------------------------------------------------------------------------------------------------
 
 
@@ -186,6 +196,163 @@ def listens_on_all_addresses(host, port):
                 echo(conn)
 
 
+@wrong("1.1", "bob waits until alice has left", 'bob got "hi"', "one client at a time")
+def serves_with_a_thread_each(host, port):
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            threading.Thread(target=handle_client, args=(conn, addr)).start()
+
+
+@wrong("1.1", "bob waits until alice has left", 'bob got "hi"', "one client at a time")
+def serves_with_select(host, port):
+    with socket.create_server((host, port)) as s:
+        known = [s]
+        while True:
+            for sock in select.select(known, [], [])[0]:
+                if sock is s:
+                    known.append(s.accept()[0])
+                elif data := sock.recv(1024):
+                    sock.sendall(data)
+                else:
+                    known.remove(sock)
+                    sock.close()
+
+
+@wrong("1.1", r'alice gets " \tz\xff', "UnicodeDecodeError", "no decode")
+def makes_text_and_bytes_again(host, port):
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            with conn:
+                while data := conn.recv(1024):
+                    conn.sendall(data.decode().encode())
+
+
+@wrong("1.1", r'alice gets " \tz\xff', "alice got", "decode loses some of them")
+def replaces_what_is_not_text(host, port):
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            with conn:
+                while data := conn.recv(1024):
+                    conn.sendall(data.decode(errors="replace").encode())
+
+
+@wrong("1.1", r'alice gets " \tz\xff', r'alice got "z\xff\xc3("', "strip() takes white space away")
+def strips_what_came(host, port):
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            with conn:
+                while data := conn.recv(1024):
+                    conn.sendall(data.strip())
+
+
+@wrong("1.1", r'alice gets " \tz\xff', r'alice got " \tz\xff\xc3("', "strip() takes white space away")
+def takes_the_end_of_the_line_off(host, port):
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            with conn:
+                while data := conn.recv(1024):
+                    conn.sendall(data.rstrip())
+
+
+@wrong("1.1", "zoe can connect", "nobody listens any more", "a loop around accept")
+def serves_three_clients(host, port):
+    with socket.create_server((host, port)) as s:
+        for _ in range(3):
+            conn, addr = s.accept()
+            with conn:
+                echo(conn)
+
+
+@wrong("1.1", "zoe can connect", "nobody listens any more", "a loop around accept")
+def serves_ten_clients(host, port):
+    count = 0
+    with socket.create_server((host, port)) as s:
+        while count < 10:
+            conn, addr = s.accept()
+            with conn:
+                echo(conn)
+            count += 1
+
+
+@wrong("1.1", "alice gets nothing more", r'alice got "\n"', r"no \n behind it")
+def adds_an_end_of_line(host, port):
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            with conn:
+                while data := conn.recv(1024):
+                    conn.sendall(data + b"\n")
+
+
+@wrong("1.1", 'alice gets "hello"', "nothing came to alice", "print writes on the server's screen only")
+def prints_instead_of_sending(host, port):
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            with conn:
+                while data := conn.recv(1024):
+                    print(f"Received data from {addr} : {data.decode()}")
+
+
+@wrong("1.1", 'alice gets "hello"', """alice got "b'hello'\"""", "str() of bytes")
+def sends_how_python_writes_it(host, port):
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            with conn:
+                while data := conn.recv(1024):
+                    conn.sendall(f"{data}".encode())
+
+
+@wrong("1.1", "the connection stays open", "the server hung up on alice", "however long")
+def hangs_up_on_who_is_silent(host, port):
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            conn.settimeout(1)
+            with conn, contextlib.suppress(TimeoutError):
+                echo(conn)
+
+
+@wrong("1.1", "the server hangs up on zoe", 'zoe got "Goodbye"', "send nothing more")
+def says_goodbye(host, port):
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            with conn:
+                echo(conn)
+                with contextlib.suppress(OSError):
+                    conn.sendall(b"Goodbye")
+
+
+@wrong("1.1", r'alice gets " \tz\xff', "nothing came to alice", "the same bytes may come again")
+def answers_what_is_new(host, port):
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            with conn:
+                last = b""
+                while data := conn.recv(1024):
+                    if data != last:
+                        conn.sendall(data)
+                    last = data
+
+
+@wrong("1.1", r'alice gets " \n"', "the server hung up on alice", "no strip")
+def hangs_up_on_blank_lines(host, port):
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            with conn:
+                while (data := conn.recv(1024)).strip():
+                    conn.sendall(data)
+
+
 # -- 1.2 Shout ---------------------------------------------------------------------------------------------------------
 
 
@@ -246,6 +413,77 @@ def takes_it_for_latin_1(conn, addr):
         conn.sendall(data.decode("latin-1").upper().encode("latin-1", errors="replace").replace(b"\xc9", b"\xe9"))
 
 
+@wrong("1.2", "(3,000 bytes)", "(300 bytes)", "sendall sends all of them")
+def shouts_with_send(conn, addr):
+    while data := conn.recv(1024):
+        conn.send(data.upper())
+
+
+@wrong("1.2", "(3,000 bytes)", "alice got", "sendall sends all of them")
+def shouts_with_a_thread_that_sends(conn, addr):
+    while data := conn.recv(1024):
+        sender = threading.Thread(target=conn.send, args=(data.upper(),))
+        sender.start()
+        sender.join()
+
+
+@wrong("1.2", r'alice gets " \tZ', r'alice got " \tz', "the first and the last")
+def shouts_up_to_y(conn, addr):
+    while data := conn.recv(1024):
+        conn.sendall(bytes(each - 32 if ord("a") <= each < ord("z") else each for each in data))
+
+
+@wrong("1.2", 'alice gets "HELLO"', 'alice got "Hello"', "every letter")
+def shouts_from_b_on(conn, addr):
+    while data := conn.recv(1024):
+        conn.sendall(data.capitalize())
+
+
+@wrong("1.2", r'alice gets " \tZ', r'alice got "Z\xff\xc3("', "strip() takes white space away")
+def shouts_without_white_space(conn, addr):
+    while data := conn.recv(1024):
+        conn.sendall(data.strip().upper())
+
+
+@wrong("1.2", 'alice gets "HELLO"', "the server hung up on alice", "return ends your function, and sends nothing")
+def returns_what_it_should_send(conn, addr):
+    while data := conn.recv(1024):
+        return data.upper()
+
+
+@wrong("1.2", 'alice gets "HELLO"', "nothing came to alice", "print writes on the server's screen only")
+def prints_it_loudly(conn, addr):
+    while data := conn.recv(1024):
+        print(data.upper())
+
+
+@wrong("1.2", "alice gets nothing more", r'alice got "\n"', r"no \n behind it")
+def shouts_a_line(conn, addr):
+    while data := conn.recv(1024):
+        conn.sendall(data.upper() + b"\n")
+
+
+@wrong("1.2", "the server hangs up on bob", 'bob got "BYE"', "send nothing more")
+def shouts_at_the_end(conn, addr):
+    while data := conn.recv(1024):
+        conn.sendall(data.upper())
+    conn.sendall(b"BYE")
+
+
+@wrong("1.2", "the connection stays open", "the server hung up on alice", "however long")
+@slow
+def shouts_for_two_seconds(conn, addr):
+    while select.select([conn], [], [], 2)[0] and (data := conn.recv(1024)):
+        conn.sendall(data.upper())
+
+
+@wrong("1.2", r'alice gets " \n"', "nothing came to alice", "no strip")
+def leaves_blank_lines_out(conn, addr):
+    while data := conn.recv(1024):
+        if not data.isspace():
+            conn.sendall(data.upper())
+
+
 # -- 1.3 A greeting ----------------------------------------------------------------------------------------------------
 
 
@@ -297,6 +535,47 @@ def greets_one_client(conn, addr):
     finally:
         if addr not in greeted_already:
             greeted_already.clear()
+
+
+@wrong("1.3", "(3,000 bytes)", "(300 bytes)", "sendall sends all of them")
+def echoes_with_send(conn, addr):
+    conn.sendall(b"Welcome!\n")
+    while data := conn.recv(1024):
+        conn.send(data)
+
+
+@wrong("1.3", r'alice gets " \tz\xff', r'alice got "z', "strip() takes white space away")
+def greets_and_strips(conn, addr):
+    conn.sendall(b"Welcome!\n")
+    while data := conn.recv(1024):
+        conn.sendall(data.strip())
+
+
+@wrong("1.3", r'alice gets " \tz\xff', "UnicodeDecodeError", "no decode")
+def greets_and_prints_text(conn, addr):
+    conn.sendall(b"Welcome!\n")
+    while data := conn.recv(1024):
+        print(data.decode())
+        conn.sendall(data)
+
+
+@wrong("1.3", 'alice gets "Welcome!\\n"', r'alice got "Welcome!\r\n"', r"without \r")
+def greets_as_the_web_does(conn, addr):
+    conn.sendall(b"Welcome!\r\n")
+    echo(conn)
+
+
+@wrong("1.3", 'alice gets "Welcome!\\n"', "nothing came to alice", "print writes on the server's screen only")
+def greets_on_the_screen(conn, addr):
+    print("Welcome!")
+    echo(conn)
+
+
+@wrong("1.3", "the server hangs up on bob", 'bob got "Goodbye!\\n"', "send nothing more")
+def greets_at_the_end_too(conn, addr):
+    conn.sendall(b"Welcome!\n")
+    echo(conn)
+    conn.sendall(b"Goodbye!\n")
 
 
 # -- 1.4 Counting bytes ------------------------------------------------------------------------------------------------
@@ -353,6 +632,71 @@ def sends_so_many_zeros(conn, addr):
     while data := conn.recv(1024):
         total += len(data)
         conn.sendall(bytes(total) + b"\n")
+
+
+@wrong("1.4", 'alice gets "5\\n"', 'alice got "38\\n"', "getsizeof counts")
+def counts_with_getsizeof(conn, addr):
+    total = 0
+    while data := conn.recv(1024):
+        total += sys.getsizeof(data)
+        conn.sendall(f"{total}\n".encode())
+
+
+@wrong("1.4", 'alice gets "19\\n"', 'alice got "14\\n"', "each byte is counted")
+def counts_without_white_space(conn, addr):
+    total = 0
+    while data := conn.recv(1024):
+        total += len(data.strip())
+        conn.sendall(f"{total}\n".encode())
+
+
+@wrong("1.4", 'alice gets "19\\n"', 'alice got "17\\n"', "each byte is counted")
+def counts_the_bytes_of_the_text(conn, addr):
+    total = 0
+    while data := conn.recv(1024):
+        total += len(data.decode(errors="ignore").encode())
+        conn.sendall(f"{total}\n".encode())
+
+
+@wrong("1.4", 'alice gets "28\\n"', 'alice got "19\\n"', "counted again")
+def counts_what_is_new(conn, addr):
+    seen = set()
+    while data := conn.recv(1024):
+        seen.add(data)
+        conn.sendall(f"{sum(map(len, seen))}\n".encode())
+
+
+@wrong("1.4", 'alice gets "5\\n"', 'alice got "hello\\n5\\n"', "the bytes are not sent back")
+def echoes_a_line_and_counts(conn, addr):
+    total = 0
+    while data := conn.recv(1024):
+        total += len(data)
+        conn.sendall(data + f"\n{total}\n".encode())
+
+
+@wrong("1.4", "alice gets nothing more", 'alice got "5\\n"', "a second answer")
+def tells_the_number_twice(conn, addr):
+    total = 0
+    while data := conn.recv(1024):
+        total += len(data)
+        conn.sendall(f"{total}\n{total}\n".encode())
+
+
+@wrong("1.4", "the server hangs up on bob", 'bob got "2\\n"', "send nothing more")
+def counts_the_hang_up_too(conn, addr):
+    total, data = 0, b"first"
+    while data:
+        data = conn.recv(1024)
+        total += len(data)
+        conn.sendall(f"{total}\n".encode())
+
+
+@wrong("1.4", 'alice gets "5\\n"', "the server hung up on alice", "return ends your function")
+def returns_the_number(conn, addr):
+    total = 0
+    while data := conn.recv(1024):
+        total += len(data)
+        return f"{total}\n"
 
 
 # -- 1.5 Lines ---------------------------------------------------------------------------------------------------------
@@ -445,6 +789,87 @@ def reverses_letters(conn, addr):
             conn.sendall((line.rstrip("\n")[::-1] + "\n").encode())
 
 
+@wrong("1.5", "the server hangs up on bob", 'bob got "il a flah"', "half a line is forgotten")
+def answers_the_rest_at_the_end(conn, addr):
+    rest = b""
+    while data := conn.recv(1024):
+        rest += data
+        while b"\n" in rest:
+            line, rest = rest.split(b"\n", 1)
+            conn.sendall(line[::-1] + b"\n")
+    conn.sendall(rest[::-1])
+
+
+@wrong("1.5", "the server hangs up on bob", 'bob got "l a flah\\n"', "half a line is forgotten")
+def takes_each_line_of_a_file(conn, addr):
+    with conn.makefile("rwb") as file:
+        for line in file:
+            file.write(line[:-1][::-1] + b"\n")
+            file.flush()
+
+
+@wrong("1.5", r'alice gets "\rowt\reno\n"', r'alice got "\reno\n\rowt', "not splitlines()")
+def splits_at_each_end_of_line(conn, addr):
+    rest = b""
+    while data := conn.recv(1024):
+        lines = (rest + data).splitlines(keepends=True)
+        rest = b"" if lines[-1].endswith(b"\n") else lines.pop()
+        for line in lines:
+            conn.sendall(line.rstrip(b"\n")[::-1] + b"\n")
+
+
+@wrong("1.5", r'alice gets "\rowt\reno\n"', r'alice got "eno\nowt\n"', "not splitlines()")
+def reads_text_from_a_file(conn, addr):
+    with conn.makefile("r", encoding="latin-1") as file:
+        while (line := file.readline()).endswith("\n"):
+            conn.sendall(line[:-1][::-1].encode("latin-1") + b"\n")
+
+
+@wrong("1.5", r'alice gets "\rowt\reno\n"', r'alice got "owt\reno\n"', r"\r is a byte like others")
+def takes_off_what_the_web_adds(conn, addr):
+    rest = b""
+    while data := conn.recv(1024):
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            conn.sendall(line.removesuffix(b"\r")[::-1] + b"\n")
+
+
+@wrong("1.5", "(3,001 bytes)", "(100 bytes)", "sendall sends all of them")
+def reverses_and_sends(conn, addr):
+    rest = b""
+    while data := conn.recv(1024):
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            conn.send(line[::-1] + b"\n")
+
+
+@wrong("1.5", "alice gets nothing more", 'alice got "leh"', "not a line yet")
+def answers_after_a_silence(conn, addr):
+    rest = b""
+    conn.settimeout(1)
+    while True:
+        try:
+            if not (data := conn.recv(1024)):
+                return
+        except TimeoutError:
+            conn.sendall(rest[::-1])
+            rest = data = b""
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            conn.sendall(line[::-1] + b"\n")
+
+
+@wrong("1.5", "alice gets", "nothing came to alice", "the same line may come again")
+def answers_a_line_once(conn, addr):
+    rest, known = b"", set()
+    while data := conn.recv(1024):
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            if line not in known:
+                conn.sendall(line[::-1] + b"\n")
+            known.add(line)
+
+
 # -- 1.6 Make them wait ------------------------------------------------------------------------------------------------
 
 
@@ -532,6 +957,42 @@ def lets_carol_in_first(server):
     for client in clients[1:]:
         client.send("hello")
     return clients
+
+
+@wrong("1.6", "bob and carol stand in the backlog", "carol (5 unread, has left)", "has not returned carol")
+def forgets_carol(server):
+    alice = echo_kit.Client(server, name="alice")
+    bob = echo_kit.Client(server, name="bob")
+    bob.send("hello")
+    carol = echo_kit.Client(server, name="carol")
+    carol.send("hello")
+    return [alice, bob]
+
+
+@wrong("1.6", "alice is served", "in the backlog: nobody", "has not returned alice and bob")
+def uses_one_variable_for_all(server):
+    for name in ("alice", "bob", "carol"):
+        client = echo_kit.Client(server, name=name)
+        client.send("hello")
+    return [client]
+
+
+@wrong("1.6", "your function returns", "it still stands at  places.acquire()", "and return")
+@slow
+def never_returns(server):
+    kept.extend(echo_kit.Client(server, name=name) for name in ("alice", "bob", "carol"))
+    places = threading.Semaphore(0)
+    places.acquire()  # as time.sleep(60), but a test can end it
+
+
+@wrong("1.6", "your function returns", "it still stands at", "and return")
+@slow
+def talks_for_ever(server):
+    alice = echo_kit.Client(server, name="alice")
+    with contextlib.suppress(echo_kit.ServerClosed, echo_kit.Reset):
+        while True:
+            alice.send("hello")
+            alice.receive()
 
 
 # -- 1.7 Patience ------------------------------------------------------------------------------------------------------
@@ -630,6 +1091,84 @@ def is_impatient(conn, addr):
         echo(conn)
 
 
+@wrong("1.7", "0.5 s for carol, and not longer than 0.7 s", "longer, 3 times out of 3", "not several limits in a row")
+@slow
+def waits_for_three_limits(conn, addr):
+    conn.settimeout(0.5)
+    misses = 0
+    while misses < 3:
+        try:
+            data = conn.recv(1024)
+            if not data:
+                break
+            conn.sendall(data)
+            misses = 0
+        except TimeoutError:
+            misses += 1
+
+
+@wrong("1.7", "0.5 s for carol, and not longer than 0.7 s", "longer, 3 times out of 3", "settimeout(0.5)")
+@slow
+def waits_in_select_for_longer(conn, addr):
+    while select.select([conn], [], [], 0.75)[0] and (data := conn.recv(1024)):
+        conn.sendall(data)
+
+
+@wrong("1.7", "0.5 s for carol, and not longer than 0.7 s", "longer, 3 times out of 3", "settimeout(0.5)")
+@slow
+def waits_in_select_for_much_longer(conn, addr):
+    while select.select([conn], [], [], 1.5)[0] and (data := conn.recv(1024)):
+        conn.sendall(data)
+
+
+@wrong("1.7", "0.5 s for alice", "its time limit is 0.75 s", "settimeout(0.5)")
+def is_a_little_too_patient(conn, addr):
+    conn.settimeout(0.75)
+    with contextlib.suppress(TimeoutError):
+        echo(conn)
+
+
+@wrong("1.7", "the server waits 0.5 s for alice", "too early", "the time limit is 0.5 s")
+def is_a_little_impatient(conn, addr):
+    conn.settimeout(0.4)
+    with contextlib.suppress(TimeoutError):
+        echo(conn)
+
+
+@wrong("1.7", "hangs up on dave", "nothing came to dave", "before the first recv")
+@slow
+def is_patient_with_newcomers(conn, addr):
+    with contextlib.suppress(TimeoutError):
+        while data := conn.recv(1024):
+            conn.sendall(data)
+            conn.settimeout(0.5)
+
+
+@wrong("1.7", "(3,000 bytes)", "(300 bytes)", "sendall sends all of them")
+def is_patient_and_sends_a_part(conn, addr):
+    conn.settimeout(0.5)
+    with contextlib.suppress(TimeoutError):
+        while data := conn.recv(1024):
+            conn.send(data)
+
+
+@wrong("1.7", r'bob gets " \tz\xff', r'bob got "z', "strip() takes white space away")
+def is_patient_and_strips(conn, addr):
+    conn.settimeout(0.5)
+    with contextlib.suppress(TimeoutError):
+        while data := conn.recv(1024):
+            conn.sendall(data.strip())
+
+
+@wrong("1.7", "hangs up on erin", 'erin got "Goodbye"', "send nothing more")
+@slow
+def is_patient_and_says_goodbye(conn, addr):
+    conn.settimeout(0.5)
+    with contextlib.suppress(TimeoutError):
+        echo(conn)
+        conn.sendall(b"Goodbye")
+
+
 # -- 1.8 Hard to break -------------------------------------------------------------------------------------------------
 
 
@@ -715,7 +1254,7 @@ def catches_around_recv_only(host, port):
                     conn.sendall(data)
 
 
-@wrong("1.8", "one connection is open", "3 are still open", "with conn")
+@wrong("1.8", "the connection of alice is closed", "1 is still open", "with conn")
 def closes_only_in_good_order(host, port):
     lost = []
     with socket.create_server((host, port)) as s:
@@ -732,7 +1271,7 @@ def closes_only_in_good_order(host, port):
 business = threading.Event()  # set while a test runs that needs a server which goes on
 
 
-@wrong("1.8", "the server ends", "it goes on", "except: and except BaseException: catch Ctrl+C")
+@wrong("1.8", "the server ends", "it goes on", "not except:, except BaseException:")
 @slow
 def catches_everything_for_ever(host, port):
     with socket.create_server((host, port)) as s:
@@ -744,6 +1283,106 @@ def catches_everything_for_ever(host, port):
                         conn.sendall(data)
             except:
                 print("something went wrong")
+
+
+@wrong("1.8", "the server ends", "it goes on", "except KeyboardInterrupt")
+def ignores_ctrl_c_in_a_conversation(host, port):
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            with conn:
+                try:
+                    echo(conn)
+                except (ConnectionError, KeyboardInterrupt):
+                    print("Lost", addr)
+
+
+@wrong("1.8", "the server ends", "it goes on", "except KeyboardInterrupt")
+def ignores_ctrl_c_at_the_door(host, port):
+    with socket.create_server((host, port)) as s:
+        while business.is_set():
+            try:
+                conn, addr = s.accept()
+            except KeyboardInterrupt:
+                continue
+            with conn, contextlib.suppress(ConnectionError):
+                echo(conn)
+
+
+@wrong("1.8", "dave waits until carol has left", 'dave got "hi"', "one client at a time")
+def is_safe_with_a_thread_each(host, port):
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            threading.Thread(target=handle_client, args=(conn, addr)).start()
+
+
+@wrong("1.8", "dave waits until carol has left", 'dave got "hi"', "one client at a time")
+def is_safe_with_a_pool(host, port):
+    with socket.create_server((host, port)) as s, ThreadPoolExecutor(2) as pool:
+        while True:
+            pool.submit(handle_client, *s.accept())
+
+
+@wrong("1.8", "the connection of alice is closed", "1 is still open", "with conn")
+def closes_on_the_good_path(host, port):
+    s = socket.create_server((host, port))
+    while True:
+        conn, addr = s.accept()
+        try:
+            while data := conn.recv(1024):
+                conn.sendall(data)
+        except ConnectionError:
+            continue
+        conn.close()
+
+
+@wrong("1.8", "the connection of bob is closed", "1 is still open", "with conn")
+def closes_when_recv_has_failed(host, port):
+    s = socket.create_server((host, port))
+    while True:
+        conn, addr = s.accept()
+        while True:
+            try:
+                data = conn.recv(1024)
+            except ConnectionError:
+                data = b""
+            if not data:
+                conn.close()
+                break
+            try:
+                conn.sendall(data)
+            except ConnectionError:
+                break
+
+
+@wrong("1.8", "(3,000 bytes)", "(300 bytes)", "sendall sends all of them")
+def is_safe_and_sends_a_part(host, port):
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            with conn, contextlib.suppress(ConnectionError):
+                while data := conn.recv(1024):
+                    conn.send(data)
+
+
+@wrong("1.8", r'alice gets " \tz\xff', r'alice got "z', "strip() takes white space away")
+def is_safe_and_strips(host, port):
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            with conn, contextlib.suppress(ConnectionError):
+                while data := conn.recv(1024):
+                    conn.sendall(data.strip() or data)
+
+
+@wrong("1.8", "zoe can connect", "nobody listens any more", "a loop around accept")
+def is_safe_for_ten(host, port):
+    with socket.create_server((host, port)) as s:
+        for _ in range(10):
+            conn, addr = s.accept()
+            with conn, contextlib.suppress(ConnectionError):
+                echo(conn)
 
 
 # -- 1.9 Write the client ----------------------------------------------------------------------------------------------
@@ -825,7 +1464,7 @@ def ends_at_an_empty_line():
             print("Received  : ", s.recv(1024).decode())
 
 
-@wrong("1.9", "the terminal shows  Received  :  0000 ", "(it waits in input", "count its bytes")
+@wrong("1.9", "the terminal shows  Received  :  ", "(it waits in input", "count its bytes")
 def reads_once():
     with connected() as s:
         while True:
@@ -835,7 +1474,7 @@ def reads_once():
                 print("Received  : ", s.recv(1024).decode())
 
 
-@wrong("1.9", "the terminal shows  Received  :  0000 ", "(it waits in recv", "sendall, not send")
+@wrong("1.9", "the terminal shows  Received  :  ", "(it waits in recv", "sendall, not send")
 def sends_a_part():
     with connected() as s:
         while True:
@@ -943,6 +1582,37 @@ def leaves_its_socket_open():
                 print("Received  : ", whole(s, len(line)).decode())
     except (KeyboardInterrupt, EOFError):
         print("Goodbye")
+
+
+@wrong("1.9", "the terminal shows", "Received  : a zoo", "no strip")
+def strips_the_line():
+    with connected() as s:
+        while True:
+            line = input("> ").strip().encode()
+            if line:
+                s.sendall(line)
+                print("Received  :", whole(s, len(line)).decode())
+
+
+@wrong("1.9", "it sends what was typed, 5 bytes", "it has sent 6 bytes", r"no \n behind it")
+def sends_the_end_of_the_line_too():
+    with connected() as s:
+        while True:
+            line = input("> ").encode() + b"\n"
+            s.sendall(line)
+            print("Received  :", whole(s, len(line)).decode().rstrip())
+
+
+@wrong("1.9", "the terminal shows", "> ", "no strip")
+def asks_a_line_once():
+    last = b""
+    with connected() as s:
+        while True:
+            line = input("> ").encode()
+            if line and line != last:
+                s.sendall(line)
+                print("Received  :", whole(s, len(line)).decode())
+            last = line
 
 
 # -- 2.1 A thread each -------------------------------------------------------------------------------------------------
@@ -1132,7 +1802,7 @@ def has_five_threads_at_most(host, port):
                 threads.pop(0).join()
 
 
-@wrong("2.1", "carol gets", "(100 bytes)", "no send")
+@wrong("2.1", "carol gets", "(100 bytes)", "sendall sends all")
 def handles_with_send(host, port):
     def handle(conn, addr):
         with conn, contextlib.suppress(ConnectionError):
@@ -1233,7 +1903,7 @@ def answers_no_empty_line(conn, addr):
 
 
 @wrong("2.2", "bob gets no answer", "bob got", "no line, also when the client leaves")
-def answers_the_rest_at_the_end(conn, addr):
+def names_it_for_half_a_line(conn, addr):
     with conn.makefile("rb") as file:
         for _ in file:
             conn.sendall(f"{threading.current_thread().name}\n".encode())
@@ -2592,6 +3262,53 @@ def reads_more_than_two(conn, addr):
         pass
 
 
+@wrong("3.1", "waits until carol hangs up", "has closed, although carol was still there", "a silence is no end of file")
+def leaves_after_a_short_silence(conn, addr):
+    conn.sendall(conn.recv(2))
+    conn.shutdown(socket.SHUT_WR)
+    conn.settimeout(0.3)
+    with contextlib.suppress(TimeoutError):
+        while conn.recv(1024):
+            pass
+
+
+@wrong("3.1", "waits until carol hangs up", "has closed, although carol was still there", "a silence is no end of file")
+@slow
+def leaves_after_a_silence(conn, addr):
+    conn.sendall(conn.recv(2))
+    conn.shutdown(socket.SHUT_WR)
+    while select.select([conn], [], [], 2)[0] and conn.recv(4096):
+        pass
+
+
+@wrong("3.1", "the server reads what bob has sent", "it has read 2 of 5 bytes", "no bytes of it are unread")
+def sleeps_and_reads_what_is_there(conn, addr):
+    conn.sendall(conn.recv(2))
+    conn.shutdown(socket.SHUT_WR)
+    conn.setblocking(False)
+    time.sleep(0.3)
+    with contextlib.suppress(BlockingIOError):
+        while conn.recv(1024):
+            pass
+
+
+@wrong("3.1", r'dave gets " \xff"', r'dave got "\xff"', "strip() takes white space away")
+def says_goodbye_without_white_space(conn, addr):
+    conn.sendall(conn.recv(2).strip())
+    conn.shutdown(socket.SHUT_WR)
+    while conn.recv(1024):
+        pass
+
+
+@wrong("3.1", r'dave gets " \xff"', "UnicodeDecodeError", "recv(2)")
+def says_goodbye_to_text(conn, addr):
+    data = conn.recv(2)
+    conn.sendall(data.decode().encode())
+    conn.shutdown(socket.SHUT_WR)
+    while conn.recv(1024):
+        pass
+
+
 # -- 3.2 Much at once --------------------------------------------------------------------------------------------------
 
 
@@ -2660,3 +3377,70 @@ def does_not_wait_for_the_reader(sock, data):
     threading.Thread(target=read).start()
     sock.sendall(data)
     return b"".join(came)
+
+
+@wrong("3.2", "the echo of all 2,000,000 bytes is received", "has echoed 0 bytes", "data itself is no echo")
+def returns_the_data(sock, data):
+    return data
+
+
+@wrong("3.2", "the echo of all 2,000,000 bytes is received", "the server has echoed", "data itself is no echo")
+def sends_and_returns_the_data(sock, data):
+    threading.Thread(target=sock.sendall, args=(data,), daemon=True).start()
+    sock.recv(1)
+    return data
+
+
+@wrong("3.2", "the buffers keep their sizes", "setsockopt has changed them", "a larger buffer helps until")
+def makes_the_buffers_larger(sock, data):
+    for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+        sock.setsockopt(socket.SOL_SOCKET, option, 2 * len(data))
+    return a_thread_and_a_loop(sock, data)
+
+
+@wrong("3.2", "the buffers keep their sizes", "setsockopt has changed them", "a larger buffer helps until")
+def makes_one_buffer_a_little_larger(sock, data):
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 200_000)
+    return a_thread_and_a_loop(sock, data)
+
+
+@wrong("3.2", "your function returns", "stands at  sock.sendall(data[at : at + 200_000])", "read while you send")
+@slow
+def sends_large_pieces(sock, data):
+    came = b""
+    for at in range(0, len(data), 200_000):
+        sock.sendall(data[at : at + 200_000])
+        while len(came) < min(len(data), at + 200_000):
+            came += sock.recv(65536)
+    return came
+
+
+@wrong("3.2", "your function returns", "stands at", "sendall sends all of them")
+@slow
+def sends_in_a_thread_without_all(sock, data):
+    threading.Thread(target=sock.send, args=(data,), daemon=True).start()
+    came = b""
+    while len(came) < len(data):
+        came += sock.recv(65536)
+    return came
+
+
+@wrong("3.2", "in their order", "another order", "one thread sends, and one reads")
+def reads_with_two_threads(sock, data):
+    pieces, lock, turn = [], threading.Lock(), threading.Barrier(2)
+
+    def read(first):
+        turn.wait()
+        while sum(map(len, pieces)) < len(data):
+            with lock:
+                left = len(data) - sum(map(len, pieces))
+                piece = sock.recv(min(1000, left)) if left else b""
+                pieces.insert(max(0, len(pieces) - first), piece)
+
+    threads = [threading.Thread(target=read, args=(first,)) for first in (0, 1)]
+    threads.append(threading.Thread(target=sock.sendall, args=(data,)))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return b"".join(pieces)
