@@ -1812,7 +1812,7 @@ def has_five_threads_at_most(host, port):
                 threads.pop(0).join()
 
 
-@wrong("2.1", "carol gets", "(100 bytes)", "no send")
+@wrong("2.1", "carol gets", "(100 bytes)", "sendall sends all")
 def handles_with_send(host, port):
     def handle(conn, addr):
         with conn, contextlib.suppress(ConnectionError):
@@ -1913,7 +1913,7 @@ def answers_no_empty_line(conn, addr):
 
 
 @wrong("2.2", "bob gets no answer", "bob got", "no line, also when the client leaves")
-def answers_half_a_line_at_the_end(conn, addr):
+def names_it_for_half_a_line(conn, addr):
     with conn.makefile("rb") as file:
         for _ in file:
             conn.sendall(f"{threading.current_thread().name}\n".encode())
