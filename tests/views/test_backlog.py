@@ -354,6 +354,7 @@ def test_a_client_that_closed_before_it_was_accepted():
             pass
         with Client(server, name="carol") as carol:
             carol.send("hi")
+        some_time(alice)
         stranger = socket.create_connection(server.address)
         stranger.sendall(b"h")
         stranger.close()
