@@ -191,6 +191,11 @@ JUDGED = {  # what alice hands in for 1.2, as a file or as cells: whether it pas
         "ended its process",
     ),
     "exits": (SHOUT.replace("data.upper()", "__import__('os')._exit(3)"), False, "ended its process (exit code 3)"),
+    "exits, its child stays": (
+        f"import os, time\nif not os.fork(): time.sleep(60)\nos._exit(3)\n{SHOUT}",
+        False,
+        "(exit code 3)",
+    ),
     "is killed": (f"{SHOUT}\nimport os\nos.kill(os.getpid(), 15)", False, "ended its process (Terminated"),
     "closes all": (f"import os\n{SHOUT}os.closerange(0, 999)", False, "ended its process"),
     "ends the worker": (f"import os\n{SHOUT}os.kill(os.getppid(), 9)", False, "the process that runs the answers"),
