@@ -24,7 +24,6 @@ from collections import Counter
 from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from importlib import import_module
 from importlib.util import decode_source
 from pathlib import Path
 from typing import Any
@@ -34,12 +33,13 @@ from . import answers
 from .exercises import EXERCISES
 from .report import LONGEST
 
+bar: Any = None
 try:
-    bar: Any = import_module("tqdm").tqdm
+    from tqdm import tqdm
 except ImportError:  # it is marked all the same, without a progress bar
-    bar = None
+    pass
 else:
-    bar.monitor_interval = 0  # no thread of its own
+    bar, tqdm.monitor_interval = tqdm, 0  # no thread of its own
 
 FUNCTIONS = {  # what the exercises call the function that is the answer
     "1.1": "serve_from_memory",

@@ -389,7 +389,7 @@ def test_a_cell_is_text_for_a_spreadsheet(start, tmp_path):
     row = mark.Row(f"{start}cmd", "1.2", False, 1, 0.5, f"{start}1", "")
     mark.write_csv(tmp_path / "x.csv", [row])
     (_, line) = csv.reader((tmp_path / "x.csv").read_text("utf-8-sig").splitlines())
-    assert line == [f"'{start}cmd", "1.2 Shout", "no", "1 of 8", "0.5", f"'{start}1"]
+    assert line == [f"'{start}cmd", "1.2 Shout", "no", f"1 of {EXERCISES['1.2'].steps}", "0.5", f"'{start}1"]
 
 
 @pytest.mark.parametrize(
