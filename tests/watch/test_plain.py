@@ -10,6 +10,7 @@ import ssl
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -664,7 +665,6 @@ def test_watched_equals_plain(program, script):
         with watched(program) as here:
             seen_here = play(script, here)
         seen_there = play(script, there)
-    assert not late(seen_there), f"the script does not fit the program: plain, {late(seen_there)}"
     assert short(seen_here) == short(seen_there)
     assert seen_here == seen_there
 
@@ -682,12 +682,17 @@ def plain(program):
         [sys.executable, "-I", programs.__file__, program.__name__, str(port)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=(said := tempfile.TemporaryFile()),  # noqa: SIM115
         start_new_session=True,  # its children, too, are to be ended
     )
     try:
-        yield World(port, lambda: process.send_signal(signal.SIGINT))
+        world = World(port, lambda: process.send_signal(signal.SIGINT))
+        yield world
+        if late(world.seen):
+            said.seek(0)
+            pytest.fail(f"the script does not fit the program (exit code {process.poll()}): {world.seen} {said.read()}")
     finally:
+        said.close()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait(LIMIT)
