@@ -82,7 +82,8 @@ def test_strict_raises_the_report():
         echo_kit.check("9.9", shout, strict=True)
 
 
-def test_its_traceback_in_a_notebook_is_the_report(capsys):
+def test_its_traceback_in_a_notebook_is_the_report(capsys, monkeypatch):
+    monkeypatch.delenv("VIRTUAL_ENV", raising=False)  # of another one, IPython warns
     shell = InteractiveShell(config=Config({"HistoryManager": {"enabled": False}}))
     shell.user_ns.update(check=echo_kit.check, answer=shouts_a_title)
     result = shell.run_cell('check("1.2", answer, strict=True)')
@@ -184,8 +185,9 @@ def computes(host, port):
         from_memory(host, port)
     finally:
         while not over.is_set():
-            with contextlib.suppress(BaseException):
-                sum(range(1000))
+            with contextlib.suppress(BaseException):  # and out here it is for so short that no exception meets it
+                while not over.is_set():
+                    sum(range(1_000_000))
 
 
 @pytest.mark.parametrize(("serve", "restart"), [(stays, False), (computes, True)])
