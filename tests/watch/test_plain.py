@@ -38,8 +38,8 @@ class TookTooLong(Exception):
 class World:
     """A server's address, what its clients have seen so far, and how to press Ctrl+C."""
 
-    def __init__(self, port, interrupt):
-        self.port, self.interrupt = port, interrupt
+    def __init__(self, port, interrupt, process=None):
+        self.port, self.interrupt, self.process = port, interrupt, process
         self.seen, self.open = [], contextlib.ExitStack()
 
     def client(self, name, beside=0, tls=False):
@@ -662,7 +662,7 @@ TABLE = [
 @pytest.mark.parametrize(("program", "script"), [pytest.param(*row, id=row[0].__name__) for row in TABLE])
 def test_watched_equals_plain(program, script):
     with plain(program) as there:  # it begins while the other one runs
-        with watched(program) as here:
+        with watched(program, there.process) as here:
             seen_here = play(script, here)
         seen_there = play(script, there)
     assert short(seen_here) == short(seen_there)
@@ -686,7 +686,7 @@ def plain(program):
         start_new_session=True,  # its children, too, are to be ended
     )
     try:
-        world = World(port, lambda: process.send_signal(signal.SIGINT))
+        world = World(port, lambda: process.send_signal(signal.SIGINT), process.pid)
         yield world
         if late(world.seen):
             said.seek(0)
@@ -699,8 +699,9 @@ def plain(program):
 
 
 @contextlib.contextmanager
-def watched(program):
-    before = children()
+def watched(program, beside):
+    """The program in this process; the children that it leaves are ended, and not the process that runs beside it."""
+    before = {*children(), beside}
     try:
         with echo_kit.start(program) as server:
             yield World(server.address[1], server.interrupt)
