@@ -467,7 +467,9 @@ def come_and_go_unknown(server, count):
             sock.recv(1)
 
 
-@pytest.mark.parametrize("visit", [come_and_go, vanish, come_and_go_unknown])
+@pytest.mark.parametrize(
+    "visit", [come_and_go, *(pytest.param(each, marks=pytest.mark.soak) for each in (vanish, come_and_go_unknown))]
+)
 def test_the_log_is_the_only_memory_of_clients_that_have_left(visit):
     def serve(host, port):
         with socket.create_server((host, port), backlog=128) as listener:

@@ -400,7 +400,11 @@ def blocked(stack):
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl+C can only be sent by signals")
 @pytest.mark.parametrize(
     ("command", "outlet", "system"),
-    [("server", pipe, "posix"), ("server-thread", terminal, "posix"), ("server-thread", pipe, "windows")],
+    [
+        pytest.param("server", pipe, "posix", marks=pytest.mark.soak),
+        ("server-thread", terminal, "posix"),
+        pytest.param("server-thread", pipe, "windows", marks=pytest.mark.soak),
+    ],
 )
 def test_ctrl_c_ends_a_server_whose_output_is_blocked(command, outlet, system, blocked):
     server = blocked(command, outlet, system)

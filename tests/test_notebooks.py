@@ -433,7 +433,9 @@ def test_the_finished_servers_are_those_of_the_package(name, functions):
     assert {each: last[each] for each in functions} == {each: package[each] for each in functions}
 
 
-@every_notebook
+@pytest.mark.parametrize(
+    "name", [each if each == "surprises" else pytest.param(each, marks=pytest.mark.soak) for each in BOOKS]
+)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_without_a_kernel_the_page_still_says_what_a_panel_is(name):
     book = nbformat.from_dict(BOOKS[name])

@@ -1008,10 +1008,10 @@ def test_sys_exit_in_a_handler_is_no_error(threaded):
 # -- settle ------------------------------------------------------------------------------------------------------------
 
 
-HUNTED = [pytest.param(each, marks=pytest.mark.soak) for each in (serve_single, threads)]  # 200 rounds each
+HUNTED = [pytest.param(each, marks=pytest.mark.soak) for each in (serve_single, threads, selectors_loop)]  # 200 rounds
 
 
-@pytest.mark.parametrize("serve", [*HUNTED, selectors_loop, pool], ids=lambda serve: serve.__name__)
+@pytest.mark.parametrize("serve", [*HUNTED, pool], ids=lambda serve: serve.__name__)
 def test_a_view_taken_at_once_tells_the_finished_story(serve, busy):
     rounds = 200 if serve in (serve_single, threads) else 5  # the others have to be watched for 50 ms each time
     with busy(), start(serve) as server:
@@ -1081,6 +1081,7 @@ def many_files():
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+@pytest.mark.soak
 def test_a_look_at_a_thousand_clients_is_quick(many_files):
     """Seconds on a processor, of the best of a few looks: 0.15 where nobody else wants it, and twice as much or more
     where others share its caches.

@@ -264,7 +264,13 @@ def nothing_comes(sock, seconds=0.3):
 
 
 @has_resource
-@pytest.mark.parametrize("leaves", [True, False], ids=["the hog leaves", "the hog is cut by the idle limit"])
+@pytest.mark.parametrize(
+    "leaves",
+    [
+        pytest.param(True, marks=pytest.mark.soak, id="the hog leaves"),
+        pytest.param(False, id="the hog is cut by the idle limit"),
+    ],
+)
 def test_a_client_that_takes_every_file_descriptor(stack, leaves):
     server = stack.enter_context(limited(f"{FEW}; servers.IDLE = {60 if leaves else 2}"))
     hog = [stack.enter_context(connect(server)) for _ in range(80)]

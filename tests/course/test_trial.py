@@ -421,6 +421,7 @@ def test_a_server_that_never_rests_is_waited_for_at_length_only_once():
     assert limits == [1.0, 1.0, RESTLESS, RESTLESS, 1.0]
 
 
+@pytest.mark.soak
 def test_a_server_that_never_rests_may_be_right():
     def asks_again_and_again(conn, addr):
         conn.setblocking(False)

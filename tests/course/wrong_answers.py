@@ -205,6 +205,7 @@ def serves_with_a_thread_each(host, port):
 
 
 @wrong("1.1", "bob waits until alice has left", 'bob got "hi"', "one client at a time")
+@slow
 def serves_with_select(host, port):
     with socket.create_server((host, port)) as s:
         known = [s]
@@ -310,6 +311,7 @@ def sends_how_python_writes_it(host, port):
 
 
 @wrong("1.1", "the connection stays open", "the server hung up on alice", "however long")
+@slow
 def hangs_up_on_who_is_silent(host, port):
     with socket.create_server((host, port)) as s:
         while True:
@@ -844,6 +846,7 @@ def reverses_and_sends(conn, addr):
 
 
 @wrong("1.5", "alice gets nothing more", 'alice got "leh"', "not a line yet")
+@slow
 def answers_after_a_silence(conn, addr):
     rest = b""
     conn.settimeout(1)
@@ -1011,6 +1014,7 @@ def catches_nothing(conn, addr):
 
 
 @wrong("1.7", "", "", "one for each recv")  # of alice or of bob: which, says the clock
+@slow
 def one_limit_for_all(conn, addr):
     end = time.monotonic() + 0.5
     try:
@@ -1066,6 +1070,7 @@ def is_too_patient(conn, addr):
 
 
 @wrong("1.7", 'bob gets "go on"', "the server hung up on bob", "begins anew each time bytes arrive")
+@slow
 def listens_once_and_sleeps(conn, addr):
     conn.settimeout(0.5)
     try:
@@ -1145,6 +1150,7 @@ def is_patient_with_newcomers(conn, addr):
 
 
 @wrong("1.7", "(3,000 bytes)", "(300 bytes)", "sendall sends all of them")
+@slow
 def is_patient_and_sends_a_part(conn, addr):
     conn.settimeout(0.5)
     with contextlib.suppress(TimeoutError):
@@ -1153,6 +1159,7 @@ def is_patient_and_sends_a_part(conn, addr):
 
 
 @wrong("1.7", r'bob gets " \tz\xff', r'bob got "z', "strip() takes white space away")
+@slow
 def is_patient_and_strips(conn, addr):
     conn.settimeout(0.5)
     with contextlib.suppress(TimeoutError):
@@ -1298,6 +1305,7 @@ def ignores_ctrl_c_in_a_conversation(host, port):
 
 
 @wrong("1.8", "the server ends", "it goes on", "except KeyboardInterrupt")
+@slow
 def ignores_ctrl_c_at_the_door(host, port):
     with socket.create_server((host, port)) as s:
         while business.is_set():
@@ -1465,6 +1473,7 @@ def ends_at_an_empty_line():
 
 
 @wrong("1.9", "the terminal shows  Received  :  ", "(it waits in input", "count its bytes")
+@slow
 def reads_once():
     with connected() as s:
         while True:
@@ -1475,6 +1484,7 @@ def reads_once():
 
 
 @wrong("1.9", "the terminal shows  Received  :  ", "(it waits in recv", "sendall, not send")
+@slow
 def sends_a_part():
     with connected() as s:
         while True:
@@ -1485,6 +1495,7 @@ def sends_a_part():
 
 
 @wrong("1.9", "the terminal shows  Received  :  café", "UnicodeDecodeError", "count bytes, not letters")
+@slow
 def counts_letters_of_the_line():
     with connected() as s:
         while True:
@@ -1495,6 +1506,7 @@ def counts_letters_of_the_line():
 
 
 @wrong("1.9", "the terminal shows  Received  :  café", "UnicodeDecodeError", "put the pieces together")
+@slow
 def decodes_each_piece():
     with connected() as s:
         while True:
@@ -1507,6 +1519,7 @@ def decodes_each_piece():
 
 
 @wrong("1.9", "it ends", "(it waits in input", "recv returns no bytes when the server has left")
+@slow
 def asks_again_when_the_server_has_left():
     with connected() as s:
         while True:
@@ -1536,6 +1549,7 @@ def reads_for_ever_when_the_server_has_left():
 
 
 @wrong("1.9", "it ends without an error", "KeyboardInterrupt", "except KeyboardInterrupt:")
+@slow
 def does_not_catch_ctrl_c():
     with connected() as s:
         while True:
@@ -1546,6 +1560,7 @@ def does_not_catch_ctrl_c():
 
 
 @wrong("1.9", "it ends", "(it waits in input", "catch it outside the loop")
+@slow
 def asks_again_after_ctrl_c():
     with connected() as s:
         while True:
@@ -1559,6 +1574,7 @@ def asks_again_after_ctrl_c():
 
 
 @wrong("1.9", "it ends without an error", "EOFError", "input raises EOFError")
+@slow
 def does_not_catch_the_end_of_the_input():
     with connected() as s:
         try:
@@ -1572,6 +1588,7 @@ def does_not_catch_the_end_of_the_input():
 
 
 @wrong("1.9", "it closes its socket", "(it has ended)", "with socket.socket")
+@slow
 def leaves_its_socket_open():
     s = connected()
     try:
@@ -1743,6 +1760,7 @@ def looks_for_conn_in_an_inner_function(host, port):
 
 
 @wrong("2.1", 'guest 39 gets "hi"', "nothing came to guest 39", "no pool, no limit")
+@slow
 def has_a_pool_of_five(host, port):
     with ThreadPoolExecutor(5) as pool, socket.create_server((host, port)) as s:
         while True:
@@ -1750,6 +1768,7 @@ def has_a_pool_of_five(host, port):
 
 
 @wrong("2.1", 'guest 39 gets "hi"', "nothing came to guest 39", "no pool, no limit")
+@slow
 def has_a_pool_of_32(host, port):
     with ThreadPoolExecutor(32) as pool, socket.create_server((host, port)) as s:
         while True:
@@ -1757,6 +1776,7 @@ def has_a_pool_of_32(host, port):
 
 
 @wrong("2.1", "zoe is served by a new thread", "has served other clients before", "one new thread for each client")
+@slow
 def has_a_large_pool(host, port):
     with ThreadPoolExecutor(90) as pool, socket.create_server((host, port)) as s:
         while True:
@@ -1764,6 +1784,7 @@ def has_a_large_pool(host, port):
 
 
 @wrong("2.1", "alice has a thread of its own", "alice was served by server thread, thread", "for all of its messages")
+@slow
 def starts_a_thread_for_each_message(host, port):
     with socket.create_server((host, port)) as s:
         clients = [s]
@@ -2334,6 +2355,7 @@ def has_a_lock_for_each_client(conn, addr):
 
 
 @wrong("2.4", "carl's thread waits for the lock", "it waits for a line", "with the same lock")
+@slow
 def adds_without_the_lock(conn, addr):
     name = None
     try:
@@ -2355,6 +2377,7 @@ def adds_without_the_lock(conn, addr):
 
 
 @wrong("2.4", "al's thread waits for the lock", "it has ended", "with the same lock")
+@slow
 def removes_without_the_lock(conn, addr):
     name = None
     try:
@@ -2400,6 +2423,7 @@ in_a_list = []
 
 
 @wrong("2.4", "", "", "to read, change and write back is one step")
+@slow
 def changes_a_copy(conn, addr):
     global in_a_list
     name = None
@@ -2570,6 +2594,7 @@ def knows_no_one_twice(conn, addr):
 
 
 @wrong("2.5", "dave waits in the backlog", "dave was accepted", "acquire before accept")
+@slow
 def acquires_after_accept(host, port):
     places = threading.Semaphore(3)
 
@@ -2585,6 +2610,7 @@ def acquires_after_accept(host, port):
 
 
 @wrong("2.5", "dave waits in the backlog", "dave was accepted", "acquire before accept")
+@slow
 def acquires_in_the_thread(host, port):
     places = threading.Semaphore(3)
 
@@ -2617,6 +2643,7 @@ def releases_only_in_good_order(host, port):
 
 
 @wrong("2.5", "dave waits in the backlog", "dave was accepted", "Semaphore(3)")
+@slow
 def has_four_places(host, port):
     places = threading.BoundedSemaphore(4)
 
@@ -2667,6 +2694,7 @@ def releases_in_the_loop(host, port):
 
 
 @wrong("2.5", "erin waits in the backlog", "erin was accepted", "one release for each acquire")
+@slow
 def releases_twice(host, port):
     places = threading.Semaphore(3)
 
@@ -2685,6 +2713,7 @@ def releases_twice(host, port):
 
 
 @wrong("2.5", "dave waits in the backlog", "dave was accepted", "acquire before accept")
+@slow
 def waits_one_second_for_a_place(host, port):
     places = threading.Semaphore(3)
 
@@ -2774,6 +2803,7 @@ def has_two_places(host, port):
 
 
 @wrong("2.5", "bob gets", "bob", "each thread must keep its own conn")
+@slow
 def gives_a_lambda_to_the_thread(host, port):
     places = threading.Semaphore(3)
 
@@ -2844,6 +2874,7 @@ def calls_what_it_submits(host, port):
 
 
 @wrong("2.6", "the same three threads", "threads were at work", "ThreadPoolExecutor")
+@slow
 def threads_and_a_semaphore(host, port):
     places = threading.Semaphore(3)
 
@@ -3010,6 +3041,7 @@ def leaves_daemons_behind(host, port):
 
 
 @wrong("2.7", "no thread is left", "thread 1, thread 3 and thread 4 were still at work", "join for every thread")
+@slow
 def does_not_join(host, port):
     clients = []
     with socket.create_server((host, port)) as s:
@@ -3086,6 +3118,7 @@ def goes_on_after_ctrl_c(host, port):
 
 
 @wrong("2.7", "your server returns", "OSError", "zoe has left before")
+@slow
 def stops_at_who_has_left(host, port):
     clients = []
     with socket.create_server((host, port)) as s:
@@ -3145,6 +3178,7 @@ def saves_when_the_first_has_left(host, port):
 
 
 @wrong("2.7", "hangs up on bob", "nothing came to bob", "not around it")
+@slow
 def stops_all_at_the_first_error(host, port):
     clients = []
     with socket.create_server((host, port)) as s:
@@ -3165,6 +3199,7 @@ def stops_all_at_the_first_error(host, port):
 
 
 @wrong("2.7", "hangs up on alice", "nothing came to alice", "not around it")
+@slow
 def stops_all_at_the_first_error_from_behind(host, port):
     clients = []
     with socket.create_server((host, port)) as s:
@@ -3218,6 +3253,7 @@ def joins_for_a_short_time(host, port):
 
 
 @wrong("2.7", "zoe gets", "zoe", "each thread must keep its own conn")
+@slow
 def forgets_whom_a_thread_serves(host, port):
     threads, clients = [], []
     with socket.create_server((host, port)) as s:
@@ -3292,6 +3328,7 @@ def leaves_after_a_silence(conn, addr):
 
 
 @wrong("3.1", "the server reads what bob has sent", "it has read 2 of 5 bytes", "no bytes of it are unread")
+@slow
 def sleeps_and_reads_what_is_there(conn, addr):
     conn.sendall(conn.recv(2))
     conn.shutdown(socket.SHUT_WR)

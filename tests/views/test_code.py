@@ -752,7 +752,7 @@ def naps(conn, over, at_it):
     time.sleep(3)
 
 
-@pytest.mark.parametrize("load", [False, True])
+@pytest.mark.parametrize("load", [pytest.param(False, marks=pytest.mark.soak), True])
 def test_who_computes_is_told_from_who_sleeps(load, busy, ends):
     """Both at once; the sleeper has just lain down, or not even that."""
     work = [computes, hashes, naps]

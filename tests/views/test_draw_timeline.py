@@ -433,7 +433,9 @@ NASTY = ["$x^2$", "$\\frac$", "a_b^{", "\\alpha", "😀👍🏽", "世界", "x" 
 
 
 @pytest.mark.parametrize("text", NASTY, ids=range(len(NASTY)))
-@pytest.mark.parametrize("kind", ["one", "two", "threads", "beside", "many"])
+@pytest.mark.parametrize(
+    "kind", ["one", "threads", *(pytest.param(each, marks=pytest.mark.soak) for each in ("two", "beside", "many"))]
+)
 def test_any_text_can_be_drawn(text, kind):
     timeline = made({"one": 1, "many": LABEL_LANES + 1}.get(kind, 2), text=text, server=text)
     shown = {"threads": timeline.by_thread(), "beside": side_by_side(timeline, timeline)}.get(kind, timeline)
