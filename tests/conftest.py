@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import socket
 import sys
 import threading
@@ -14,6 +15,9 @@ from echo_kit import server as runner
 from echo_kit.watch import observation, patches
 
 from .lab import browser, jupyterlab, notebook  # noqa: F401
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # pytest in a shell's background: the programs need Ctrl+C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ["ECHO_KIT_PROGRESS"] = "0"  # no check of a test is a student's attempt; kernels inherit it
 

@@ -31,8 +31,6 @@ class Program:
     """`python -m echo_kit ARGUMENTS`, or with `python` other options for the interpreter. Use it in a `with`."""
 
     def __init__(self, *arguments, python=("-m", "echo_kit"), env=None):
-        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # pytest in a shell's background: not for its children
-            signal.signal(signal.SIGINT, signal.default_int_handler)
         clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         self._process = subprocess.Popen(
             [sys.executable, "-W", "error", *python, *map(str, arguments)],
