@@ -87,6 +87,8 @@ def run() -> NoReturn:
 
     At the interpreter's own end, a server's thread that is just printing is a fatal error (exit code -6, measured).
     """
+    if sys.argv[1:2] == ["mark"] and sys.path[:1] == [os.getcwd()]:
+        del sys.path[0]  # a class may have handed in a file that is called like a module which we import
     code = main()
     _if_it_can(_flush)
     os._exit(code)

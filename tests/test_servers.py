@@ -318,12 +318,13 @@ def test_a_client_for_which_no_thread_is_to_be_had_is_refused_and_the_others_are
 
 NO_THREADS = """
 import threading
-begin, left = threading._start_new_thread, iter(4 * [True])  # one for Ctrl+C
+name = "_start_joinable_thread" if hasattr(threading, "_start_joinable_thread") else "_start_new_thread"  # since 3.13
+begin, left = getattr(threading, name), iter(4 * [True])  # one for Ctrl+C
 def start_new_thread(*arguments, **named):
     if next(left, False):
         return begin(*arguments, **named)
     raise RuntimeError("can't start new thread")
-threading._start_new_thread = start_new_thread
+setattr(threading, name, start_new_thread)
 """
 
 ARRIVALS = """

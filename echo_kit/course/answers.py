@@ -96,7 +96,8 @@ def main(role: str) -> None:
     print(READY, flush=True)
     with contextlib.suppress(EOFError, BrokenPipeError):
         for line in sys.stdin.buffer:
-            print(json.dumps(_result({"own_network": own_network, **json.loads(line)})), flush=True)
+            task = {"own_network": own_network, **json.loads(line)}
+            print(json.dumps({**_result(task), "nonce": task["nonce"]}), flush=True)
     os._exit(0)
 
 
@@ -235,7 +236,7 @@ def _answer(task: Task, out: int) -> None:
         _bound(task)
         result = _tried(task)
     except BaseException as error:
-        result = {"wrong": f"it could not be tried: {type(error).__name__}: {cut(visible(str(error)), LONGEST)}"}
+        result = {"wrong": f"it could not be tried: {_in_words(error)}"}
     if os.getpid() == process:  # and no child of it has come here
         os.write(out, f"{task['token']} {json.dumps(result)}\n".encode())
 
@@ -373,7 +374,7 @@ def _run_cells(task: Task, notes: list[str]) -> dict[str, Any]:
         except KeyboardInterrupt:
             notes.append(f"{place} was interrupted after {CELL} s")
         except BaseException as error:
-            notes.append(f"{place} ended with {type(error).__name__}: {visible(str(error))}")
+            notes.append(f"{place} ended with {_in_words(error)}")
         finally:
             if POSIX:
                 signal.setitimer(signal.ITIMER_REAL, 0)
@@ -383,6 +384,12 @@ def _run_cells(task: Task, notes: list[str]) -> dict[str, Any]:
     if task["function"] in names:
         given.setdefault(task["number"], names[task["function"]])
     return given
+
+
+def _in_words(error: BaseException) -> str:
+    with contextlib.suppress(Exception):  # a student's own error may fail to say what it is
+        return f"{type(error).__name__}: {cut(visible(str(error)), LONGEST)}"
+    return type(error).__name__
 
 
 def _python(source: str) -> str:

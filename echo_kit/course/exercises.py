@@ -18,7 +18,7 @@ from ..server import ServerStuck, start
 from ..views.code import STANDS, CodeView
 from ..views.snapshot import Snapshot
 from ..watch.frames import forget_variables, student_line
-from ..watch.patches import no_default_timeout
+from ..watch.patches import exit_as_in_python, no_default_timeout
 from ..watch.reasons import PRINTED
 from ..watch.stopping import TO_BE_RID
 from ..watch.text import cut, visible
@@ -129,7 +129,7 @@ def _report(exercise: Exercise, function: Callable[..., Any], seed: int) -> Repo
     if problem is not None:
         return Report(number, title, (), "your function is called", problem, known=steps)
     trial, view = Trial(function, seed=seed), None
-    with no_default_timeout():
+    with no_default_timeout(), exit_as_in_python(getattr(function, "__globals__", {})):
         try:
             _begin(exercise, trial)
             exercise.requires(trial)

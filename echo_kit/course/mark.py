@@ -14,6 +14,7 @@ import os
 import queue
 import random
 import re
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -64,7 +65,7 @@ FUNCTIONS = {  # what the exercises call the function that is the answer
 NUMBERS = {name: number for number, name in FUNCTIONS.items()}
 ANSWERS = re.compile(r"""^(?:async\s+)?def\s+(?P<name>\w+)|\bcheck\(\s*["'](?P<number>\d\.\d)["']""", re.MULTILINE)
 MOODLE = re.compile(r"(.+?)_(\d+)_assignsubmission_[a-z]+_?")
-NOT_HERE = {"__pycache__", "__MACOSX", "site-packages"}
+NOT_HERE = {"__pycache__", "__MACOSX", "site-packages", "solutions"}  # the last are the course's own
 LARGEST = 50 * 2**20  # bytes of a notebook that is read
 COLUMNS = ("student", "exercise", "passed", "steps", "seconds", "first thing that was wrong")
 WIDTHS = (28, 40, 100)  # of a name, an exercise and a sentence in the table; the CSV file has all of it
@@ -137,8 +138,11 @@ def _student(name: str, paths: list[Path], root: Path) -> Student:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             student.unread = visible(f"{path.name} cannot be read: {reason}")
             continue
-        for number, last in answered(cells).items():
+        for number, (last, checked) in answered(cells).items():
+            if not checked and student.tasks.get(number, {}).get("checked"):
+                continue  # a function of that name in a lesson, say
             student.tasks[number] = {
+                "checked": checked,
                 "number": number,
                 "function": FUNCTIONS[number],
                 "cells": cells[: last + 1],
@@ -167,12 +171,13 @@ def cells_of(path: Path) -> list[str]:
         raise ValueError("it is not a notebook, as it has no cells") from None
 
 
-def answered(cells: list[str]) -> dict[str, int]:
-    """The exercises that these cells answer, each with the last cell that matters to it."""
-    found = {}
+def answered(cells: list[str]) -> dict[str, tuple[int, bool]]:
+    """The exercises that these cells answer, each with the last cell that matters to it, and whether it is checked."""
+    found: dict[str, tuple[int, bool]] = {}
     for index, source in enumerate(cells):
         for each in ANSWERS.finditer(source):
-            found[each["number"] or NUMBERS.get(each["name"], "")] = index
+            number = each["number"] or NUMBERS.get(each["name"], "")
+            found[number] = index, bool(each["number"]) or found.get(number, (0, False))[1]
     return {number: index for number, index in found.items() if number in EXERCISES}
 
 
@@ -206,20 +211,21 @@ class Worker:
                 assert self._process.stdout is not None
                 if self._process.stdout.readline().strip() != answers.READY.encode():
                     raise OSError("the process that runs the answers does not start")
-            process = self._process
+            process, nonce = self._process, secrets.token_hex()
         assert process.stdin is not None
         assert process.stdout is not None
         late = threading.Timer(task["limit"] + TOLERANCE, process.kill)
         late.start()
         line = b""
         with contextlib.suppress(OSError, ValueError):
-            process.stdin.write(json.dumps(task).encode() + b"\n")
+            process.stdin.write(json.dumps({**task, "nonce": nonce}).encode() + b"\n")
             process.stdin.flush()
             line = process.stdout.readline()
         late.cancel()
-        if line.endswith(b"\n"):
+        with contextlib.suppress(ValueError, AttributeError):  # no line, or one that an answer has put there
             result: dict[str, Any] = json.loads(line)
-            return result
+            if result.get("nonce") == nonce:
+                return result
         self.end(for_good=False)
         return {"wrong": "the answer ended, or stopped, the process that runs the answers"}
 
@@ -312,7 +318,8 @@ def main(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
     parser.description = (
         "Mark a folder of answers: notebooks (.ipynb) or programs (.py), each answer in its own process."
     )
-    jobs = BESIDES * (os.cpu_count() or 1)
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    jobs = BESIDES * processors
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="sub-folders by student, or one file per student")
     parser.add_argument("--csv", metavar="FILE", type=Path, help="write the table to this file, too")
     parser.add_argument("--exercises", metavar="1.2,1.3", help="only these (default: all that are answered)")
@@ -353,9 +360,16 @@ def _mark(people: list[Student], wanted: list[str], seed: int, given: argparse.N
         if n not in each.tasks
     ]
     complaints = [f"{each.name}: {each.unread}" for each in people if each.unread]
-    print(f"{counted(len(tasks), 'answer')} of {counted(len(people), 'student')}; --seed {seed} marks the same again")
+
+    def say(text: str) -> None:
+        try:
+            print(text, flush=True)
+        except OSError as error:  # whoever read it has left: it is marked all the same
+            complaints.append(f"the table cannot be written ({error.strerror})")
+
+    say(f"{counted(len(tasks), 'answer')} of {counted(len(people), 'student')}; --seed {seed} marks the same again")
     if not answers.POSIX:
-        print("On this system the memory of an answer has no limit.")
+        say("On this system the memory of an answer has no limit.")
     began, missing = time.monotonic(), len(rows)
     found = marked(tasks, given.jobs)
     try:
@@ -368,16 +382,15 @@ def _mark(people: list[Student], wanted: list[str], seed: int, given: argparse.N
     finally:
         found.close()
     rows.sort(key=lambda row: (row.student, list(EXERCISES).index(row.number)))
-    print(table(rows))
-    print(f"{sum(row.passed for row in rows)} of {len(rows)} passed, in {time.monotonic() - began:.0f} s")
-    if said := mistakes(rows):
-        print(said)
     if given.csv is not None:
         try:
             write_csv(given.csv, rows)
         except OSError as error:
-            complaints.append(f"{given.csv} cannot be written ({error.strerror}): the table above has all of it")
-    sys.stdout.flush()
-    for each in complaints:
+            complaints.append(f"{given.csv} cannot be written ({error.strerror}): the table above is all that there is")
+    say(table(rows))
+    say(f"{sum(row.passed for row in rows)} of {len(rows)} passed, in {time.monotonic() - began:.0f} s")
+    if said := mistakes(rows):
+        say(said)
+    for each in dict.fromkeys(complaints):
         print(f"echo_kit: {each}", file=sys.stderr)
     return 1 if complaints else 0

@@ -24,7 +24,7 @@ from .shared import (
 from .trial import MOMENT, PATIENCE, RESTLESS, Guest, Trial
 
 MANY = 40  # clients that are there at once in exercise 2.1: more threads than a pool has that nobody has limited
-AGAIN = 1.2  # seconds for which a full server is watched that does not wait, but looks again and again
+AGAIN, MOST = 1.2, 3.2  # seconds for which a full server is watched that looks again and again, or has a time limit
 LONGER = 2.0  # seconds by which the threads of exercise 2.7 end later than a server may think
 MESSAGES = (b"again", b"again", b" \r\n\tz ", b"caf\xe9 \xff\x00", b"".join(b"%05d" % each for each in range(600)))
 ODD = "the same bytes go back, all of them, whatever they are || sendall(data), no send, no decode, no strip"
@@ -164,7 +164,7 @@ def _goes_on_in(tasks: list[Task]) -> float:
             longest = max(longest, AGAIN)
         while frame is not None and not is_student_code(frame):
             limit = frame.f_locals.get("timeout")
-            longest = max(longest, min(2 * AGAIN, limit + MOMENT)) if isinstance(limit, int | float) else longest
+            longest = max(longest, min(MOST, limit + MOMENT)) if isinstance(limit, int | float) else longest
             frame = frame.f_back
     return longest
 

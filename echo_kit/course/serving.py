@@ -45,7 +45,7 @@ def a_thread_each(handle: Callable[..., Any], trial: Trial) -> Serve:
     Nobody would guess the names of its threads, but they are the same in each check, and so are the reports. The
     threads take turns after every instruction of the student's code: a race between two instructions is then lost.
     """
-    numbers = random.Random(1969)
+    numbers = random.Random(1969 + trial.seed)
 
     def run(conn: socket.socket, addr: Any) -> None:
         with conn, patches.turns_after_each_instruction():

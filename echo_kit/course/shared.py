@@ -191,7 +191,7 @@ def locks_of(function: Any) -> list[Any]:
             todo += [each for each in each.co_consts if isinstance(each, CodeType)]
             todo += [home[name] for name in each.co_names if name in home]
         elif isinstance(each, FunctionType):
-            todo += [*(each.__closure__ or ()), *(each.__defaults__ or ()), each.__kwdefaults__]
+            todo += [*(each.__closure__ or ()), *(each.__defaults__ or ()), each.__kwdefaults__, each.__dict__]
             todo += [each.__code__] if each.__globals__ is home else []
         elif isinstance(each, MethodType):
             todo += [each.__func__, each.__self__]

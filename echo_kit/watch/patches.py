@@ -284,6 +284,17 @@ def program_arguments(*argv: str) -> Iterator[None]:
                 _arguments.clear()
 
 
+@contextlib.contextmanager
+def exit_as_in_python(names: dict[str, Any]) -> Iterator[None]:
+    """In a notebook's global names, exit() and quit() are IPython's, and end the kernel: Python's own end a program."""
+    theirs = {each: names[each] for each in ("exit", "quit") if type(names.get(each)).__module__.startswith("IPython")}
+    names.update(dict.fromkeys(theirs, sys.exit))
+    try:
+        yield
+    finally:
+        names.update(theirs)
+
+
 def no_default_timeout() -> AbstractContextManager[None]:
     """A student's code may set a timeout for all sockets that are made later: also for those of the next check."""
     return _for_now(socket.getdefaulttimeout, socket.setdefaulttimeout, None)

@@ -336,6 +336,12 @@ def be_patient_with_select(conn, addr):
 
 
 @right("1.7")
+def be_patient_with_another_limit_for_sending(conn, addr):
+    conn.settimeout(5)
+    be_patient_with_select(conn, addr)
+
+
+@right("1.7")
 def be_patient_in_small_steps(conn, addr):
     heard = time.monotonic()
     conn.settimeout(0.1)

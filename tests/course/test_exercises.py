@@ -8,8 +8,10 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from IPython.core.autocall import ExitAutocall
 
 import echo_kit
 from echo_kit.course import exercises
@@ -303,3 +305,58 @@ def test_the_clients_of_an_experiment_are_hung_up_in_the_end():
     for client in made:
         with pytest.raises(echo_kit.ServerClosed), contextlib.closing(client):
             client.send("x")
+
+
+def test_exit_ends_the_answer_and_not_the_notebook():
+    """In a notebook, exit() is IPython's, and asks the kernel to end."""
+    names = {}
+    exec(
+        "import socket, sys\ndef client_program():\n    s = socket.create_connection((sys.argv[1], int(sys.argv[2])))\n"
+        "    while True:\n        line = input('> ')\n        s.close()\n        exit()\n",
+        names,
+    )
+    asked = []
+    names["exit"] = theirs = ExitAutocall(SimpleNamespace(ask_exit=lambda: asked.append("to end")))
+    report = echo_kit.check("1.9", names["client_program"])
+    assert (report.passed, asked) == (False, [])
+    assert "waits in input" not in report.problem.got, report
+    assert names["exit"] is theirs
+
+
+def test_the_names_that_2_2_asks_for_come_from_the_seed():
+    said = {}
+
+    def handle(conn, addr):
+        said[seed].add(threading.current_thread().name)
+
+    for seed in (0, 1):
+        said[seed] = set()
+        echo_kit.check("2.2", handle, seed=seed)
+    assert said[0]
+    assert said[1]
+    assert not said[0] & said[1]
+
+
+def test_a_lock_may_be_an_attribute_of_the_function():
+    def who(conn, addr):
+        name = None
+        try:
+            for line in right_answers.lines_of(conn):
+                if name is None:
+                    name = line.decode()
+                    with who.lock:
+                        who.names.add(name)
+                    line = f"hello {name}".encode()
+                elif line == b"/who":
+                    with who.lock:
+                        line = ", ".join(sorted(who.names)).encode()
+                conn.sendall(line + b"\n")
+        except ConnectionError:
+            print(f"Lost {name}")
+        finally:
+            with who.lock:
+                who.names.discard(name)
+
+    who.lock, who.names = threading.Lock(), set()
+    report = echo_kit.check("2.4", who)
+    assert report, report

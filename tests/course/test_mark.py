@@ -9,6 +9,7 @@ import os
 import re
 import select
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -105,6 +106,15 @@ def test_the_later_of_two_answers_counts_and_other_files_are_read_too(folder):
     assert {number: task["file"] for number, task in alice.tasks.items()} == {"1.2": "a.py", "1.3": "c.py"}
 
 
+def test_the_courses_own_notebooks_are_nobodys_answers(folder):
+    """A student hands in all of the folder, and has saved a lesson last."""
+    shouted = notebook(SHOUT, 'echo_kit.check("1.2", shout)')
+    root = folder({"alice/p.ipynb": shouted, "alice/lesson.ipynb": notebook(ECHO), "alice/solutions/s.ipynb": shouted})
+    os.utime(root / "alice" / "p.ipynb", (1, 1))
+    (alice,) = mark.students(root)
+    assert alice.tasks["1.2"]["file"] == "p.ipynb"
+
+
 @pytest.mark.parametrize("lesson", ["part1", "part2", "surprises"])
 def test_the_functions_have_the_names_that_the_notebooks_give_them(lesson):
     cells = mark.cells_of(NOTEBOOKS / f"{lesson}_exercises.ipynb")
@@ -115,8 +125,8 @@ def test_the_functions_have_the_names_that_the_notebooks_give_them(lesson):
 
 
 def test_cells_after_the_answer_are_not_run():
-    assert mark.answered([SHOUT, 'echo_kit.check("1.2", shout)', "while True: pass"]) == {"1.2": 1}
-    assert mark.answered(['check( "2.1", f)', "  def shout(): pass", 'check("9.9", f)']) == {"2.1": 0}
+    assert mark.answered([SHOUT, 'echo_kit.check("1.2", shout)', "while True: pass"]) == {"1.2": (1, True)}
+    assert mark.answered(['check( "2.1", f)', "  def shout(): pass", 'check("9.9", f)']) == {"2.1": (0, True)}
 
 
 @pytest.mark.parametrize(
@@ -392,6 +402,32 @@ def test_a_cell_is_text_for_a_spreadsheet(start, tmp_path):
     assert line == [f"'{start}cmd", "1.2 Shout", "no", f"1 of {EXERCISES['1.2'].steps}", "0.5", f"'{start}1"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a broken pipe is none there")
+def test_whoever_leaves_while_the_table_is_written_has_the_file(folder, tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "echo_kit", "mark", folder({"alice.py": SHOUT}), "--csv", tmp_path / "m.csv"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=LIMIT, check=False)
+    os.close(writer)
+    assert (done.returncode, "the table cannot be written" in done.stderr) == (1, True), done.stderr
+    assert "alice,1.2 Shout,yes" in (tmp_path / "m.csv").read_text("utf-8-sig")
+
+
+@linux
+@pytest.mark.parametrize("line", ["x", "{}"])
+def test_what_an_answer_says_in_the_workers_name_costs_the_next_one_nothing(line, folder):
+    says = f"import os\nwith open(f'/proc/{{os.getppid()}}/fd/1', 'w') as out:\n    out.write('{line}\\n')\n"
+    people = mark.students(folder({"alice.py": says + SHOUT, "bob.py": SHOUT}))
+    rows = tried(people, 1, own_network=False)
+    assert "the process that runs the answers" in rows["alice", "1.2"].wrong
+    assert rows["bob", "1.2"].passed, rows
+
+
+def test_an_error_that_cannot_say_what_it_is(one):
+    fails = "class Odd(Exception):\n    def __str__(self):\n        raise AttributeError\nraise Odd\n"
+    assert one(notebook(fails, SHOUT), name="alice.ipynb").passed
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -420,7 +456,7 @@ def test_a_file_that_cannot_be_written_loses_no_result(folder, tmp_path, capsys)
     assert main(["mark", str(folder({"alice.py": SHOUT})), "--csv", str(tmp_path), "--jobs", "1"]) == 1
     out, error = capsys.readouterr()
     assert re.search(r"^alice  +1\.2 Shout  yes ", out, re.MULTILINE)
-    assert error == f"echo_kit: {tmp_path} cannot be written (Is a directory): the table above has all of it\n"
+    assert error == f"echo_kit: {tmp_path} cannot be written (Is a directory): the table above is all that there is\n"
 
 
 def test_the_exercises_to_be_marked_can_be_named(folder, capsys):
