@@ -31,10 +31,10 @@ import sys
 import tempfile
 import time
 import types
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..watch.kernel import descendants
 from ..watch.text import cut, visible
 from . import exercises
 from .report import LONGEST
@@ -163,7 +163,9 @@ def _hear(reader: int, pid: int, statuses: dict[int, int], limit: float) -> byte
             raise EOFError("whoever gave the task has left")
         elif pid in statuses:  # and what it has started may hold the pipe open
             return came
-        elif sum(1 for _ in _descendants()) > 2 * PROCESSES:  # by a program other than Python: below, that is refused
+        elif (
+            sum(1 for _ in descendants(os.getpid())) > 2 * PROCESSES
+        ):  # by a program other than Python: below, that is refused
             return f"it has started more than {2 * PROCESSES} processes"
         _reap(statuses)
     return f"it had not ended after {limit:g} s"
@@ -185,7 +187,7 @@ def _end_all(pid: int, statuses: dict[int, int]) -> bool:
     """
     deadline = time.monotonic() + ENDING
     while _reap(statuses) or _group_is_there(pid):
-        for each in {pid} - statuses.keys() | set(_descendants()):
+        for each in {pid} - statuses.keys() | set(descendants(os.getpid())):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(each, signal.SIGKILL)
         if time.monotonic() > deadline:
@@ -199,17 +201,6 @@ def _group_is_there(pid: int) -> bool:
         os.killpg(pid, signal.SIGKILL)
         return True
     return False
-
-
-def _descendants() -> Iterator[int]:
-    parents = [os.getpid()]
-    while parents:
-        process = parents.pop()
-        with contextlib.suppress(OSError):  # it has ended, or there is no such file
-            for thread in os.listdir(f"/proc/{process}/task"):
-                children = Path(f"/proc/{process}/task/{thread}/children").read_text()
-                yield from map(int, children.split())
-                parents += map(int, children.split())
 
 
 def _spawned(task: Task) -> tuple[bytes | str, str]:

@@ -22,7 +22,7 @@ from ..watch.patches import exit_as_in_python, no_default_timeout
 from ..watch.reasons import PRINTED
 from ..watch.stopping import TO_BE_RID
 from ..watch.text import cut, visible
-from . import part1, part2, surprises
+from . import part1, part2, shared, surprises
 from .progress import Progress, keep as keep_progress, kept
 from .report import LINE, LONGEST, NotSolved, NotYet, Report, died_of
 from .seems import PART
@@ -77,9 +77,9 @@ EXERCISES = {
         Exercise("1.8", "Hard to break", SERVER, as_it_is, part1.hard_to_break, steps=14),
         Exercise("1.9", "Write the client", (), answered_in_pieces, part1.write_the_client, _program, steps=12),
         Exercise("2.1", "A thread each", SERVER, as_it_is, part2.a_thread_for_each, steps=8),
-        Exercise("2.2", "Who serves me?", HANDLER, a_thread_each, part2.who_serves_me, steps=7),
-        Exercise("2.3", "Counting together", HANDLER, a_thread_each, part2.count_together, steps=9),
-        Exercise("2.4", "Who is there?", HANDLER, a_thread_each, part2.who_is_there, steps=18),
+        Exercise("2.2", "Who serves me?", HANDLER, a_thread_each, shared.who_serves_me, steps=7),
+        Exercise("2.3", "Counting together", HANDLER, a_thread_each, shared.count_together, steps=9),
+        Exercise("2.4", "Who is there?", HANDLER, a_thread_each, shared.who_is_there, steps=18),
         Exercise("2.5", "At most three", SERVER, as_it_is, part2.at_most_three, steps=8),
         Exercise("2.6", "A pool", SERVER, as_it_is, part2.pool, steps=6),
         Exercise("2.7", "A clean end", SERVER, as_it_is, part2.clean_end, steps=5),
@@ -186,7 +186,7 @@ def _unlike(exercise: Exercise, function: Any) -> NotYet | None:
         takes = f"({', '.join(names)})"  # those of another exercise: the error would come deep in a socket call
     except (TypeError, ValueError):
         takes = "something else"
-    return NotYet(f"def {name}{wanted}", f"{name} takes {takes}", f"the line  def {name}")
+    return NotYet(f"def {name}{wanted}", f"{name} takes {takes}", f"{LINE}def {name}")
 
 
 def _begin(exercise: Exercise, trial: Trial) -> None:

@@ -14,13 +14,7 @@ from ..watch.frames import is_student_code, student_frame, thread_frames
 from ..watch.observation import Task
 from ..watch.text import listed
 from .report import NotYet
-from .shared import (
-    count_together as count_together,
-    served_by,
-    threads_of,
-    who_is_there as who_is_there,
-    who_serves_me as who_serves_me,
-)
+from .shared import served_by, threads_of
 from .trial import MOMENT, PATIENCE, RESTLESS, Guest, Trial
 
 MANY = 40  # clients that are there at once in exercise 2.1: more threads than a pool has that nobody has limited

@@ -12,7 +12,7 @@ from typing import Any
 from ..program import run
 from ..views.code import DIED, STANDS
 from ..watch.text import cut
-from .report import LONGEST, NotYet, died_of
+from .report import LINE, LONGEST, NotYet, died_of
 from .seems import PART
 from .trial import Serve, Trial
 
@@ -110,7 +110,7 @@ class Terminal:
         got = "\n".join([f"{got}the terminal shows", *shows, f"(it {stands[0]})" if stands else ""])
         if program.error is not None:
             got = died_of(program.error)
-            died = "".join(f"the line  {cut(text, LONGEST)}\n" for text, mark in view.marks if mark.kind == DIED)
+            died = "".join(f"{LINE}{cut(text, LONGEST)}\n" for text, mark in view.marks if mark.kind == DIED)
         raise NotYet(expected, got, died + hint)
 
     def _asks(self) -> bool:

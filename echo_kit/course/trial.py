@@ -23,8 +23,8 @@ from ..views.code import DIED, STANDS, CodeView
 from ..watch import rest
 from ..watch.events import Connection
 from ..watch.frames import source_lines
-from ..watch.text import cut, listed
-from .report import LONGEST, NotYet, died_of, quoted
+from ..watch.text import cut
+from .report import LINE, LONGEST, NotYet, died_of, quoted
 from .seems import seems
 
 Serve = Callable[[str, int], object]
@@ -88,12 +88,6 @@ class Trial:
             self.settle(settle)  # what the server does on its own is done before the client speaks
         return guest
 
-    def company(self, *names: str, hint: str) -> list[Guest]:
-        """Clients that connect one after the other, and then get their echo."""
-        self.tries(f"{listed(names)} connect, and each sends something")
-        guests = [self.guest(name) for name in names]
-        return [guest.echoes("hello", hint) for guest in guests]
-
     def expects(self, expected: str, condition: object, got: str, hint: str) -> None:
         """The trial ends here unless the condition holds."""
         if not condition:
@@ -104,7 +98,7 @@ class Trial:
         view = self.server.where()  # waits until the server is at rest: if it dies of this, it is dead by then
         error = self.server.error
         if error is not None:
-            died = [f"the line  {cut(text, LONGEST)}" for text, mark in view.marks if mark.kind == DIED]
+            died = [f"{LINE}{cut(text, LONGEST)}" for text, mark in view.marks if mark.kind == DIED]
             return NotYet(expected, f"{got}; {died_of(error)}", "\n".join([*died[:1], *filter(None, [hint])]))
         if swallowed := self.swallowed():
             return NotYet(expected, f"{got}; {swallowed}", hint)

@@ -7,12 +7,10 @@ client. Elsewhere than on Linux a close is taken for the end.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import sys
 import weakref
-from collections.abc import Iterator
 
 from . import kernel
 from .events import Address, Connection
@@ -59,17 +57,7 @@ def hand_on(observation: Observation, connection: Connection, server: Address) -
     found = kernel.connection(server, connection.client) if sys.platform == "linux" else None
     if not found or not found.inode:  # no descriptor refers to it
         return
-    if any(kernel.descriptors(child, found.inode) for child in _children(os.getpid())):
+    if any(kernel.descriptors(child, found.inode) for child in kernel.descendants(os.getpid())):
         connection.handed_on = "to a child process"
     elif kernel.descriptors("self", found.inode):  # else a call of another thread holds it, and it ends with that
         connection.handed_on = "to another file descriptor"
-
-
-def _children(process: int) -> Iterator[int]:
-    """Its children, and theirs."""
-    with contextlib.suppress(OSError):
-        for thread in os.listdir(f"/proc/{process}/task"):
-            with contextlib.suppress(OSError), open(f"/proc/{process}/task/{thread}/children") as file:
-                for child in map(int, file.read().split()):
-                    yield child
-                    yield from _children(child)

@@ -122,6 +122,19 @@ def descriptors(process: int | str, inode: int) -> list[int]:
     return found
 
 
+def descendants(process: int) -> Iterator[int]:
+    """The processes that it has started, and those that these have."""
+    parents = [process]
+    while parents:
+        process = parents.pop()
+        with contextlib.suppress(OSError):  # it has ended
+            for thread in os.listdir(f"/proc/{process}/task"):
+                with contextlib.suppress(OSError), open(f"/proc/{process}/task/{thread}/children") as file:
+                    children = [int(each) for each in file.read().split()]
+                    yield from children
+                    parents += children
+
+
 def tcp_info(sock: socket.socket, layout: str, at: int) -> tuple[int, ...]:
     """Some numbers of Linux's struct tcp_info; none from other systems, and of a closed socket."""
     try:
