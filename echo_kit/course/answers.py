@@ -34,7 +34,7 @@ import types
 from pathlib import Path
 from typing import Any
 
-from ..watch.kernel import descendants
+from ..watch.kernel import adopt_orphans, descendants
 from ..watch.text import cut, visible
 from . import exercises
 from .report import LONGEST
@@ -61,7 +61,7 @@ NOT_PYTHON = re.compile(r"\s*%%(?!(?:time|timeit|capture|prun)\b)")  # what else
 
 # Numbers of Linux that Python has no names for.
 NEW_USER, NEW_NETWORK, SET_FLAGS, UP = 0x10000000, 0x40000000, 0x8914, 0x41
-SUBREAPER, DEATH_SIGNAL = 36, 1
+DEATH_SIGNAL = 1
 
 STARTS = {"os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.startfile", "os.system", "subprocess.Popen"}
 REACHES = {"socket.bind", "socket.connect", "socket.sendto", "socket.sendmsg"}
@@ -89,8 +89,7 @@ def main(role: str) -> None:
     for name in kit.__all__:
         with contextlib.suppress(ImportError):  # the widgets, where Jupyter is not installed
             getattr(kit, name)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)  # orphans of an answer become children of this process
+    adopt_orphans(True)
     gc.freeze()
     own_network = sys.platform == "linux" and _gives_networks()
     print(READY, flush=True)

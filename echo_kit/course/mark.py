@@ -29,6 +29,7 @@ from importlib.util import decode_source
 from pathlib import Path
 from typing import Any
 
+from ..watch.kernel import orphans_ended
 from ..watch.text import counted, cut, listed, visible
 from . import answers
 from .exercises import EXERCISES
@@ -257,7 +258,8 @@ def marked(tasks: list[tuple[str, answers.Task]], jobs: int) -> Generator[Row, N
         finally:
             free.put(worker)
 
-    with tempfile.TemporaryDirectory(prefix="echo_kit_", ignore_cleanup_errors=True) as folder:
+    temporary = tempfile.TemporaryDirectory(prefix="echo_kit_", ignore_cleanup_errors=True)
+    with temporary as folder, orphans_ended(TOLERANCE):  # those of answers that have killed the worker above them
         pool = ThreadPoolExecutor(jobs)
         try:
             for future in as_completed([pool.submit(one, name, {**task, "folder": folder}) for name, task in tasks]):

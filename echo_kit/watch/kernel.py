@@ -9,7 +9,9 @@ container forbids the question.)
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import signal
 import socket
 import struct
 import sys
@@ -23,14 +25,13 @@ REPLY_TIME = 1.0  # seconds that the kernel has to send the table
 
 # linux/tcp_states.h, linux/sock_diag.h, linux/inet_diag.h, linux/netlink.h
 ESTABLISHED, SYN_SENT, SYN_RECV, TIME_WAIT, CLOSE_WAIT, LISTEN = 1, 2, 3, 6, 8, 10
-ALL_STATES = (
-    0xFFF  # those that /proc/net/tcp lists: not a socket that is bound only, which new kernels know as one more
-)
+ALL_STATES = 0xFFF  # those of /proc/net/tcp: not a socket that is bound only, which new kernels know as one more
 NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, REQUEST, DUMP_REQUEST, TCP_INFO = 4, 20, 1, 0x301, 2
 ERROR, DONE = 2, 3
 CONNECTED = bytes([ESTABLISHED, CLOSE_WAIT])
 HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence number, sender
 LAST_DATA_SENT = 44  # where it stands in struct tcp_info
+SUBREAPER = 36  # linux/prctl.h
 
 
 class TcpSocket(NamedTuple):
@@ -133,6 +134,30 @@ def descendants(process: int) -> Iterator[int]:
                     children = [int(each) for each in file.read().split()]
                     yield from children
                     parents += children
+
+
+def adopt_orphans(yes: bool) -> None:
+    """On Linux: whether orphans among the descendants of this process become its children, or the first process's."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(SUBREAPER, yes, 0, 0, 0)
+
+
+@contextlib.contextmanager
+def orphans_ended(within: float) -> Iterator[None]:
+    """Afterwards, and within so many seconds, all that was started meanwhile is ended. (Only on Linux it is known.)"""
+    before = set(descendants(os.getpid()))
+    adopt_orphans(True)
+    try:
+        yield
+    finally:
+        deadline = time.monotonic() + within
+        while (left := set(descendants(os.getpid())) - before) and time.monotonic() < deadline:
+            for each in left:
+                with contextlib.suppress(OSError):  # it has ended; or it is not this process's own child
+                    os.kill(each, signal.SIGKILL)
+                    os.waitpid(each, os.WNOHANG)
+            time.sleep(0.001)
+        adopt_orphans(False)
 
 
 def tcp_info(sock: socket.socket, layout: str, at: int) -> tuple[int, ...]:

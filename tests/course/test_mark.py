@@ -209,6 +209,12 @@ JUDGED = {  # what alice hands in for 1.2, as a file or as cells: whether it pas
     "is killed": (f"{SHOUT}\nimport os\nos.kill(os.getpid(), 15)", False, "ended its process (Terminated"),
     "closes all": (f"import os\n{SHOUT}os.closerange(0, 999)", False, "ended its process"),
     "ends the worker": (f"import os\n{SHOUT}os.kill(os.getppid(), 9)", False, "the process that runs the answers"),
+    "ends the worker, its child stays": (
+        "import os, time\nif not os.fork():\n    os.setsid()\n    if not os.fork(): time.sleep(60)\n    os._exit(0)\n"
+        + f"{SHOUT}os.wait(); os.kill(os.getppid(), 9)",
+        False,
+        "the process that runs the answers",
+    ),
     "never ends": (f"import signal\nsignal.pthread_sigmask(0, [14])\n{SHOUT}\nwhile 1: pass", False, "after 3 s"),
     "stops": (f"import os\n{SHOUT}os.kill(os.getpid(), 19)", False, "after 3 s"),
     "prints": (f"{SHOUT}\nfor n in range(1_000_000): print(n)", True, ""),
