@@ -137,7 +137,9 @@ def assert_readable(figure, paper):
 
 
 @pytest.mark.parametrize(
-    ("lanes", "dark"), [*((lanes, False) for lanes in (0, 1, 2, LABEL_LANES, LABEL_LANES + 1, 300)), (2, True)]
+    ("lanes", "dark"),
+    [(0, False), (2, False), (2, True), (LABEL_LANES + 1, False)]
+    + [pytest.param(lanes, False, marks=pytest.mark.soak) for lanes in (1, LABEL_LANES, 300)],
 )
 def test_any_number_of_lanes_is_drawn(lanes, dark):
     figure = made(lanes).figure(dark=dark)
@@ -252,7 +254,11 @@ def test_words_on_bars_and_summaries_beside_them():
     assert "waits in the backlog" in words(axis)
 
 
-@pytest.mark.parametrize(("lanes", "dark"), [*((lanes, False) for lanes in (0, 1, 3, LABEL_LANES, 300)), (3, True)])
+@pytest.mark.parametrize(
+    ("lanes", "dark"),
+    [(0, False), (3, False), (3, True)]
+    + [pytest.param(lanes, False, marks=pytest.mark.soak) for lanes in (1, LABEL_LANES, 300)],
+)
 @pytest.mark.parametrize("kind", ["clients", "threads", "beside"])
 def test_every_word_can_be_read(kind, lanes, dark):
     timeline = made(lanes)
@@ -325,7 +331,7 @@ def test_a_pixel_is_shared_by_its_states_as_they_shared_its_time():
     assert pixels(PAUSED) == [(30, 32)]
 
 
-@pytest.mark.parametrize("lanes", [1, LABEL_LANES, 100])
+@pytest.mark.parametrize("lanes", [LABEL_LANES, *(pytest.param(each, marks=pytest.mark.soak) for each in (1, 100))])
 def test_however_many_stretches_there_are_the_bars_are_bounded_by_the_pixels(lanes):
     timeline = made(lanes, echoes=20_000 // lanes)
     assert sum(map(len, timeline.spans.values())) > 50_000
