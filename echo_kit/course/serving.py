@@ -18,9 +18,7 @@ from .trial import Serve, Trial
 
 @functools.cache
 def check_host() -> str:
-    """The host that a check gives: not 127.0.0.1, where this machine has another address of its own, as Linux has. So
-    an answer that does not look at what it is given is seen.
-    """
+    """Not 127.0.0.1, where this machine has another one: an answer that ignores the host that it is given is seen."""
     with contextlib.suppress(OSError), socket.create_server(("127.0.0.2", 0)) as s:
         socket.create_connection(s.getsockname(), timeout=1).close()
         return "127.0.0.2"

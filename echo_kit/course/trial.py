@@ -146,12 +146,10 @@ class Trial:
         """Whether every thread of the server waits, `within` so many seconds, for a client that has nothing to say."""
         if not self.server.settle(RESTLESS):
             return False
-        return all(limit > within or limit == math.inf for limit in self.limits())
+        return all(limit == math.inf or limit > within for limit in self.limits())
 
     def limits(self) -> list[float]:
-        """Of each thread of the server, the seconds for which it waits for a client: math.inf where it has no time
-        limit, 0.0 where that is not known.
-        """
+        """Of each thread of the server, its limit for the client for which it waits; 0.0 where that is not known."""
         waits = [task.waiting for task in self.server.observation.alive()]
         socks = [seen.ref() if seen is not None else None for seen in waits]
         limits = [0.0 if sock is None else sock.gettimeout() for sock in socks]
@@ -229,24 +227,19 @@ class Guest:
         return self.says(data).hears(answer, hint, instead).hears_nothing(more, may_end=True)
 
     def hurries(self) -> Guest:
-        """From the server's next calls on, a time limit that it has for a client is up soon, however long it is: so a
-        client need not be silent for as long to see what happens then.
-        """
+        """From the server's next calls on, its time limits for a client are short: no check can wait for a minute."""
         for sock, _ in self.trial.server.observation.sockets(listening=False):
             if (sock.gettimeout() or 0) > SHORT:
                 sock.settimeout(SHORT)
         return self
 
     def is_silent(self, hint: str) -> Guest:
-        """The client says nothing for a while: nothing comes, and the server does not hang up, also not when the time
-        limit is up that it may have.
-        """
-        self.trial.settle()
-        longest = max([SILENCE, *(each + RESTLESS for each in self.trial.limits() if each < LONGEST_SILENCE)])
-        self.trial.until(
-            lambda: self.has_ended() or self._came or self.trial.nothing_will_come(within=longest), longest
-        )
-        self.trial.settle()
+        """The client says nothing until a time limit of the server is up: nothing comes, nor does it hang up."""
+        trial = self.trial
+        trial.settle()
+        wait = max([SILENCE, *(each + RESTLESS for each in trial.limits() if each < LONGEST_SILENCE)])
+        trial.until(lambda: self.has_ended() or self._came or trial.nothing_will_come(within=wait), wait)
+        trial.settle()
         self._expects("the connection stays open", self._came or not self.has_ended(), hint)
         return self.hears_nothing(hint)
 

@@ -1072,6 +1072,24 @@ def returns_one(server):
 kept = []  # what a cell's variables would hold
 
 
+@wrong("1.6", "all three clients", "it returned alice, bob", "the last line")
+def returns_two_and_keeps_carol(server):
+    alice, bob, carol = (echo_kit.Client(server, name=name) for name in ("alice", "bob", "carol"))
+    bob.send("hello")
+    carol.send("hello")
+    kept.append(carol)
+    return [alice, bob]
+
+
+@wrong("1.6", "all three clients", "it returned bob, alice", "the last line")
+def returns_bob_twice(server):
+    alice, bob, carol = (echo_kit.Client(server, name=name) for name in ("alice", "bob", "carol"))
+    for client in (bob, carol):
+        client.send("12345")
+        kept.append(client)
+    return bob, alice, bob
+
+
 @wrong("1.6", "bob and carol stand in the backlog", "connected: alice, client ", "each with its name")
 def gives_one_name(server):
     clients = [echo_kit.Client(server, name="alice"), echo_kit.Client(server), echo_kit.Client(server)]
