@@ -338,6 +338,7 @@ def hangs_up_on_who_is_silent(host, port):
 
 
 @wrong("1.1", "the connection stays open", "the server hung up on alice", "however long")
+@slow
 def hangs_up_on_who_is_silent_for_long(host, port):
     with socket.create_server((host, port)) as s:
         while True:
@@ -633,6 +634,7 @@ def greets_as_the_web_does(conn, addr):
 
 
 @wrong("1.3", "the connection stays open", "the server hung up on alice", "however long")
+@slow
 def greets_and_hangs_up_on_who_is_silent(conn, addr):
     conn.sendall(b"Welcome!\n")
     conn.settimeout(3)
@@ -787,6 +789,7 @@ def knows_the_messages_by_heart(conn, addr):
 
 
 @wrong("1.4", "the connection stays open", "the server hung up on alice", "however long")
+@slow
 def counts_until_the_time_is_up(conn, addr):
     total = 0
     conn.settimeout(10)
@@ -1476,6 +1479,7 @@ def is_safe_on_all_addresses(host, port):
 
 
 @wrong("1.8", "the connection stays open", "the server hung up on carol", "however long")
+@slow
 def is_safe_for_who_talks(host, port):
     with socket.create_server((host, port)) as s:
         while True:
