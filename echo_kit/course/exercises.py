@@ -26,7 +26,7 @@ from . import part1, part2, shared, surprises
 from .progress import Progress, keep as keep_progress, kept
 from .report import LINE, LONGEST, NotSolved, NotYet, Report, died_of
 from .seems import PART
-from .serving import a_thread_each, as_it_is, not_at_all, one_at_a_time
+from .serving import a_thread_each, as_it_is, check_host, not_at_all, one_at_a_time
 from .terminal import answered_in_pieces
 from .trial import PATIENCE, Serve, Trial
 
@@ -70,7 +70,7 @@ EXERCISES = {
         Exercise("1.1", "From memory", SERVER, as_it_is, part1.from_memory, steps=12),
         Exercise("1.2", "Shout", HANDLER, one_at_a_time, part1.shout, steps=12),
         Exercise("1.3", "A greeting", HANDLER, one_at_a_time, part1.greeting, steps=10),
-        Exercise("1.4", "Counting bytes", HANDLER, one_at_a_time, part1.count_bytes, steps=10),
+        Exercise("1.4", "Counting bytes", HANDLER, one_at_a_time, part1.count_bytes, steps=11),
         Exercise("1.5", "Lines", HANDLER, one_at_a_time, part1.lines, steps=16),
         Exercise("1.6", "Make them wait", ("server",), not_at_all, part1.make_them_wait, steps=4),
         Exercise("1.7", "Patience", HANDLER, one_at_a_time, part1.patience, steps=8),
@@ -195,7 +195,9 @@ def _begin(exercise: Exercise, trial: Trial) -> None:
     serve = exercise.serve(trial.function, trial)
     try:
         title = f"check of {name}"
-        trial.server = start(serve, name=title, timeout=PATIENCE, most_threads=THREADS, most_events=EVENTS)
+        trial.server = start(
+            serve, name=title, host=check_host(), timeout=PATIENCE, most_threads=THREADS, most_events=EVENTS
+        )
     except (KeyboardInterrupt, NotYet):
         raise
     except ServerStuck as stuck:
@@ -215,6 +217,10 @@ def _begin(exercise: Exercise, trial: Trial) -> None:
     trial.settle()
     hint = ORDER.format(", in a loop", ", and a loop around accept")
     trial.expects("your server waits for clients", trial.server.running, "it has ended before one came", hint)
+    bound = trial.server.observation.address or ()
+    for what, given, taken in zip(("host", "port"), trial.called_with, bound, strict=False):
+        expected = f"your server listens on the {what} that it is given, here {given}"
+        trial.expects(expected, taken == given, f"it listens on {taken}", "the line with bind")
 
 
 def _said(trial: Trial, stuck: ServerStuck) -> str:

@@ -33,6 +33,8 @@ PATIENCE = 3.0  # seconds that a server has for each answer; less where it is ce
 MOMENT = 0.05  # seconds between two looks
 RESTLESS = 0.2  # seconds that a server gets to come to rest once it has failed to do so
 SILENCE = 2.3  # seconds for which a client says nothing, where it is not certain that the server waits for it that long
+LONGEST_SILENCE = 6.0  # and this long where the server has a time limit for it
+SHORT = 1.0  # seconds that are made of a longer time limit: see `Guest.hurries`
 MUCH = 2000  # times 64 KB: more than any system keeps for a server that does not read
 ACCEPT_LOOP = "the loop over the clients never ends || a loop around accept"
 RECV_LOOP = "a conversation goes on until the client has left || a loop around recv, until it returns no bytes"
@@ -45,7 +47,7 @@ class Trial:
 
     function: Callable[..., Any]
     server: Server = None  # type: ignore[assignment]  # there is one as soon as it listens
-    called_with: tuple[str, int] = ("", 0)  # host and port that the student's function was given
+    called_with: tuple[str | int, ...] = ()  # host and port, where the student's function was given these
     returned: bool = False  # that function has returned
     left: tuple[str, ...] = ()  # the threads that were alive then
     done: list[str] = field(default_factory=list)  # what was tried and was as expected
@@ -144,10 +146,14 @@ class Trial:
         """Whether every thread of the server waits, `within` so many seconds, for a client that has nothing to say."""
         if not self.server.settle(RESTLESS):
             return False
+        return all(limit == math.inf or limit > within for limit in self.limits())
+
+    def limits(self) -> list[float]:
+        """Of each thread of the server, its limit for the client for which it waits; 0.0 where that is not known."""
         waits = [task.waiting for task in self.server.observation.alive()]
         socks = [seen.ref() if seen is not None else None for seen in waits]
         limits = [0.0 if sock is None else sock.gettimeout() for sock in socks]
-        return all(limit is None or limit > within for limit in limits)
+        return [math.inf if limit is None else limit for limit in limits]
 
     @contextlib.contextmanager
     def late_threads(self) -> Iterator[None]:
@@ -220,12 +226,20 @@ class Guest:
         more = "not a byte more: send what is asked for, and no \\n behind it"
         return self.says(data).hears(answer, hint, instead).hears_nothing(more, may_end=True)
 
+    def hurries(self) -> Guest:
+        """From the server's next calls on, its time limits for a client are short: no check can wait for a minute."""
+        for sock, _ in self.trial.server.observation.sockets(listening=False):
+            if (sock.gettimeout() or 0) > SHORT:
+                sock.settimeout(SHORT)
+        return self
+
     def is_silent(self, hint: str) -> Guest:
-        """The client says nothing for a while: nothing comes, and the server does not hang up."""
-        self.trial.until(
-            lambda: self.has_ended() or self._came or self.trial.nothing_will_come(within=SILENCE), SILENCE
-        )
-        self.trial.settle()
+        """The client says nothing until a time limit of the server is up: nothing comes, nor does it hang up."""
+        trial = self.trial
+        trial.settle()
+        wait = max([SILENCE, *(each + RESTLESS for each in trial.limits() if each < LONGEST_SILENCE)])
+        trial.until(lambda: self.has_ended() or self._came or trial.nothing_will_come(within=wait), wait)
+        trial.settle()
         self._expects("the connection stays open", self._came or not self.has_ended(), hint)
         return self.hears_nothing(hint)
 

@@ -124,6 +124,23 @@ def accepts_ahead_and_serves_in_order(host, port):
             waiting.put(None)
 
 
+@right("1.1")
+def with_a_limit_and_patience(host, port):
+    socket.setdefaulttimeout(5)
+    with socket.create_server((host, port)) as s:
+        while True:
+            try:
+                conn, addr = s.accept()
+            except TimeoutError:
+                continue
+            with conn:
+                data = None
+                while data != b"":
+                    with contextlib.suppress(TimeoutError):
+                        data = conn.recv(4096)
+                        conn.sendall(data)
+
+
 # -- 1.2 to 1.5 --------------------------------------------------------------------------------------------------------
 
 
@@ -169,6 +186,20 @@ def shout_and_ask_again_and_again(conn, addr):
         conn.sendall(data.upper())
 
 
+@right("1.2")
+def shout_with_a_long_limit(conn, addr):
+    conn.settimeout(60)
+    while True:
+        try:
+            data = conn.recv(1024)
+        except TimeoutError:
+            print(f"{addr} is still silent")
+            continue
+        if not data:
+            return
+        conn.sendall(data.upper())
+
+
 @right("1.3")
 def greet(conn, addr):
     conn.sendall(b"Welcome!\n")
@@ -205,6 +236,19 @@ def count_with_a_list(conn, addr):
         if not data:
             break
         conn.sendall((str(sum(sizes)) + "\n").encode())
+
+
+@right("1.4")
+def count_and_ask_again_after_four_seconds(conn, addr):
+    total = 0
+    while True:
+        conn.settimeout(4)
+        with contextlib.suppress(TimeoutError):
+            data = conn.recv(1024)
+            if not data:
+                return
+            total += len(data)
+            conn.sendall(f"{total}\n".encode())
 
 
 @right("1.4")

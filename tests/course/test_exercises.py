@@ -263,6 +263,24 @@ def test_an_answer_that_knows_the_messages_fails_with_another_seed(number, answe
     assert 'got "?"' in report.problem.got, report
 
 
+def test_an_answer_that_knows_the_numbers_fails_with_another_seed(capsys):
+    numbers, learns = [], True
+
+    def count_bytes(conn, addr):
+        total = 0
+        while data := conn.recv(100_000):
+            total += len(data)
+            if learns:
+                numbers.append(total)
+            conn.sendall(b"%d\n" % (total if learns else next(known)))
+
+    assert echo_kit.check("1.4", count_bytes).passed
+    learns = False
+    for seed in (0, 1, 2):
+        known = iter(numbers)
+        assert echo_kit.check("1.4", count_bytes, seed=seed).passed == (seed == 0)
+
+
 def sends_first(sock, data):
     sender = threading.Thread(target=sock.sendall, args=(data,))
     sender.start()

@@ -15,6 +15,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import echo_kit
+from echo_kit.course.serving import check_host
 
 WRONG = []  # (number, function, part of `expected`, part of `got`, part of `hint` at its second level)
 SLOW = set()  # some of these functions
@@ -26,6 +27,10 @@ def wrong(number, expected, got, hint):
         return function
 
     return note
+
+
+# Where this machine has a second address for a check to give, which macOS has not.
+wrong_host = wrong if check_host() != "127.0.0.1" else lambda *_: lambda function: function
 
 
 def slow(function):
@@ -185,10 +190,21 @@ def never_leaves_the_loop(host, port):
                     conn.sendall(data)
 
 
-@wrong("1.1", "the host that it is given, here 127.0.0.1", "it listens on 0.0.0.0", "the line with bind")
+@wrong("1.1", "the host that it is given, here 127.0.0.", "it listens on 0.0.0.0", "the line with bind")
 def listens_on_all_addresses(host, port):
     with socket.socket() as s:
         s.bind(("", port))
+        s.listen()
+        while True:
+            conn, addr = s.accept()
+            with conn:
+                echo(conn)
+
+
+@wrong_host("1.1", "the host that it is given, here 127.0.0.2", "it listens on 127.0.0.1", "the line with bind")
+def listens_on_an_address_of_its_own(host, port):
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", port))
         s.listen()
         while True:
             conn, addr = s.accept()
@@ -319,6 +335,35 @@ def hangs_up_on_who_is_silent(host, port):
             conn.settimeout(1)
             with conn, contextlib.suppress(TimeoutError):
                 echo(conn)
+
+
+@wrong("1.1", "the connection stays open", "the server hung up on alice", "however long")
+@slow
+def hangs_up_on_who_is_silent_for_long(host, port):
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            conn.settimeout(30)
+            try:
+                echo(conn)
+            except TimeoutError:
+                print(f"{addr} was silent for too long")
+            conn.close()
+
+
+@wrong("1.1", "the connection stays open", "the server hung up on alice", "however long")
+@slow
+def hangs_up_on_who_is_silent_anew(host, port):
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            with conn, contextlib.suppress(TimeoutError):
+                while True:
+                    conn.settimeout(4)
+                    data = conn.recv(1024)
+                    if not data:
+                        break
+                    conn.sendall(data)
 
 
 @wrong("1.1", "the server hangs up on zoe", 'zoe got "Goodbye"', "send nothing more")
@@ -479,6 +524,27 @@ def shouts_for_two_seconds(conn, addr):
         conn.sendall(data.upper())
 
 
+@wrong("1.2", "the connection stays open", "TimeoutError", "however long")
+def shouts_until_the_time_is_up(conn, addr):
+    conn.settimeout(3)
+    while data := conn.recv(1024):
+        conn.sendall(data.upper())
+
+
+@wrong("1.2", "the connection stays open", "the server hung up on alice", "however long")
+@slow
+def shouts_and_waits_five_seconds(conn, addr):
+    while True:
+        conn.settimeout(5)
+        try:
+            data = conn.recv(1024)
+        except TimeoutError:
+            data = b""
+        if not data:
+            return
+        conn.sendall(data.upper())
+
+
 @wrong("1.2", r'alice gets " \n"', "nothing came to alice", "no strip")
 def leaves_blank_lines_out(conn, addr):
     while data := conn.recv(1024):
@@ -565,6 +631,15 @@ def greets_and_prints_text(conn, addr):
 def greets_as_the_web_does(conn, addr):
     conn.sendall(b"Welcome!\r\n")
     echo(conn)
+
+
+@wrong("1.3", "the connection stays open", "the server hung up on alice", "however long")
+@slow
+def greets_and_hangs_up_on_who_is_silent(conn, addr):
+    conn.sendall(b"Welcome!\n")
+    conn.settimeout(3)
+    with contextlib.suppress(TimeoutError):
+        echo(conn)
 
 
 @wrong("1.3", 'alice gets "Welcome!\\n"', "nothing came to alice", "print writes on the server's screen only")
@@ -691,6 +766,37 @@ def counts_the_hang_up_too(conn, addr):
         data = conn.recv(1024)
         total += len(data)
         conn.sendall(f"{total}\n".encode())
+
+
+@wrong("1.4", "alice gets", "alice got", "all bytes until then")
+def knows_the_numbers_by_heart(conn, addr):
+    first = conn.recv(100_000)
+    conn.sendall(b"5\n" if first == b"hello" else b"2\n")
+    for number in (8, 10, 19, 28, 30, 3030):
+        if conn.recv(100_000):
+            conn.sendall(f"{number}\n".encode())
+    conn.recv(1)
+
+
+@wrong("1.4", "alice gets", "alice got", "all bytes until then")
+def knows_the_messages_by_heart(conn, addr):
+    known = {b"hello": 5, b"abc": 8, "é".encode(): 10, b" \n": 30, b"hi": 2}
+    again = False
+    while data := conn.recv(100_000):
+        number = known.get(data, 3030 if len(data) > 100 else 28 if again else 19)
+        again = again or data not in known
+        conn.sendall(f"{number}\n".encode())
+
+
+@wrong("1.4", "the connection stays open", "the server hung up on alice", "however long")
+@slow
+def counts_until_the_time_is_up(conn, addr):
+    total = 0
+    conn.settimeout(10)
+    with contextlib.suppress(TimeoutError):
+        while data := conn.recv(1024):
+            total += len(data)
+            conn.sendall(f"{total}\n".encode())
 
 
 @wrong("1.4", 'alice gets "5\\n"', "the server hung up on alice", "return ends your function")
@@ -862,6 +968,29 @@ def answers_after_a_silence(conn, addr):
             conn.sendall(line[::-1] + b"\n")
 
 
+@wrong("1.5", "alice gets nothing more", 'alice got "leh\\n"', "not a line yet")
+def answers_after_a_long_silence(conn, addr):
+    rest = b""
+    conn.settimeout(5)
+    while True:
+        try:
+            if not (data := conn.recv(1024)):
+                return
+        except TimeoutError:
+            data = b"\n"
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            conn.sendall(line[::-1] + b"\n")
+
+
+@wrong("1.5", "the connection stays open", "the server hung up on alice", "not a line yet")
+def waits_four_seconds_for_the_rest(conn, addr):
+    conn.settimeout(4)
+    with conn.makefile("rb") as file, contextlib.suppress(TimeoutError):
+        while (line := file.readline()).endswith(b"\n"):
+            conn.sendall(line[:-1][::-1] + b"\n")
+
+
 @wrong("1.5", "alice gets", "nothing came to alice", "the same line may come again")
 def answers_a_line_once(conn, addr):
     rest, known = b"", set()
@@ -944,6 +1073,24 @@ def returns_one(server):
 
 
 kept = []  # what a cell's variables would hold
+
+
+@wrong("1.6", "all three clients", "it returned alice, bob", "the last line")
+def returns_two_and_keeps_carol(server):
+    alice, bob, carol = (echo_kit.Client(server, name=name) for name in ("alice", "bob", "carol"))
+    bob.send("hello")
+    carol.send("hello")
+    kept.append(carol)
+    return [alice, bob]
+
+
+@wrong("1.6", "all three clients", "it returned bob, alice", "the last line")
+def returns_bob_twice(server):
+    alice, bob, carol = (echo_kit.Client(server, name=name) for name in ("alice", "bob", "carol"))
+    for client in (bob, carol):
+        client.send("12345")
+        kept.append(client)
+    return bob, alice, bob
 
 
 @wrong("1.6", "bob and carol stand in the backlog", "connected: alice, client ", "each with its name")
@@ -1317,6 +1464,47 @@ def ignores_ctrl_c_at_the_door(host, port):
                 echo(conn)
 
 
+@wrong_host("1.8", "the host that it is given, here 127.0.0.2", "it listens on 127.0.0.1", "the line with bind")
+def is_safe_on_localhost_only(host, port):
+    with socket.create_server(("localhost", port)) as s:
+        while True:
+            handle_client(*s.accept())
+
+
+@wrong("1.8", "the host that it is given", "it listens on 0.0.0.0", "the line with bind")
+def is_safe_on_all_addresses(host, port):
+    with socket.create_server(("", port)) as s:
+        while True:
+            handle_client(*s.accept())
+
+
+@wrong("1.8", "the connection stays open", "the server hung up on carol", "however long")
+@slow
+def is_safe_for_who_talks(host, port):
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            conn.settimeout(5)
+            with conn, contextlib.suppress(OSError):
+                echo(conn)
+
+
+@wrong("1.8", "the connection stays open", "the server hung up on carol", "however long")
+@slow
+def is_safe_for_who_talks_every_three_seconds(host, port):
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            with conn, contextlib.suppress(ConnectionError, TimeoutError):
+                while True:
+                    conn.settimeout(3)
+                    data = conn.recv(1024)
+                    conn.settimeout(None)
+                    if not data:
+                        break
+                    conn.sendall(data)
+
+
 @wrong("1.8", "dave waits until carol has left", 'dave got "hi"', "one client at a time")
 def is_safe_with_a_thread_each(host, port):
     with socket.create_server((host, port)) as s:
@@ -1416,6 +1604,30 @@ def whole(s, count):
 def connects_to_its_own_port():
     with socket.socket() as s:
         s.connect(("127.0.0.1", 1))
+
+
+@wrong_host("1.9", "it connects to HOST PORT", "ConnectionRefusedError", "sys.argv[1], int(sys.argv[2])")
+def connects_to_this_machine():
+    with (
+        socket.create_connection(("127.0.0.1", int(sys.argv[2]))) as s,
+        contextlib.suppress(EOFError, KeyboardInterrupt),
+    ):
+        while True:
+            line = input("> ").encode()
+            if line:
+                s.sendall(line)
+                print("Received  : ", whole(s, len(line)).decode())
+
+
+@wrong_host("1.9", "it connects to HOST PORT", "ConnectionRefusedError", "sys.argv[1], int(sys.argv[2])")
+def connects_to_localhost():
+    with socket.socket() as s, contextlib.suppress(EOFError, KeyboardInterrupt):
+        s.connect(("localhost", int(sys.argv[-1])))
+        while True:
+            line = input("> ").encode()
+            if line:
+                s.sendall(line)
+                print("Received  : ", whole(s, len(line)).decode())
 
 
 @wrong("1.9", "it connects to HOST PORT", "TypeError", "s.connect((sys.argv[1], sys.argv[2]))")
