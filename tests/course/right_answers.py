@@ -986,6 +986,17 @@ def serve_three_and_ask_again(host, port):
             threading.Thread(target=handle, args=(conn, addr)).start()
 
 
+@right("2.5")
+def serve_three_and_look_again_twice_a_second(host, port):
+    threads = []
+    with socket.create_server((host, port)) as s:
+        while True:
+            while sum(each.is_alive() for each in threads) == 3:
+                time.sleep(0.5)
+            threads.append(threading.Thread(target=handle_client, args=s.accept()))
+            threads[-1].start()
+
+
 # -- 2.6 ---------------------------------------------------------------------------------------------------------------
 
 
@@ -1020,6 +1031,21 @@ def serve_pool_with_map(host, port):
     with ThreadPoolExecutor(max_workers=3) as pool:
         for conn, addr in clients():
             pool.submit(lambda conn=conn, addr=addr: handle_client(conn, addr))
+
+
+@right("2.6")
+def serve_with_a_pool_of_my_own(host, port):
+    clients = queue.Queue()
+
+    def work():
+        while True:
+            handle_client(*clients.get())
+
+    for _ in range(3):
+        threading.Thread(target=work, daemon=True).start()
+    with socket.create_server((host, port)) as s:
+        while True:
+            clients.put(s.accept())
 
 
 # -- 2.7 ---------------------------------------------------------------------------------------------------------------
@@ -1103,6 +1129,25 @@ def serve_until_ctrl_c_and_look_again(host, port):
                     conn.shutdown(socket.SHUT_RDWR)
             while any(thread.is_alive() for thread, _ in clients):
                 time.sleep(0.01)
+
+
+@right("2.7")
+def serve_until_ctrl_c_and_join_again(host, port):
+    clients = {}
+    with socket.create_server((host, port)) as s:
+        try:
+            while True:
+                conn, addr = s.accept()
+                thread = threading.Thread(target=handle_and_save, args=(conn, addr))
+                clients[thread] = conn
+                thread.start()
+        except KeyboardInterrupt:
+            for conn in clients.values():
+                with contextlib.suppress(OSError):
+                    conn.shutdown(socket.SHUT_RDWR)
+            for thread in clients:
+                while thread.is_alive():
+                    thread.join(1)
 
 
 # -- 3.1 A clean goodbye -----------------------------------------------------------------------------------------------
