@@ -879,6 +879,44 @@ def who_with_a_semaphore_and_a_tuple(conn, addr):
             guests["names"] = tuple(each for each in guests["names"] if each != name)
 
 
+visitors, visits_lock, print_lock = set(), threading.Lock(), threading.Lock()
+visits = 0
+count_lock = threading.RLock()
+
+
+def say(*words):
+    with print_lock:
+        print(*words)
+
+
+@right("2.4")
+def who_with_other_locks_for_other_things(conn, addr):
+    global visits
+    name = None
+    try:
+        for line in lines_of(conn):
+            if name is None:
+                with count_lock:
+                    visits += 1
+                with visits_lock:
+                    name = line.decode()
+                    visitors.add(name)
+                    say(name, "is there")
+                line = b"hello " + line
+            elif line == b"/who":
+                say("somebody asks")
+                with visits_lock:
+                    line = ", ".join(sorted(visitors)).encode()
+            conn.sendall(line + b"\n")
+    except ConnectionError:
+        say(f"Lost {name}")
+    finally:
+        with visits_lock:
+            visitors.discard(name)
+        with count_lock:
+            say(name, "was one of", visits)
+
+
 # -- 2.5 ---------------------------------------------------------------------------------------------------------------
 
 

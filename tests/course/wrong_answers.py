@@ -2399,6 +2399,78 @@ def removes_without_the_lock(conn, addr):
             known.discard(name)
 
 
+add_lock, list_lock, remove_lock = threading.Lock(), threading.Lock(), threading.Lock()
+
+
+@wrong("2.4", "carl's thread waits for the lock", "it waits for a line", "with the same lock")
+def has_three_locks(conn, addr):
+    name = None
+    try:
+        for line in lines_of(conn):
+            if name is None:
+                name = line.decode()
+                with add_lock:
+                    known.add(name)
+                line = f"hello {name}".encode()
+            elif line == b"/who":
+                with list_lock:
+                    line = ", ".join(sorted(known)).encode()
+            conn.sendall(line + b"\n")
+    except ConnectionError:
+        print("Lost", name)
+    finally:
+        if name is not None:
+            with remove_lock:
+                known.discard(name)
+
+
+@wrong("2.4", "al's thread waits for the lock", "it has ended", "with the same lock")
+def removes_with_another_lock(conn, addr):
+    name = None
+    try:
+        for line in lines_of(conn):
+            if name is None:
+                name = line.decode()
+                with add_lock:
+                    known.add(name)
+                line = f"hello {name}".encode()
+            elif line == b"/who":
+                with add_lock:
+                    line = ", ".join(sorted(known)).encode()
+            conn.sendall(line + b"\n")
+    except ConnectionError:
+        print("Lost", name)
+    finally:
+        if name is not None:
+            with remove_lock:
+                known.discard(name)
+
+
+read_lock, write_lock = threading.RLock(), threading.RLock()
+
+
+@wrong("2.4", "carl's thread waits for the lock", "it waits for a line", "with the same lock")
+def reads_with_one_lock_and_writes_with_another(conn, addr):
+    name = None
+    try:
+        for line in lines_of(conn):
+            if name is None:
+                name = line.decode()
+                with write_lock:
+                    known.add(name)
+                line = f"hello {name}".encode()
+            elif line == b"/who":
+                with read_lock:
+                    line = ", ".join(sorted(known)).encode()
+            conn.sendall(line + b"\n")
+    except ConnectionError:
+        print("Lost", name)
+    finally:
+        if name is not None:
+            with write_lock:
+                known.discard(name)
+
+
 @wrong("2.4", "alice gets no answer until the lock is free", "alice got", "with the same lock")
 def lists_without_the_lock(conn, addr):
     name = None
