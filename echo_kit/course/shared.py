@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
@@ -241,12 +242,9 @@ def _held(trial: Trial, locks: list[Any], hint: str) -> Iterator[None]:
 
 def _waits_for(trial: Trial, alice: Guest, lock: Any, hint: str) -> bool:
     """Whether the answer to alice's question waits for this lock."""
-    assert alice.there is not None
     with _held(trial, [lock], hint):
-        before = alice.there.sent
-        alice.says("/who\n")
-        trial.settle()
-        waits = alice.there.sent == before
+        alice.says("/who\n").trial.settle()
+        waits = not alice.client.wait(time.monotonic(), to_write=False)
     alice.hears_line(hint)
     return waits
 

@@ -15,7 +15,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from types import FrameType
@@ -329,23 +329,20 @@ def turns_after_each_instruction() -> AbstractContextManager[None]:
 def limits_end_soon(observation: Observation) -> Iterator[None]:
     """A sleep of the server's, or a wait with a time limit, ends soon; a wait for as long as it takes does not."""
 
-    def sooner(plain: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(plain)
-        def wait(*args: Any, **named: Any) -> Any:
-            task = current_task()
-            if task is not None and task.observation is observation and any(student_frames(sys._getframe(1))):
-                args, named = tuple(map(soon, args)), {name: soon(each) for name, each in named.items()}
-            return plain(*args, **named)
-
-        return wait
-
     def soon(value: Any) -> Any:
         return SOON if isinstance(value, int | float) and value > SOON else value  # True stays true
 
+    def call(plain: Callable[..., Any], args: Iterable[Any], named: dict[str, Any]) -> Any:
+        task = current_task()
+        if task is not None and task.observation is observation and any(student_frames(sys._getframe())):
+            args, named = map(soon, args), {name: soon(each) for name, each in named.items()}
+        return plain(*args, **named)
+
     with contextlib.ExitStack() as stack:
         for owner, name in LIMITED:
-            get, put = functools.partial(getattr, owner, name), functools.partial(setattr, owner, name)
-            stack.enter_context(_for_now(get, put, sooner(get())))
+            plain, put = getattr(owner, name), functools.partial(setattr, owner, name)
+            stack.callback(put, plain)
+            put(lambda *args, plain=plain, **named: call(plain, args, named))
         yield
 
 
