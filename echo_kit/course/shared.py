@@ -185,10 +185,8 @@ def locks_of(function: Any) -> list[Any]:
         seen.add(id(each))
         if isinstance(each, LOCKS):
             found.append(each)
-        elif isinstance(each, dict):
-            todo += each.values()
-        elif isinstance(each, list | tuple | set):
-            todo += each
+        elif isinstance(each, dict | list | tuple | set):
+            todo += each.values() if isinstance(each, dict) else each
         elif isinstance(each, CodeType):
             todo += [each for each in each.co_consts if isinstance(each, CodeType)]
             todo += [home[name] for name in each.co_names if name in home]
