@@ -7,19 +7,19 @@ import itertools
 import sys
 import threading
 import time
-from collections.abc import Iterator
 
 from ..server import MAIN
-from ..watch.frames import is_student_code, student_frame, thread_frames
+from ..watch.frames import is_student_code, library_name, student_frame, thread_frames
 from ..watch.observation import Task
+from ..watch.patches import limits_end_soon
 from ..watch.text import listed
 from .report import NotYet
 from .shared import served_by, threads_of
 from .trial import MOMENT, PATIENCE, RESTLESS, Guest, Trial
 
 MANY = 40  # clients that are there at once in exercise 2.1: more threads than a pool has that nobody has limited
-AGAIN, MOST = 1.2, 3.2  # seconds for which a full server is watched that looks again and again, or has a time limit
-LONGER = 2.0  # seconds by which the threads of exercise 2.7 end later than a server may think
+AGAIN = 0.6  # seconds for which a full server is watched that may go on by itself
+LONGER = 2.0  # seconds for which the threads of exercise 2.7 do not end, where the server looks again and again
 MESSAGES = (b"again", b"again", b" \r\n\tz ", b"caf\xe9 \xff\x00", b"".join(b"%05d" % each for each in range(600)))
 ODD = "the same bytes go back, all of them, whatever they are || sendall(data), no send, no decode, no strip"
 SILENT = "the loop must be in accept again at once, also when a new client is silent || recv is called in its thread"
@@ -111,13 +111,15 @@ def a_thread_for_each(trial: Trial) -> None:
 def at_most_three(trial: Trial) -> None:
     hint = "three at once: a thread each, and three places, made inside your function || a Semaphore(3)"
     two = "three places, not two || Semaphore(3)"
-    _, bob, carol = company(trial, "alice", "bob", "carol", hint=hint, two=two)
     limit = (
-        "a place must be free before a client is accepted || Semaphore(3): acquire before accept, release in its thread"
+        "wait for a free place, then accept || Semaphore(3): acquire before accept, no timeout, release in its thread"
     )
     release = "when a client leaves, however it leaves, its place is free || release in finally, in its thread"
-    dave = trial.tries("dave comes while they are there").guest("dave", settle=None)
-    _waits(dave, limit, long=True)
+    with limits_end_soon(trial.server.observation):
+        _, bob, carol = company(trial, "alice", "bob", "carol", hint=hint, two=two)
+        dave = trial.tries("dave comes while they are there").guest("dave", settle=None)
+        _waits(dave, limit, long=True)
+    trial.settle()  # who sleeps does so again, and now for as long as it wants to
     bob.tries("bob leaves").leaves()
     dave.hears("hi", release)
     trial.tries("erin comes while alice, carol and dave are there; then carol breaks off")
@@ -136,7 +138,8 @@ def at_most_three(trial: Trial) -> None:
 def _waits(guest: Guest, hint: str, long: bool = False) -> None:
     trial = guest.says("hi").trial
     trial.settle()
-    trial.until(lambda: guest.there, _goes_on_in(trial.server.observation.alive()) if long else MOMENT)
+    may_go_on = long and any(map(_may_go_on, trial.server.observation.alive()))
+    trial.until(lambda: guest.there, AGAIN if may_go_on else MOMENT)
     expected = f"{guest.name} waits in the backlog, as three are there"
     closed = guest.there and guest.there.closed
     got = f"{guest.name} was accepted{', and then your server hung up' if closed else ''}"
@@ -144,23 +147,18 @@ def _waits(guest: Guest, hint: str, long: bool = False) -> None:
     trial.expects(expected, guest.there is None, got, hint)
 
 
-def _goes_on_in(tasks: list[Task]) -> float:
-    """After how many seconds one of them may have gone on that does not wait for a client; 0.0: one must come or go.
-
-    A thread that waits for a lock with a time limit, or sleeps, may go on and accept a client, place or no place.
-    """
-    longest, frames = 0.0, thread_frames()
-    for task in tasks:
-        frame = frames.get(task.identity() or 0)
-        if task.waiting is not None or frame is None:
-            continue
-        if is_student_code(frame):
-            longest = max(longest, AGAIN)
-        while frame is not None and not is_student_code(frame):
-            limit = frame.f_locals.get("timeout")
-            longest = max(longest, min(MOST, limit + MOMENT)) if isinstance(limit, int | float) else longest
-            frame = frame.f_back
-    return longest
+def _may_go_on(task: Task) -> bool:
+    """Whether a thread may go on by itself: it waits neither for a client nor for as long as it takes."""
+    frame = thread_frames().get(task.identity() or 0)
+    if task.waiting is not None or frame is None:
+        return False
+    limits: list[object] = [
+        library_name(frame) in ("", "echo_kit")
+    ]  # a call of C's, or what `limits_end_soon` makes of time.sleep
+    while frame is not None and not is_student_code(frame):
+        limits.append(frame.f_locals.get("timeout"))
+        frame = frame.f_back
+    return any(isinstance(each, int | float) and each > 0 for each in limits)
 
 
 def pool(trial: Trial) -> None:
@@ -206,8 +204,7 @@ def clean_end(trial: Trial) -> None:
     trial.until(lambda: len(trial.server.observation.alive()) < threads)  # hers has ended
     carol = trial.guest("carol")
     trial.tries("zoe leaves. Then Ctrl+C is pressed, while alice, bob and carol are there and silent")
-    with _slow_ends(trial):
-        trial.server.interrupt()
+    _press_ctrl_c(trial)
     trial.until(lambda: trial.returned or _joins_for_ever(trial))
     expected, returned = "your server returns", trial.returned
     gone = "zoe has left before: her connection is closed already, which is an OSError. Catch it, and go on"
@@ -244,18 +241,18 @@ def clean_end(trial: Trial) -> None:
     trial.expects("handle_and_save has saved four clients", saved == 4, f"it has saved {saved or 'none'}", hint)
 
 
-@contextlib.contextmanager
-def _slow_ends(trial: Trial) -> Iterator[None]:
-    """The threads that are woken meanwhile, and the rest of the server, go on until the server waits for them for as
-    long as it takes, or returns: a sleep is not enough.
+def _press_ctrl_c(trial: Trial) -> None:
+    """The threads that are woken then do not end until the server waits for them for as long as it takes, or
+    returns. A sleep, or a join with a time limit, is over before.
     """
     trial.server.pause()
     try:
-        yield
-        deadline = time.monotonic() + LONGER
-        while not trial.returned and time.monotonic() < deadline and not _joins(trial):
-            with contextlib.suppress(ValueError):  # it does not stand before a call
-                trial.server.step(MAIN)
+        with limits_end_soon(trial.server.observation):
+            trial.server.interrupt()
+            deadline = time.monotonic() + LONGER
+            while not trial.returned and time.monotonic() < deadline and not _joins(trial):
+                with contextlib.suppress(ValueError):  # it does not stand before a call
+                    trial.server.step(MAIN)
     finally:
         trial.server.resume()
 
@@ -265,7 +262,7 @@ def _joins(trial: Trial) -> bool:
     for task in trial.server.observation.alive():
         frame = thread_frames().get(task.identity() or 0) if task.label == MAIN else None
         if frame is not None and frame.f_code.co_filename == threading.__file__:
-            return not _goes_on_in([task])
+            return not _may_go_on(task)
     return False
 
 

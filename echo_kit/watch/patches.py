@@ -10,11 +10,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import queue
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from types import FrameType
@@ -24,10 +25,15 @@ from . import output
 from .apart import apart
 from .borrowed import pool_workers, seems_no_daemon
 from .ends import TWINS
-from .frames import is_asked_for, is_student_code
+from .frames import is_asked_for, is_student_code, student_frames
 from .observation import Call, Observation, ServerStopped, Task, current_task, lock, noting, observed, running, task_for
 
 MOST_LATE = 10.0  # seconds that a thread waits before it begins, if nobody lets it begin
+SOON = 0.02  # seconds after which each time limit is over, where they end soon
+LIMITED = (  # what waits with a time limit. What else does so in `threading` and `queue` calls one of these, or C
+    *((threading.Thread, "join"), (threading.Condition, "wait"), (threading.Condition, "wait_for")),
+    *((threading.Semaphore, "acquire"), (queue.Queue, "get"), (time, "sleep")),
+)
 
 plain_init = socket.socket.__init__
 plain_start = threading.Thread.start
@@ -184,6 +190,7 @@ TABLE = (
     Patch(sys, "argv", "program_arguments(): while a server or a client program starts"),
     Patch(threading, "excepthook", "silent_ends(): while a check closes the socket at which threads wait"),
     Patch(sys, "gettrace", "turns_after_each_instruction(): in the threads of some checks"),
+    *(Patch(owner, name, "limits_end_soon(): while a check tries who relies on them") for owner, name in LIMITED),
     Patch(socket, "getdefaulttimeout", "no_default_timeout(): while a check runs"),
     Patch(gc, "isenabled", "collector_paused(): while a timeline is made"),
 )
@@ -316,6 +323,27 @@ def turns_after_each_instruction() -> AbstractContextManager[None]:
     between two of them does.
     """
     return _for_now(sys.gettrace, sys.settrace, take_turns)
+
+
+@contextlib.contextmanager
+def limits_end_soon(observation: Observation) -> Iterator[None]:
+    """A sleep of the server's, or a wait with a time limit, ends soon; a wait for as long as it takes does not."""
+
+    def soon(value: Any) -> Any:
+        return SOON if isinstance(value, int | float) and value > SOON else value  # True stays true
+
+    def call(plain: Callable[..., Any], args: Iterable[Any], named: dict[str, Any]) -> Any:
+        task = current_task()
+        if task is not None and task.observation is observation and any(student_frames(sys._getframe())):
+            args, named = map(soon, args), {name: soon(each) for name, each in named.items()}
+        return plain(*args, **named)
+
+    with contextlib.ExitStack() as stack:
+        for owner, name in LIMITED:
+            plain, put = getattr(owner, name), functools.partial(setattr, owner, name)
+            stack.callback(put, plain)
+            put(lambda *args, plain=plain, **named: call(plain, args, named))
+        yield
 
 
 @contextlib.contextmanager

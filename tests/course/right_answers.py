@@ -923,6 +923,44 @@ def who_with_a_semaphore_and_a_tuple(conn, addr):
             guests["names"] = tuple(each for each in guests["names"] if each != name)
 
 
+visitors, visits_lock, print_lock = set(), threading.Lock(), threading.Lock()
+visits = 0
+count_lock = threading.RLock()
+
+
+def say(*words):
+    with print_lock:
+        print(*words)
+
+
+@right("2.4")
+def who_with_other_locks_for_other_things(conn, addr):
+    global visits
+    name = None
+    try:
+        for line in lines_of(conn):
+            if name is None:
+                with count_lock:
+                    visits += 1
+                with visits_lock:
+                    name = line.decode()
+                    visitors.add(name)
+                    say(name, "is there")
+                line = b"hello " + line
+            elif line == b"/who":
+                say("somebody asks")
+                with visits_lock:
+                    line = ", ".join(sorted(visitors)).encode()
+            conn.sendall(line + b"\n")
+    except ConnectionError:
+        say(f"Lost {name}")
+    finally:
+        with visits_lock:
+            visitors.discard(name)
+        with count_lock:
+            say(name, "was one of", visits)
+
+
 # -- 2.5 ---------------------------------------------------------------------------------------------------------------
 
 
@@ -1030,6 +1068,17 @@ def serve_three_and_ask_again(host, port):
             threading.Thread(target=handle, args=(conn, addr)).start()
 
 
+@right("2.5")
+def serve_three_and_look_again_twice_a_second(host, port):
+    threads = []
+    with socket.create_server((host, port)) as s:
+        while True:
+            while sum(each.is_alive() for each in threads) == 3:
+                time.sleep(0.5)
+            threads.append(threading.Thread(target=handle_client, args=s.accept()))
+            threads[-1].start()
+
+
 # -- 2.6 ---------------------------------------------------------------------------------------------------------------
 
 
@@ -1064,6 +1113,21 @@ def serve_pool_with_map(host, port):
     with ThreadPoolExecutor(max_workers=3) as pool:
         for conn, addr in clients():
             pool.submit(lambda conn=conn, addr=addr: handle_client(conn, addr))
+
+
+@right("2.6")
+def serve_with_a_pool_of_my_own(host, port):
+    clients = queue.Queue()
+
+    def work():
+        while True:
+            handle_client(*clients.get())
+
+    for _ in range(3):
+        threading.Thread(target=work, daemon=True).start()
+    with socket.create_server((host, port)) as s:
+        while True:
+            clients.put(s.accept())
 
 
 # -- 2.7 ---------------------------------------------------------------------------------------------------------------
@@ -1147,6 +1211,25 @@ def serve_until_ctrl_c_and_look_again(host, port):
                     conn.shutdown(socket.SHUT_RDWR)
             while any(thread.is_alive() for thread, _ in clients):
                 time.sleep(0.01)
+
+
+@right("2.7")
+def serve_until_ctrl_c_and_join_again(host, port):
+    clients = {}
+    with socket.create_server((host, port)) as s:
+        try:
+            while True:
+                conn, addr = s.accept()
+                thread = threading.Thread(target=handle_and_save, args=(conn, addr))
+                clients[thread] = conn
+                thread.start()
+        except KeyboardInterrupt:
+            for conn in clients.values():
+                with contextlib.suppress(OSError):
+                    conn.shutdown(socket.SHUT_RDWR)
+            for thread in clients:
+                while thread.is_alive():
+                    thread.join(1)
 
 
 # -- 3.1 A clean goodbye -----------------------------------------------------------------------------------------------

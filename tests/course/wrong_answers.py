@@ -7,6 +7,7 @@ The order is that of the exercises. Each function is whole, as a student's cell 
 
 import contextlib
 import multiprocessing
+import queue
 import select
 import socket
 import sys
@@ -2610,6 +2611,78 @@ def removes_without_the_lock(conn, addr):
             known.discard(name)
 
 
+add_lock, list_lock, remove_lock = threading.Lock(), threading.Lock(), threading.Lock()
+
+
+@wrong("2.4", "carl's thread waits for the lock", "it waits for a line", "with the same lock")
+def has_three_locks(conn, addr):
+    name = None
+    try:
+        for line in lines_of(conn):
+            if name is None:
+                name = line.decode()
+                with add_lock:
+                    known.add(name)
+                line = f"hello {name}".encode()
+            elif line == b"/who":
+                with list_lock:
+                    line = ", ".join(sorted(known)).encode()
+            conn.sendall(line + b"\n")
+    except ConnectionError:
+        print("Lost", name)
+    finally:
+        if name is not None:
+            with remove_lock:
+                known.discard(name)
+
+
+@wrong("2.4", "al's thread waits for the lock", "it has ended", "with the same lock")
+def removes_with_another_lock(conn, addr):
+    name = None
+    try:
+        for line in lines_of(conn):
+            if name is None:
+                name = line.decode()
+                with add_lock:
+                    known.add(name)
+                line = f"hello {name}".encode()
+            elif line == b"/who":
+                with add_lock:
+                    line = ", ".join(sorted(known)).encode()
+            conn.sendall(line + b"\n")
+    except ConnectionError:
+        print("Lost", name)
+    finally:
+        if name is not None:
+            with remove_lock:
+                known.discard(name)
+
+
+read_lock, write_lock = threading.RLock(), threading.RLock()
+
+
+@wrong("2.4", "carl's thread waits for the lock", "it waits for a line", "with the same lock")
+def reads_with_one_lock_and_writes_with_another(conn, addr):
+    name = None
+    try:
+        for line in lines_of(conn):
+            if name is None:
+                name = line.decode()
+                with write_lock:
+                    known.add(name)
+                line = f"hello {name}".encode()
+            elif line == b"/who":
+                with read_lock:
+                    line = ", ".join(sorted(known)).encode()
+            conn.sendall(line + b"\n")
+    except ConnectionError:
+        print("Lost", name)
+    finally:
+        if name is not None:
+            with write_lock:
+                known.discard(name)
+
+
 @wrong("2.4", "alice gets no answer until the lock is free", "alice got", "with the same lock")
 def lists_without_the_lock(conn, addr):
     name = None
@@ -2967,6 +3040,87 @@ def sleeps_for_a_place(host, port):
             threads[-1].start()
 
 
+@wrong("2.5", "dave waits in the backlog", "dave was accepted", "acquire before accept")
+def waits_five_seconds_for_a_place(host, port):
+    places = threading.Semaphore(3)
+
+    def handle(conn, addr):
+        handle_client(conn, addr)
+        places.release()
+
+    with socket.create_server((host, port)) as s:
+        while True:
+            places.acquire(timeout=5)
+            conn, addr = s.accept()
+            threading.Thread(target=handle, args=(conn, addr)).start()
+
+
+@wrong("2.5", "dave waits in the backlog", "and then your server hung up", "it waits until a place is free")
+def sends_the_fourth_away_after_five_seconds(host, port):
+    places = threading.BoundedSemaphore(3)
+
+    def handle(conn, addr):
+        try:
+            handle_client(conn, addr)
+        finally:
+            places.release()
+
+    with socket.create_server((host, port)) as s:
+        while True:
+            free = places.acquire(True, 5)
+            conn, addr = s.accept()
+            if free:
+                threading.Thread(target=handle, args=(conn, addr)).start()
+            else:
+                conn.close()
+
+
+@wrong("2.5", "dave waits in the backlog", "dave was accepted", "acquire before accept")
+def sleeps_five_seconds_for_a_place(host, port):
+    threads = []
+    with socket.create_server((host, port)) as s:
+        while True:
+            threads = [each for each in threads if each.is_alive()]
+            if len(threads) >= 3:
+                time.sleep(5)
+            conn, addr = s.accept()
+            threads.append(threading.Thread(target=handle_client, args=(conn, addr)))
+            threads[-1].start()
+
+
+@wrong("2.5", "dave waits in the backlog", "dave was accepted", "acquire before accept")
+def waits_four_seconds_for_a_place_in_a_queue(host, port):
+    places = queue.Queue()
+    for number in range(3):
+        places.put(number)
+
+    def handle(conn, addr):
+        handle_client(conn, addr)
+        places.put(addr)
+
+    with socket.create_server((host, port)) as s:
+        while True:
+            with contextlib.suppress(queue.Empty):
+                places.get(timeout=4)
+            conn, addr = s.accept()
+            threading.Thread(target=handle, args=(conn, addr)).start()
+
+
+@wrong("2.5", 'dave gets "hi"', "nothing came to dave", "when a client leaves")
+@slow
+def looks_again_after_six_seconds(host, port):
+    threads = []
+    with socket.create_server((host, port)) as s:
+        while True:
+            threads = [each for each in threads if each.is_alive()]
+            if len(threads) == 3:
+                time.sleep(6)
+                continue
+            conn, addr = s.accept()
+            threads.append(threading.Thread(target=handle_client, args=(conn, addr)))
+            threads[-1].start()
+
+
 @wrong("2.5", "dave waits in the backlog", "and then your server hung up", "it waits until a place is free")
 def sends_the_fourth_away(host, port):
     threads = []
@@ -3266,6 +3420,137 @@ def does_not_join(host, port):
             for conn in clients:
                 with contextlib.suppress(OSError):
                     conn.shutdown(socket.SHUT_RDWR)
+
+
+@wrong("2.7", "no thread is left", "still at work", "no sleep, no join with a time limit")
+def joins_for_a_second_each(host, port):
+    clients = []
+    with socket.create_server((host, port)) as s:
+        try:
+            while True:
+                conn, addr = s.accept()
+                thread = threading.Thread(target=handle_and_save, args=(conn, addr))
+                clients.append((thread, conn))
+                thread.start()
+        except KeyboardInterrupt:
+            for thread, conn in clients:
+                with contextlib.suppress(OSError):
+                    conn.shutdown(socket.SHUT_RDWR)
+            for thread, conn in clients:
+                thread.join(1)
+
+
+@wrong("2.7", "no thread is left", "still at work", "no sleep, no join with a time limit")
+def joins_for_two_seconds_each(host, port):
+    clients = []
+    with socket.create_server((host, port)) as s:
+        try:
+            while True:
+                conn, addr = s.accept()
+                thread = threading.Thread(target=handle_and_save, args=(conn, addr))
+                clients.append((thread, conn))
+                thread.start()
+        except KeyboardInterrupt:
+            for thread, conn in clients:
+                with contextlib.suppress(OSError):
+                    conn.shutdown(socket.SHUT_RDWR)
+            for thread, conn in clients:
+                thread.join(2)
+
+
+@wrong("2.7", "no thread is left", "still at work", "no sleep, no join with a time limit")
+def joins_for_five_seconds_each(host, port):
+    clients = []
+    with socket.create_server((host, port)) as s:
+        try:
+            while True:
+                conn, addr = s.accept()
+                thread = threading.Thread(target=handle_and_save, args=(conn, addr))
+                clients.append((thread, conn))
+                thread.start()
+        except KeyboardInterrupt:
+            for thread, conn in clients:
+                with contextlib.suppress(OSError):
+                    conn.shutdown(socket.SHUT_RDWR)
+            for thread, conn in clients:
+                thread.join(timeout=5)
+
+
+@wrong("2.7", "no thread is left", "still at work", "no sleep, no join with a time limit")
+def joins_until_all_have_had_five_seconds(host, port):
+    clients = []
+    with socket.create_server((host, port)) as s:
+        try:
+            while True:
+                conn, addr = s.accept()
+                thread = threading.Thread(target=handle_and_save, args=(conn, addr))
+                clients.append((thread, conn))
+                thread.start()
+        except KeyboardInterrupt:
+            for thread, conn in clients:
+                with contextlib.suppress(OSError):
+                    conn.shutdown(socket.SHUT_RDWR)
+            until = time.monotonic() + 5
+            for thread, conn in clients:
+                thread.join(until - time.monotonic())
+
+
+@wrong("2.7", "no thread is left", "still at work", "no sleep, no join with a time limit")
+def sleeps_for_three_seconds(host, port):
+    clients = []
+    with socket.create_server((host, port)) as s:
+        try:
+            while True:
+                conn, addr = s.accept()
+                thread = threading.Thread(target=handle_and_save, args=(conn, addr))
+                clients.append((thread, conn))
+                thread.start()
+        except KeyboardInterrupt:
+            for thread, conn in clients:
+                with contextlib.suppress(OSError):
+                    conn.shutdown(socket.SHUT_RDWR)
+            time.sleep(3)
+
+
+@wrong("2.7", "no thread is left", "still at work", "no sleep, no join with a time limit")
+def sleeps_thirty_times(host, port):
+    clients = []
+    with socket.create_server((host, port)) as s:
+        try:
+            while True:
+                conn, addr = s.accept()
+                thread = threading.Thread(target=handle_and_save, args=(conn, addr))
+                clients.append((thread, conn))
+                thread.start()
+        except KeyboardInterrupt:
+            for thread, conn in clients:
+                with contextlib.suppress(OSError):
+                    conn.shutdown(socket.SHUT_RDWR)
+            for _ in range(30):
+                time.sleep(0.1)
+
+
+@wrong("2.7", "no thread is left", "still at work", "no sleep, no join with a time limit")
+def waits_four_seconds_for_the_last(host, port):
+    done, threads, connections = threading.Event(), [], []
+
+    def handle(conn, addr):
+        handle_and_save(conn, addr)
+        if not any(each.is_alive() for each in threads if each is not threading.current_thread()):
+            done.set()
+
+    with socket.create_server((host, port)) as s:
+        try:
+            while True:
+                conn, addr = s.accept()
+                connections.append(conn)
+                threads.append(threading.Thread(target=handle, args=(conn, addr)))
+                threads[-1].start()
+        except KeyboardInterrupt:
+            for conn in connections:
+                with contextlib.suppress(OSError):
+                    conn.shutdown(socket.SHUT_RDWR)
+            done.wait(4)
 
 
 @wrong("2.7", "hangs up on alice", "nothing came to alice", "except KeyboardInterrupt")
