@@ -152,9 +152,9 @@ def _may_go_on(task: Task) -> bool:
     frame = thread_frames().get(task.identity() or 0)
     if task.waiting is not None or frame is None:
         return False
-    limits: list[object] = [
-        library_name(frame) in ("", "echo_kit")
-    ]  # a call of C's, or what `limits_end_soon` makes of time.sleep
+    if library_name(frame) in ("", "echo_kit"):  # a call of C's, or what `limits_end_soon` makes of time.sleep
+        return True
+    limits: list[object] = []
     while frame is not None and not is_student_code(frame):
         limits.append(frame.f_locals.get("timeout"))
         frame = frame.f_back
