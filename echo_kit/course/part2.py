@@ -203,6 +203,7 @@ def clean_end(trial: Trial) -> None:
     zoe.leaves()
     trial.until(lambda: len(trial.server.observation.alive()) < threads)  # hers has ended
     carol = trial.guest("carol")
+    trial.until(lambda: carol.there and served_by(trial, carol))  # by then nothing of hers can get lost
     trial.tries("zoe leaves. Then Ctrl+C is pressed, while alice, bob and carol are there and silent")
     _press_ctrl_c(trial)
     trial.until(lambda: trial.returned or _joins_for_ever(trial))
