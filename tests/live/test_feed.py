@@ -271,8 +271,12 @@ def test_work_is_drawn_while_it_lasts_and_when_it_is_over(page_of):
         page.look()
         (works,) = [each for each in page.lane("alice")["stretches"] if each[0] == WORKS.name]
         timeline = server.timeline()
-        (span,) = [span for span in timeline.spans["alice"] if span.state == WORKS and span.end - span.begin > 0.04]
-        assert works[1:] == pytest.approx([span.begin - page.live.zero, span.end - page.live.zero], abs=0.001)
+        spans = [span for span in timeline.spans["alice"] if span.state == WORKS]
+        (span,) = [span for span in spans if span.end - span.begin > 0.04]
+        _, begin, end = works
+        assert begin == pytest.approx(span.begin - page.live.zero, abs=0.001)
+        # On a busy machine sendall lasts, too, and is drawn as the same work.
+        assert span.end - 0.001 <= end + page.live.zero <= spans[-1].end + 0.001
 
 
 def test_a_sendall_that_waits_is_told(page_of):
