@@ -186,7 +186,7 @@ SAME += [
 def test_the_same_words_each_time(number, function, busy):
     with busy():
         reports = set()
-        for _ in range(20):
+        for _ in range(10):
             exercises.failures.clear()
             reports.add(str(echo_kit.check(number, function)))
     assert len(reports) == 1, "\n".join(reports)
