@@ -133,12 +133,12 @@ def interrupt(task: Task, timeout: float) -> None:
     """KeyboardInterrupt in that thread: at once in its `accept`, and in a client program's every wait; elsewhere when
     the call that it is in has returned.
     """
-    alarm, waits_on = task.observation.alarm, task.waiting
+    alarm, waits_on, entered = task.observation.alarm, task.waiting, task.entered
     if waits_on is not None and (waits_on.listening or task.observation.keyboard is not None):
         alarm.interrupt(task)
         deadline = time.monotonic() + timeout
-        while alarm.meant and time.monotonic() < deadline:
-            time.sleep(0.001)
+        while (alarm.meant or (entered and task.entered is entered)) and time.monotonic() < deadline:
+            time.sleep(0.001)  # until it has left that call: else whoever looks next sees it wait there
         if not alarm.take(task):
             return  # else it has left that accept for something else
     throw_into(task, timeout=timeout)

@@ -19,7 +19,7 @@ import pytest
 from echo_kit import Client, ServerStuck, serve_single, serve_threaded, start
 from echo_kit.watch import calls, ends, observation, patches, stopping
 from echo_kit.watch.observation import Observation, ServerStopped
-from echo_kit.watch.sockets import descriptors_at, free_port
+from echo_kit.watch.sockets import Alarm, descriptors_at, free_port
 
 from ..conftest import open_sockets
 from .certificate import PEM
@@ -201,6 +201,30 @@ def test_a_thread_that_waits_for_another_is_not_interrupted():
         over.set()
         thread.join(LONG)
         other.join(LONG)
+
+
+def test_an_interrupt_lasts_until_the_thread_has_left_its_accept(monkeypatch):
+    """Else whoever looks then sees a server that waits in accept, as if it had not heard of Ctrl+C."""
+    has_it, go_on, take = threading.Event(), threading.Event(), Alarm.take
+
+    def takes_slowly(self, task):
+        taken = take(self, task)
+        if taken and threading.current_thread() is not presses:
+            has_it.set()
+            go_on.wait(LONG)
+        return taken
+
+    monkeypatch.setattr(Alarm, "take", takes_slowly)
+    with start(serve_single) as server:
+        presses = threading.Thread(target=server.interrupt)
+        presses.start()
+        assert has_it.wait(LONG)
+        presses.join(0.2)
+        assert presses.is_alive()
+        go_on.set()
+        presses.join(LONG)
+        server.settle()
+        assert not server.running
 
 
 def test_a_thread_is_not_interrupted_again_at_once():
