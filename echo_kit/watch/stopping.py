@@ -114,7 +114,7 @@ def throw_into(task: Task, exception: type[BaseException] = ServerStopped, timeo
     """Raise it in the thread at its next Python instruction, as soon as it may be interrupted, within `timeout`
     seconds. Whether it was thrown.
     """
-    ident, deadline = task.identity(), time.monotonic() + timeout
+    ident, deadline, taken_back = task.identity(), time.monotonic() + timeout, False
     while ident is not None and task.alive():
         if may_be_interrupted(thread_frames().get(ident)):
             raise_in(ident, exception)
@@ -123,9 +123,12 @@ def throw_into(task: Task, exception: type[BaseException] = ServerStopped, timeo
                 go_on(frame)
                 return True
             raise_in(ident, None)  # it has gone on meanwhile
+            taken_back = True
         if time.monotonic() >= deadline:
             break
         time.sleep(0.001)
+    if taken_back:
+        _take_one()
     return False
 
 
@@ -148,7 +151,7 @@ def give_up(left: list[Task]) -> None:
     """These did not end. Should one ever go on, it gets the one exception that ends a thread silently."""
     for task in left:
         throw_into(task, SystemExit)
-    if left and sys.version_info < (3, 12):
+    if left:
         _take_one()
 
 
@@ -193,6 +196,8 @@ def _take_one() -> None:
     """Take an exception that was thrown so, in a thread of our own: as long as none has been taken, CPython 3.11 looks
     for one at each instruction, in all threads, and one with a trace function, as in some checks, never gets on.
     """
+    if sys.version_info >= (3, 12):
+        return
 
     def take() -> None:
         with contextlib.suppress(ServerStopped):

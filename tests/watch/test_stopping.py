@@ -203,6 +203,25 @@ def test_a_thread_that_waits_for_another_is_not_interrupted():
         other.join(LONG)
 
 
+def test_an_exception_that_was_taken_back_holds_up_no_thread_with_a_trace_function(monkeypatch):
+    """CPython 3.11 looks for it at each instruction, until some thread takes one."""
+    looks = iter([True, False])  # it has gone on between the two
+
+    def traced():
+        sys.settrace(lambda *_: None)
+        done.set()
+
+    done = threading.Event()
+    with start(serve_single) as server:
+        server.settle()
+        (task,) = server.observation.alive()
+        with monkeypatch.context() as patch:
+            patch.setattr(stopping, "may_be_interrupted", lambda frame: next(looks, False))
+            assert not stopping.throw_into(task)
+        threading.Thread(target=traced, daemon=True).start()
+        assert done.wait(LONG)
+
+
 def test_an_interrupt_lasts_until_the_thread_has_left_its_accept(monkeypatch):
     """Else whoever looks then sees a server that waits in accept, as if it had not heard of Ctrl+C."""
     has_it, go_on, take = threading.Event(), threading.Event(), Alarm.take
