@@ -162,10 +162,8 @@ def _hear(reader: int, pid: int, statuses: dict[int, int], limit: float) -> byte
             raise EOFError("whoever gave the task has left")
         elif pid in statuses:  # and what it has started may hold the pipe open
             return came
-        elif (
-            sum(1 for _ in descendants(os.getpid())) > 2 * PROCESSES
-        ):  # by a program other than Python: below, that is refused
-            return f"it has started more than {2 * PROCESSES} processes"
+        elif sum(1 for _ in descendants(os.getpid())) > 2 * PROCESSES:
+            return f"it has started more than {2 * PROCESSES} processes"  # not by Python, which is refused it
         _reap(statuses)
     return f"it had not ended after {limit:g} s"
 

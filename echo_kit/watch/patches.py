@@ -340,9 +340,9 @@ def limits_end_soon(observation: Observation) -> Iterator[None]:
 
     with contextlib.ExitStack() as stack:
         for owner, name in LIMITED:
-            plain, put = getattr(owner, name), functools.partial(setattr, owner, name)
-            stack.callback(put, plain)
-            put(lambda *args, plain=plain, **named: call(plain, args, named))
+            get, put = functools.partial(getattr, owner, name), functools.partial(setattr, owner, name)
+            plain = get()
+            stack.enter_context(_for_now(get, put, lambda *args, plain=plain, **named: call(plain, args, named)))
         yield
 
 
