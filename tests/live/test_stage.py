@@ -46,7 +46,7 @@ class Watched(ServerPanel):
             assert time.monotonic() < deadline, (self.head, self.picture, self.lanes)
             self.do("look")
             try:
-                self.take(timeout=server_panel.LEASE / 4)
+                self.take(timeout=1)  # much less than the lease: somebody goes on looking
             except queue.Empty:
                 continue
 
@@ -339,7 +339,7 @@ def test_while_nobody_looks_it_does_not_draw(stage, single, monkeypatch):
     looked = threading.Event()
     look = echo_kit.live.feed.Live.look
     monkeypatch.setattr(echo_kit.live.feed.Live, "look", lambda live: (looked.set(), look(live))[1])
-    monkeypatch.setattr(server_panel, "LEASE", 0.0)
+    monkeypatch.setattr(server_panel, "LEASE", -60.0)  # over when it begins, for a tick that began before it too
     with echo_kit.Client(single, "alice"):
         stage.do("freeze")  # the head is sent all the same: so there was a tick
         stage.until(lambda: stage.head["frozen"])
