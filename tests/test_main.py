@@ -433,6 +433,35 @@ def test_ctrl_c_ends_a_client_whose_output_is_blocked(listener, stack):
     assert client.wait(LIMIT) == 0
 
 
+UNNOTICED_BY_A_CLIENT = """
+import signal, threading
+from echo_kit.__main__ import run
+threading.Thread(target=threading.Event().wait, daemon=True).start()  # takes the signal, and ends no call by it
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # here it is noticed when the call returns
+run()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl+C can only be sent by signals")
+def test_ctrl_c_just_before_a_client_waits_for_its_output_ends_it_all_the_same(listener, stack):
+    reader, writer = os.pipe()
+    stack.callback(os.close, reader)
+    stack.callback(os.close, writer)
+    arguments = [sys.executable, "-c", UNNOTICED_BY_A_CLIENT, "client", *map(str, listener.getsockname())]
+    client = subprocess.Popen(arguments, cwd=ROOT, stdin=-1, stdout=writer, stderr=-1, text=True)
+    stack.callback(client.communicate)
+    stack.callback(client.kill)
+    conn = stack.enter_context(listener.accept()[0])
+    while b"> " not in os.read(reader, 1000):
+        pass
+    fill(writer)
+    client.stdin.write("hello\n")
+    client.stdin.flush()
+    conn.sendall(conn.recv(100))
+    client.send_signal(signal.SIGINT)
+    assert client.wait(LIMIT) == 0
+
+
 CLOSED = "echo_kit: nothing can be written any more (Broken pipe): this program ends\n"
 FULL = "echo_kit: nothing can be written any more (No space left on device): this program ends\n"
 
