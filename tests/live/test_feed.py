@@ -933,6 +933,27 @@ def serve_in_turn(host, port):
             serve_one(listener.accept()[0])
 
 
+def test_what_happens_in_the_middle_of_a_look_is_not_lost(page_of, monkeypatch):
+    """A look first notes who is in which call. Noted after the reading, a later call hid what had come before it."""
+    with echo_kit.start(serve_in_turn) as server, echo_kit.Client(server, "alice") as alice:
+        page = page_of(server)
+        server.settle()
+        page.look()
+        read = page.live.read
+
+        def slow():
+            read()
+            alice.send("work")
+            assert alice.receive(timeout=10) == "work"
+            server.settle()
+
+        monkeypatch.setattr(page.live, "read", slow)
+        page.look()
+        monkeypatch.undo()
+        page.look()
+        assert [state for state, begin, end in page.lane("alice")["stretches"] if end - begin >= 0.03] == [WORKS.name]
+
+
 LOOK = 0.02  # seconds; a shorter stretch can be missed, and is part of its neighbour then
 
 
