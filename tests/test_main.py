@@ -413,26 +413,7 @@ def test_ctrl_c_ends_a_server_whose_output_is_blocked(command, outlet, system, b
     assert server.stderr.read() == ""
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl+C can only be sent by signals")
-def test_ctrl_c_ends_a_client_whose_output_is_blocked(listener, stack):
-    reader, writer = os.pipe()
-    stack.callback(os.close, reader)
-    stack.callback(os.close, writer)
-    arguments = [sys.executable, "-m", "echo_kit", "client", *map(str, listener.getsockname())]
-    client = subprocess.Popen(arguments, cwd=ROOT, stdin=-1, stdout=writer, stderr=-1, text=True)
-    stack.callback(client.communicate)
-    stack.callback(client.kill)
-    conn = stack.enter_context(listener.accept()[0])
-    while b"> " not in os.read(reader, 1000):
-        pass
-    fill(writer)
-    client.stdin.write("hello\n")
-    client.stdin.flush()
-    conn.sendall(conn.recv(100))
-    client.send_signal(signal.SIGINT)
-    assert client.wait(LIMIT) == 0
-
-
+# A client to which Ctrl+C comes just before its print blocks.
 UNNOTICED_BY_A_CLIENT = """
 import signal, threading
 from echo_kit.__main__ import run
@@ -443,11 +424,14 @@ run()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl+C can only be sent by signals")
-def test_ctrl_c_just_before_a_client_waits_for_its_output_ends_it_all_the_same(listener, stack):
+@pytest.mark.parametrize(
+    "program", [["-m", "echo_kit"], ["-c", UNNOTICED_BY_A_CLIENT]], ids=["it waits", "just before"]
+)
+def test_ctrl_c_ends_a_client_whose_output_is_blocked(program, listener, stack):
     reader, writer = os.pipe()
     stack.callback(os.close, reader)
     stack.callback(os.close, writer)
-    arguments = [sys.executable, "-c", UNNOTICED_BY_A_CLIENT, "client", *map(str, listener.getsockname())]
+    arguments = [sys.executable, *program, "client", *map(str, listener.getsockname())]
     client = subprocess.Popen(arguments, cwd=ROOT, stdin=-1, stdout=writer, stderr=-1, text=True)
     stack.callback(client.communicate)
     stack.callback(client.kill)

@@ -113,9 +113,8 @@ class Live:
         changes: dict[str, Any] = {name: part for name, part in parts.items() if part != self._parts.get(name)}
         self._parts = parts
         lanes = self._changed_lanes()
-        self._lanes.touched |= {
-            lane for lane in busy if lane is not None and lane.closed is not None
-        }  # the next look's
+        # The next look closes these: by then the record of the call has come.
+        self._lanes.touched |= {lane for lane in busy if lane is not None and lane.closed is not None}
         self._forget(now - KEPT)
         gone, self._gone = self._gone, []
         changes |= {name: part for name, part in (("log", log), ("lanes", lanes), ("gone", gone)) if part}
