@@ -22,6 +22,7 @@ from ..views.states import STATES, USUAL
 from ..watch.borrowed import answer_nobody
 from ..watch.reasons import told
 from ..watch.text import cut, visible
+from .board import pinned
 from .feed import Live
 from .panel import STATIC, Bundle, Panel, script
 
@@ -29,6 +30,7 @@ TICK = 0.1  # seconds from one look to the next
 UNSEEN = 0.5  # the same, while nobody looks or the picture is frozen
 LEASE = 5.0  # seconds for which a page that has said that it looks is believed
 BEAT = 1.0  # seconds after which the page hears from us even if nothing has changed
+SCRIPTS = ("board", "server_panel")  # of the page, in this order
 NAME_LETTERS = 40  # of the server's name
 NOTE_LETTERS = 500  # of what went wrong
 TABLE = [asdict(state) | {"usual": state in USUAL} for state in STATES]  # what the page draws stretches by
@@ -51,7 +53,7 @@ class ServerPanel(Panel):
     Raises `TypeError` for anything else. `close` removes the panel; the server runs on.
     """
 
-    _esm = script("server_panel")
+    _esm = script(*SCRIPTS)
     _css = STATIC / "server_panel.css"
     name = traitlets.Unicode().tag(sync=True)
     states = traitlets.List(traitlets.Dict(), TABLE).tag(sync=True)
@@ -70,6 +72,7 @@ class ServerPanel(Panel):
         self._doing = self._note = self._trouble = ""
         self._head: dict[str, Any] = {}  # as it was sent last
         self._sent = 0.0  # when that was
+        self._board: dict[str, Any] | None = None  # as it was sent last
         self._over = False
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()  # guards _over and _threads
@@ -140,8 +143,11 @@ class ServerPanel(Panel):
         except Exception as trouble:  # the next look may go well; the server does not notice
             self._trouble = f"this view has failed: {type(trouble).__name__}: {visible(str(trouble))}"
             self._asked = True  # because nobody knows what the page was told of this look
+        board = pinned(self.server.name)
+        if board is not self._board or "whole" in picture:  # a picture of a code is long: not at each tick
+            picture["board"] = self._board = board
         head = self._make_head()
-        if head != self._head or "whole" in picture or len(picture) > 1 or (picture and now - self._sent > BEAT):
+        if head != self._head or len(picture) > 1 or "board" in picture or (picture and now - self._sent > BEAT):
             self._head, self._sent = head, now
             with contextlib.suppress(AttributeError):  # the panel was closed meanwhile
                 self.send({"head": head, "picture": picture})

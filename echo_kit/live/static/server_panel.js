@@ -453,6 +453,10 @@ function render({ model, el }) {
   const note = make("div", "echo-stage-note", root);
   note.setAttribute("role", "alert");
 
+  const board = make("div", "echo-stage-board", root);
+  board.setAttribute("role", "region");
+  board.setAttribute("aria-label", `what the class sees of ${name}`);
+  board.hidden = true;
   const middle = make("div", "echo-stage-middle", root);
   const code = make("div", "echo-stage-code", middle);
   code.setAttribute("role", "region");
@@ -553,6 +557,7 @@ function render({ model, el }) {
       offset = Infinity;
       complete = true;
     }
+    if ("board" in change) drawBoard(board, change.board);
     if (complete && "now" in change) {
       takeIn(picture, change);
       if (!now.frozen) offset = Math.min(offset + 0.0005, performance.now() / 1000 - change.now);
