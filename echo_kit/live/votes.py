@@ -63,6 +63,11 @@ class Ballot:
         """Whether the truth has been told, or both votes have been shown: asked again, it is another ballot."""
         return bool(self._outcome) or (len(self._rounds) == len(ROUNDS) and self._rounds[-1].shown)
 
+    @property
+    def seen(self) -> bool:
+        """Whether all its votes have been shown."""
+        return all(each.shown for each in self._rounds)
+
     # -- called by the room --------------------------------------------------------------------------------------------
 
     def cast(self, seat: str, option: int) -> bool:
