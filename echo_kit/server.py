@@ -44,8 +44,8 @@ _servers: dict[str, Server] = {}  # the running ones, by name
 class Server:
     """A server that `start` runs. `address` is where clients connect, `error` what it died of, if it did."""
 
-    def __init__(self, name: str, most_events: int = CAPACITY) -> None:
-        self.name = name
+    def __init__(self, name: str, most_events: int = CAPACITY, serves: Callable[..., object] | None = None) -> None:
+        self.name, self.serves = name, serves  # the function that it runs
         self.log = Log(lambda: self.observation, self.settle)
         self.observation = Observation(name, EventLog(most_events))
         self.stopped = False
@@ -210,6 +210,7 @@ class Server:
                 begun = again(None, asker)
             with lock:  # whoever holds this object has the running server
                 self.observation, self._again, self.stopped = begun.observation, begun._again, begun.stopped
+                self.serves = begun.serves
                 if _servers.get(self.name) is begun:
                     _servers[self.name] = self
 
@@ -325,7 +326,7 @@ def _start_once(
 ) -> Server:
     __tracebackhide__ = True
     given = reasons.arguments(serve, host, port)
-    server = Server(name, most_events)
+    server = Server(name, most_events, serve)
     observation = server.observation
     outcome: list[object] = []  # what serve returned or raised
     asker.wakes.append(observation.listening)

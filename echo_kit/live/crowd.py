@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 from tornado.websocket import WebSocketClientConnection, WebSocketError, websocket_connect
 
 TELL = 0.5  # seconds from one line to the next
-PAUSES = (0.7, 4.0)  # seconds from one message of a person to the next
+PAUSES = (0.7, 4.0)  # seconds from one message of a person to the next; in a short rehearsal less
 UNANSWERED = 3  # messages after which a person waits
 RAMP = 5.0  # seconds in which a class has opened the page, if there is time enough
 CONNECT = 20.0  # seconds that this may take
@@ -115,29 +115,21 @@ class Student:
 
     async def stay(self) -> None:
         crowd, counts = self.crowd, self.crowd.counts
-        half = self.chance.uniform(0.3, 0.7) * crowd.seconds + crowd.begin  # when one vanishes, or loads the page again
+        turns = (
+            crowd.begin + self.chance.uniform(0.3, 0.7) * crowd.seconds
+        )  # when one vanishes, or loads the page again
+        longest = max(PAUSES[0], min(PAUSES[1], crowd.seconds / 5))
         number = 0
-        while time.monotonic() < crowd.end:
-            left = crowd.end - time.monotonic()
-            if not await crowd.pause(min(left, self.chance.uniform(*PAUSES))):
-                return
-            if self.kind == "vanished" and time.monotonic() > half:
-                counts["vanished"] += 1
-                counts["messages"] -= len(self.owed)  # nobody waits for these any more
-                self.owed.clear()
-                self.vanish()
-                return
-            if self.kind == "reloaded" and time.monotonic() > half and not self.owed:
-                counts["reloaded"] += 1
-                self.kind = "talks"
-                await self.close()
-                await self.open()
-            if self.kind != "only connected" and len(self.owed) < UNANSWERED and time.monotonic() < crowd.end:
-                number += 1
-                text = f"{self.chance.choice(WORDS)} {self.number}.{number}"
-                self.owed[number] = text, time.perf_counter()
-                counts["messages"] += 1
-                self.say({"do": "say", "id": number, "text": text})
+        while (left := crowd.end - time.monotonic()) > 0 and not crowd.over.is_set():
+            if await crowd.pause(min(left, self.chance.uniform(PAUSES[0], longest))) and self.kind != "only connected":
+                if time.monotonic() > turns and await self.turn():
+                    return
+                if len(self.owed) < UNANSWERED:
+                    number += 1
+                    text = f"{self.chance.choice(WORDS)} {self.number}.{number}"
+                    self.owed[number] = text, time.perf_counter()
+                    counts["messages"] += 1
+                    self.say({"do": "say", "id": number, "text": text})
         counts["only connected"] += self.kind == "only connected"
         while self.owed and time.monotonic() < crowd.limit and not crowd.over.is_set():
             self.answered.clear()
@@ -145,6 +137,21 @@ class Student:
                 await asyncio.wait_for(self.answered.wait(), 0.5)
         counts["lost"] += len(self.owed)
         self.say({"do": "leave"})
+
+    async def turn(self) -> bool:
+        """What some do in the middle: leave without goodbye (True: it is over), or load the page again."""
+        counts = self.crowd.counts
+        if self.kind == "vanished":
+            counts["vanished"] += 1
+            counts["messages"] -= len(self.owed)  # nobody waits for these any more
+            self.vanish()
+            return True
+        if self.kind == "reloaded" and not self.owed:
+            counts["reloaded"] += 1
+            self.kind = "talks"
+            await self.close()
+            await self.open()
+        return False
 
     async def read(self, page: WebSocketClientConnection) -> None:
         while (text := await page.read_message()) is not None:

@@ -46,12 +46,8 @@ class Ballot:
         self._truth: int | None = None
         self._outcome = ""  # what is said of it
         self._rounds = [Round(ROUNDS[0])]
+        self.id = self._rounds[0].id  # of the newest round: a vote for an earlier one that comes late does not count
         self._lock = threading.Lock()  # guards all that may change
-
-    @property
-    def id(self) -> int:
-        """Of the round: a vote for an earlier one that comes late does not count."""
-        return self._rounds[-1].id
 
     @property
     def open(self) -> bool:
@@ -104,6 +100,7 @@ class Ballot:
             self._rounds[-1].open = len(self._rounds) == len(ROUNDS)
             if not self._rounds[-1].open:
                 self._rounds.append(Round(ROUNDS[len(self._rounds)]))
+                self.id = self._rounds[-1].id
         self._changed()
 
     def set_open(self, open: bool) -> None:
