@@ -1,6 +1,6 @@
 // The stage's code, with a mark where each thread stands, and its backlog; both as much as there is room for.
 
-const AROUND = [Infinity, 8, 5, 3, 2, 1]; // lines of code on both sides of a mark that are shown, where not all have room
+const AROUND = [Infinity, 8, 5, 3, 2, 1, 0]; // lines of code on both sides of a mark that are shown, where not all have room
 const CALM = 5000; // milliseconds for which the letters do not grow
 const WIDE = 0.61; // of a letter of code, its width by its size
 
@@ -53,7 +53,8 @@ class Code {
       this.resize(good);
       if (this.fits()) break;
     }
-    const columns = Math.max(...code.functions.flatMap(({ lines }) => lines.map((line) => line?.[0].length ?? 0)), 1);
+    const lines = code.functions.flatMap((each) => near(each.lines, this.around));
+    const columns = Math.max(...lines.map((line) => line?.[0].length ?? 0), 1);
     const unbroken = Math.floor(this.root.clientWidth / WIDE / (columns + 3)); // larger letters would break lines
     let [low, high] = this.fits() ? [good, Math.max(good, Math.min(most, unbroken))] : [least, good];
     while (high - low > 0.5) {
@@ -105,10 +106,11 @@ function writeCode(root, code, step, around) {
   }
 }
 
-// The first line and those at most `around` away from a mark; null for what is left out.
+// The first line and those at most `around` away from a mark. For what is left out there is null, where there is room.
 function near(lines, around) {
   const marked = lines.flatMap((line, i) => (line?.[1].length ? [i] : []));
   const close = lines.map((_, i) => i === 0 || marked.some((mark) => Math.abs(mark - i) <= around));
+  if (around === 0) return lines.filter((line, i) => close[i] && line);
   const kept = (i) => close[i] || (close[i - 1] && (close[i + 1] ?? true)); // one line takes no more room than "…"
   return lines.map((line, i) => (kept(i) ? line : null)).filter((line, i, all) => line || i === 0 || all[i - 1]);
 }

@@ -170,6 +170,8 @@ function render({ model, el }) {
   let heard = performance.now();
   let visible = true; // whether the panel is on the screen
   let laidOut = ""; // the room for which the letters were chosen
+  let crowd = false; // as the legend shows it
+  let legendDue = true;
   let drawn = 0; // when the timeline was drawn last
   const news = new News();
   let stateTold = "";
@@ -217,6 +219,8 @@ function render({ model, el }) {
     const only = text ? (lane) => lane.name.toLowerCase().includes(text) : undefined;
     const high = fitted() ? timeline.root.clientHeight : 0;
     timeline.draw(picture, past ?? time(), Number(choice.value), { only: chosen() ? (lane) => lane === chosen() : only, high, past: past !== null });
+    if (legendDue || timeline.crowd !== crowd) drawLegend(legend, picture, states, (crowd = timeline.crowd));
+    legendDue = false;
     drawWaits(backlog, past ?? time());
   }
 
@@ -227,7 +231,7 @@ function render({ model, el }) {
 
   function sizes() {
     const letter = parseFloat(getComputedStyle(root).fontSize);
-    return fitted() ? [letter * 0.8, letter, letter * 2.2] : [letter * 0.9, letter * 0.95, letter * 0.95];
+    return fitted() ? [letter * 0.8, letter * 1.1, letter * 2.2] : [letter * 0.9, letter * 0.95, letter * 0.95];
   }
 
   function drawCode(anew) {
@@ -244,6 +248,7 @@ function render({ model, el }) {
     if ((moment ?? picture).backlog) drawBacklog(backlog, (moment ?? picture).backlog);
     drawWaits(backlog, past ?? time());
     drawCode(true);
+    log.scrollTop = log.scrollHeight;
   }
 
   function drawChange(change) {
@@ -254,7 +259,7 @@ function render({ model, el }) {
     }
     if (change.log || change.whole) drawLog();
     if (change.lanes || change.gone || change.whole) {
-      drawLegend(legend, picture, states);
+      legendDue = true;
       if (details.open) drawTable(rows, picture);
       drawFound();
     }

@@ -108,6 +108,7 @@ class Timeline {
     this.rows = []; // {lane, top, height} as drawn
     this.scale = null;
     this.room = ROOM;
+    this.crowd = false; // whether there were too many for lanes, when it was drawn
     this.canvas.addEventListener("pointermove", (event) => this.hover(event));
     this.canvas.addEventListener("pointerleave", () => (this.tip.hidden = true));
     this.canvas.addEventListener("click", (event) => choose(this.rowAt(event)?.lane));
@@ -126,7 +127,7 @@ class Timeline {
     const width = this.root.clientWidth;
     const room = high ? high - letter * AXIS : letter * this.room;
     const pitch = Math.min(letter * WIDEST, room / Math.max(1, lanes.length));
-    const crowd = pitch < THINNEST;
+    const crowd = (this.crowd = pitch < THINNEST);
     const needed = crowd ? letter * CROWDED : Math.max(3, lanes.length * pitch);
     const height = Math.round(high || needed + letter * AXIS);
     const ratio = devicePixelRatio || 1;
@@ -170,11 +171,12 @@ class Timeline {
     const top = letter * 1.3;
     const y = (count) => height - (count / most) * (height - top);
     const area = (name, low, high) => {
+      const until = (i) => at(steps[i + 1]?.[0] ?? now);
       context.beginPath();
-      steps.forEach((step, i) => {
-        const [from, until] = [at(step[0]), at(steps[i + 1]?.[0] ?? now)];
-        context.rect(from, y(high(step)), until - from, y(low(step)) - y(high(step)));
-      });
+      steps.forEach((step, i) => [at(step[0]), until(i)].forEach((x) => context.lineTo(x, y(high(step)))));
+      for (let i = steps.length - 1; i >= 0; i--) {
+        for (const x of [until(i), at(steps[i][0])]) context.lineTo(x, y(low(steps[i])));
+      }
       const { colour, hatch } = this.states.get(name);
       for (const style of hatch ? [colour, this.pattern(hatch)] : [colour]) {
         context.fillStyle = style;
@@ -186,7 +188,7 @@ class Timeline {
     const [, waiting, served] = steps.at(-1);
     context.fillStyle = ink;
     context.textAlign = "right";
-    for (const count of new Set([0, most])) context.fillText(`${count}`, left - letter * 0.5, Math.min(y(count), height - letter * 0.5));
+    for (const count of [0, most]) context.fillText(`${count}`, left - letter * 0.5, Math.min(y(count), height - letter * 0.5));
     context.fillText("clients", left - letter * 0.5, (height + top) / 2);
     if (right > this.root.clientWidth - letter * 5) return;
     context.textAlign = "left";
@@ -342,11 +344,12 @@ class Timeline {
   }
 }
 
-function drawLegend(root, picture, states) {
+function drawLegend(root, picture, states, crowd) {
   const lanes = [...picture.lanes.values()];
   const names = lanes.flatMap((lane) => [...lane.stretches, ...(lane.since ? [lane.since] : [])].map(([name]) => name));
-  const shown = states.legend(names);
-  const key = shown.map((state) => state.name).join();
+  const counted = [states.get("backlog"), { ...states.get("in recv"), legend: "served" }];
+  const shown = crowd ? counted : states.legend(names);
+  const key = shown.map((state) => state.legend).join();
   if (root.dataset.key === key) return;
   root.dataset.key = key;
   root.replaceChildren();
@@ -357,6 +360,7 @@ function drawLegend(root, picture, states) {
     swatch.dataset.hatch = state.hatch;
     entry.append(state.legend);
   }
+  if (crowd) return;
   make("span", "echo-stage-entry", root, "▼ client sends");
   make("span", "echo-stage-entry", root, "△ server answers");
 }
