@@ -28,7 +28,7 @@ from tornado.websocket import WebSocketClientConnection, WebSocketError, websock
 TELL = 0.5  # seconds from one line to the next
 PAUSES = (0.7, 4.0)  # seconds from one message of a person to the next; in a short rehearsal less
 UNANSWERED = 3  # messages after which a person waits
-RAMP = 5.0  # seconds in which a class has opened the page, if there is time enough
+RAMP, EACH = 5.0, 0.1  # seconds in which a class has opened the page, if there is time enough; and for each student
 CONNECT = 20.0  # seconds that this may take
 WORDS = ("hello", "is anybody there?", "my line", "ça va?", "1 2 3", "why does he wait?", "日本", "ok")
 KINDS = {3: "only connected", 6: "vanished", 9: "reloaded"}  # by the last digit of the student's number
@@ -45,6 +45,7 @@ class Crowd:
         self.end = self.begin + seconds
         self.limit = self.end + grace  # until then they wait for what is still owed
         self.seconds = seconds
+        self.ramp = min(RAMP, seconds / 3, EACH * len(numbers))  # seconds in which they come
         self.over = asyncio.Event()  # somebody has stopped it
         self.counts: Counter[str] = Counter()
         self.times: list[float] = []  # of echoes, since they were told last
@@ -89,7 +90,7 @@ class Student:
 
     async def live(self) -> None:
         crowd = self.crowd
-        if not await crowd.pause(self.chance.uniform(0, min(RAMP, crowd.seconds / 3))):
+        if not await crowd.pause(self.chance.uniform(0, crowd.ramp)):
             return
         try:
             await self.open()

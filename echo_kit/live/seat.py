@@ -126,6 +126,7 @@ class Seat:
         self._came = bytearray()  # of an answer that is not whole
         self._over = asyncio.Event()  # the connection has ended
         self._now = asyncio.Event()  # connect at once
+        self._ended = False  # said apart from the cancellation, which `asyncio.wait_for` may lose until Python 3.12
         self._task = self._loop.create_task(self._stay_connected())
 
     # -- what is told of it --------------------------------------------------------------------------------------------
@@ -199,11 +200,11 @@ class Seat:
     async def _stay_connected(self) -> None:
         pause = FIRST
         try:
-            while True:
+            while not self._ended:
                 self._now.clear()
                 if not self._shared.changing:
                     self._client = await self._connect(2 * pause)
-                if self._client is not None and await self._talk():
+                if self._client is not None and not self._ended and await self._talk():
                     pause = FIRST
                 self._is("changing" if self._shared.changing else "connecting" if self._tried else "lost")
                 with contextlib.suppress(TimeoutError):
@@ -312,5 +313,6 @@ class Seat:
 
     def end(self) -> None:
         """Hang up, for good."""
+        self._ended = True
         self._task.cancel()
         self._hang_up()
