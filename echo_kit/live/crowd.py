@@ -103,6 +103,7 @@ class Student:
             for each in self.voting:
                 each.cancel()
             await self.close()
+            crowd.counts["lost"] += len(self.owed)
 
     async def open(self) -> None:
         self.page = await asyncio.wait_for(websocket_connect(self.crowd.url), CONNECT)
@@ -117,7 +118,7 @@ class Student:
     async def stay(self) -> None:
         crowd, counts = self.crowd, self.crowd.counts
         turns = (
-            crowd.begin + self.chance.uniform(0.3, 0.7) * crowd.seconds
+            crowd.begin + self.chance.uniform(0.3, 0.6) * crowd.seconds
         )  # when one vanishes, or loads the page again
         longest = max(PAUSES[0], min(PAUSES[1], crowd.seconds / 5))
         number = 0
@@ -136,7 +137,6 @@ class Student:
             self.answered.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.answered.wait(), 0.5)
-        counts["lost"] += len(self.owed)
         self.say({"do": "leave"})
 
     async def turn(self) -> bool:
@@ -145,6 +145,7 @@ class Student:
         if self.kind == "vanished":
             counts["vanished"] += 1
             counts["messages"] -= len(self.owed)  # nobody waits for these any more
+            self.owed.clear()
             self.vanish()
             return True
         if self.kind == "reloaded" and not self.owed:

@@ -23,7 +23,7 @@ from ..watch.text import counted, cut, visible
 MOST = 1_000  # students
 LONGEST = 600  # seconds
 EACH = 250  # students of one process
-GRACE = 45  # seconds after the last message that they may take for the answers that are still owed, and to leave
+GRACE, MORE = 40, 0.04  # seconds, and for each student, in which they get the echoes that are still owed, and leave
 ENDS = 5  # seconds that a process may take to end by itself
 SAMPLES = 50_000  # echo times that are kept
 WORDS_LETTERS = 300  # of what a process says when it fails
@@ -42,6 +42,8 @@ class Rehearsal:
         if not isinstance(seconds, int | float) or not 1 <= seconds <= LONGEST:
             raise ValueError(f"a rehearsal takes 1 to {LONGEST} seconds, got {seconds!r}")
         self.students, self.seconds = students, seconds
+        grace = GRACE + MORE * students  # a room keeps the place of one who has vanished for half a minute
+        self.longest = seconds + grace + 2 * ENDS  # seconds that it takes at most
         self.trouble: list[str] = []  # what went wrong with a process, in sentences
         self._changed = changed
         self._counts: dict[int, Counter[str]] = {}  # by process, as it has told last
@@ -52,7 +54,7 @@ class Rehearsal:
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         try:
             for first in range(0, students, EACH):
-                command = [sys.executable, "-P", "-m", "echo_kit.live.crowd", url, str(seconds), str(GRACE - 10)]
+                command = [sys.executable, "-P", "-m", "echo_kit.live.crowd", url, str(seconds), str(grace)]
                 self._processes.append(
                     subprocess.Popen(
                         [*command, str(first), str(min(students, first + EACH))],
@@ -78,8 +80,8 @@ class Rehearsal:
         return not self._ended.is_set()
 
     def wait(self) -> Rehearsal:
-        """Wait for its end, `seconds` and 45 at most. Ctrl+C ends the waiting, and not the rehearsal."""
-        self._ended.wait(self.seconds + GRACE + 2 * ENDS)
+        """Wait for its end, at most `longest` seconds. Ctrl+C ends the waiting, and not the rehearsal."""
+        self._ended.wait(self.longest)
         return self
 
     def stop(self) -> None:
@@ -112,7 +114,7 @@ class Rehearsal:
         ]
         for each in readers:
             each.start()
-        deadline = time.monotonic() + self.seconds + GRACE
+        deadline = time.monotonic() + self.longest - ENDS
         for each in readers:
             each.join(max(0.0, deadline - time.monotonic()))
         for process, reader in zip(self._processes, readers, strict=True):
