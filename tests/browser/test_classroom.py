@@ -71,6 +71,7 @@ def test_a_lesson_with_two_phones(notebook, jupyterlab):
         alice.is_("out")
         says(panel, "1 joined")
 
+        book.save()
         book.reload()  # another page sees all of it
         says(panel, f"✔ {NO}: what happened")
         book.command("kernelmenu:shutdown")
