@@ -26,11 +26,12 @@ from ..server import Server, newest
 from ..watch.reasons import name_of
 from ..watch.text import cut, visible
 from . import board, rehearsal
+from .crowd import Phone
 from .hands import Commands, PanelWithHands
 from .panel import STATIC, Bundle, script
 from .prediction import Prediction
 from .rehearsal import Rehearsal
-from .room import Phone, Room
+from .room import Room
 from .votes import Ballot, Results
 
 try:
@@ -54,6 +55,7 @@ COMMANDS: Commands = {
     "change": ("the server changes", lambda room, _: room._change(None)),
     "join": ("", lambda room, _: room._join()),
     "out": ("", lambda room, message: room._opened().show_out(_number(message, "phone"))),
+    "out by name": ("", lambda room, message: room.show_out(str(message.get("name", "")))),
     "rehearse": ("students come", lambda room, message: room.rehearse(_number(message, "students")) and ""),
     "stop": ("students leave", lambda room, _: room._rehearsal and room._rehearsal.stop()),
 }
@@ -151,6 +153,15 @@ class Classroom(PanelWithHands):
         moved = self._change(serve)
         if moved:
             warnings.warn(moved, RuntimeWarning, stacklevel=2)
+
+    def show_out(self, name: str) -> None:
+        """End the connection of the phone, or of the other client, that has this name. Raises `LookupError`."""
+        room = self._opened()
+        phones = [phone.id for phone in room.phones() if phone.name == name]
+        if not phones:
+            room.show_out_client(name)
+        for phone in phones:
+            room.show_out(phone)
 
     def rehearse(self, n: int = 30, seconds: float = 20) -> Rehearsal:
         """Simulate a class of `n` students (1 to 1,000) from other processes, in the background, for so many seconds.

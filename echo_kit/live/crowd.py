@@ -1,217 +1,177 @@
-"""Simulated students, who use the phones' page protocol as a page does. What `rehearsal.py` runs in other processes.
+"""`Crowd`: all phones of a room. Which may join, under which name; what all are asked; how they change the server.
 
-    python -m echo_kit.live.crowd URL SECONDS GRACE FIRST LAST
-
-runs the students with these numbers, and tells how they fare, a line of JSON every half second. They pause as people.
-Of ten, one only connects, one leaves without goodbye, one loads the page again; the others type, vote, and leave when
-they have all their echoes. The end of the standard input ends them all.
+All of it runs in the room's event loop; `phones` may be called by any thread.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
-import os
-import random
-import socket
-import struct
-import sys
-import threading
-import time
-from collections import Counter
-from typing import Any
-from urllib.parse import urlsplit
+import itertools
+import math
+import re
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hmac import compare_digest
+from typing import Any, Protocol
 
-from tornado.websocket import WebSocketClientConnection, WebSocketError, websocket_connect
+from ..server import Server, newest
+from ..watch.observation import Observation
+from ..watch.text import cut, visible
+from .seat import Limits, Seat, Shared
 
-TELL = 0.5  # seconds from one line to the next
-PAUSES = (0.7, 4.0)  # seconds from one message of a person to the next; in a short rehearsal less
-UNANSWERED = 3  # messages after which a person waits
-RAMP, EACH = 5.0, 0.1  # seconds in which a class has opened the page, if there is time enough; and for each student
-CONNECT = 20.0  # seconds that this may take
-WORDS = ("hello", "is anybody there?", "my line", "ça va?", "1 2 3", "why does he wait?", "日本", "ok")
-KINDS = {3: "only connected", 6: "vanished", 9: "reloaded"}  # by the last digit of the student's number
+CHANGE = 30.0  # seconds that a change of server may take: then phones connect to whatever is there
+BANNED = 30.0  # seconds for which a name that was shown out may not come back
+MOST_BANNED = 1_000  # pages that may not come back
+KEY = re.compile(r"[A-Za-z0-9_-]{8,64}")
+HERE = ("127.0.0.1", "::1")
+SHOWN_OUT = "You were shown out."
+
+
+class Ballot(Protocol):
+    """A question that phones vote on."""
+
+    id: int
+
+    def cast(self, seat: str, option: int) -> bool: ...
+
+    def shown(self, seat: str) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Phone:
+    """A phone as it is now. `sent` and `answered` count messages; `thread` is the label of the one that serves it."""
+
+    id: int
+    name: str
+    address: str
+    state: str
+    thread: str
+    sent: int
+    answered: int
+    trouble: str
 
 
 class Crowd:
-    """Students with these numbers, at the room with this URL."""
+    """The seats of a room at `server`; `here` is the address of the page, on which a rehearsal may come, too."""
 
-    def __init__(self, url: str, seconds: float, grace: float, numbers: range) -> None:
-        parts = urlsplit(url)
-        page = parts.path.rsplit("/", 1)[0]
-        self.url = f"ws://{parts.netloc}{page}/ws?{parts.query}"
-        self.begin = time.monotonic()
-        self.end = self.begin + seconds
-        self.limit = self.end + grace  # until then they wait for what is still owed
-        self.seconds = seconds
-        self.ramp = min(RAMP, seconds / 3, EACH * len(numbers))  # seconds in which they come
-        self.over = asyncio.Event()  # somebody has stopped it
-        self.counts: Counter[str] = Counter()
-        self.times: list[float] = []  # of echoes, since they were told last
-        self.students = [Student(self, number) for number in numbers]
+    def __init__(self, server: Server, limits: Limits, here: str) -> None:
+        self.limits = limits
+        self.token, self.rehearsal_token = secrets.token_urlsafe(8), secrets.token_urlsafe(8)
+        self._shared = Shared(server, limits)
+        self._here = (*HERE, here)
+        self._seats: dict[str, Seat] = {}  # by key
+        self._numbers = itertools.count(1)
+        self._ballot: Ballot | None = None
+        self._banned: dict[str, float] = {}  # a page's key, or a name -> until when it may not come back
+        self._introduced: Observation | None = None  # where clients that are not ours may give their names
+        self._late: asyncio.TimerHandle | None = None
 
-    async def run(self) -> None:
-        telling = asyncio.create_task(self.tell_all())
-        await asyncio.gather(*(each.live() for each in self.students))
-        telling.cancel()
-        self.tell()
+    def phones(self) -> list[Phone]:
+        """In the order in which they came."""
+        return [
+            Phone(each.id, each.name, each.address, each.state, each.thread, each.sent, each.answered, each.trouble)
+            for each in list(self._seats.values())
+        ]
 
-    async def tell_all(self) -> None:
-        while True:
-            await asyncio.sleep(TELL)
-            self.tell()
+    def observation(self) -> Observation:
+        """Of the server that is there now, or was last."""
+        server = self._shared.server
+        return (newest(server.name) or server).observation
 
-    def tell(self) -> None:
-        times, self.times = self.times, []
-        print(json.dumps({"counts": self.counts, "times": [round(each, 1) for each in times]}), flush=True)
+    def look(self, now: float) -> None:
+        """See what has become of each phone; `now` by the loop's clock."""
+        observation = self.observation()
+        if observation is not self._introduced:
+            self.hear_names(False)
+            self._introduced = observation
+            self.hear_names(True)
+        serving = {task.connection: task.label for task in observation.tasks.copy() if task.connection is not None}
+        for seat in self:
+            seat.look(serving)
+            if seat.away is not None and now - seat.away > self.limits.grace:
+                self.drop(seat)
+        self._banned = {what: until for what, until in self._banned.items() if until > now}
 
-    async def pause(self, seconds: float) -> bool:
-        """Whether it goes on after that time."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.over.wait(), seconds)
-        return not self.over.is_set()
+    def hear_names(self, yes: bool) -> None:
+        """Whether clients that are not ours may give their names."""
+        if self._introduced is not None:
+            self._introduced.introductions = yes
 
+    def ask(self, ballot: Ballot | None) -> None:
+        self._ballot = ballot
+        for seat in self:
+            self.show_ballot(seat)
 
-class Student:
-    """One of them."""
+    def change(self, changing: bool, server: Server | None = None) -> None:
+        """The server is about to be changed; or was, to that one."""
+        if self._late is not None:
+            self._late.cancel()
+        self._late = asyncio.get_running_loop().call_later(CHANGE, self.change, False) if changing else None
+        self._shared.changing, self._shared.server = changing, server or self._shared.server
+        for seat in self:
+            seat.change()
 
-    def __init__(self, crowd: Crowd, number: int) -> None:
-        self.crowd, self.number = crowd, number
-        self.kind = KINDS.get(number % 10, "talks")
-        self.chance = random.Random(number)
-        self.seat = f"rehearsal-{number:04}-{random.SystemRandom().randrange(10**9)}"
-        self.owed: dict[int, tuple[str, float]] = {}  # by id, what was sent and has no echo, and when
-        self.answered = asyncio.Event()  # something has come
-        self.voting: set[asyncio.Task[None]] = set()
-        self.voted = 0  # id of the ballot
-        self.page: WebSocketClientConnection | None = None
-        self.reading: asyncio.Task[None] | None = None
+    def show_out(self, phone: int) -> None:
+        for seat in [each for each in self if each.id == phone]:
+            if len(self._banned) < MOST_BANNED:
+                self._banned[seat.key] = math.inf
+            self._banned[seat.name.casefold()] = asyncio.get_running_loop().time() + BANNED
+            self.drop(seat, SHOWN_OUT)
 
-    async def live(self) -> None:
-        crowd = self.crowd
-        if not await crowd.pause(self.chance.uniform(0, crowd.ramp)):
-            return
-        try:
-            await self.open()
-            crowd.counts["connected"] += 1
-            await self.stay()
-        except (OSError, TimeoutError, ValueError) as error:
-            crowd.counts["refused"] += 1
-            print(f"student {self.number}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-        finally:
-            for each in self.voting:
-                each.cancel()
-            await self.close()
-            crowd.counts["lost"] += len(self.owed)
+    def drop(self, seat: Seat, words: str = "") -> None:
+        """Hang up for that phone, and say why to its page."""
+        self._seats.pop(seat.key, None)
+        seat.end(words)
 
-    async def open(self) -> None:
-        self.page = await asyncio.wait_for(websocket_connect(self.crowd.url), CONNECT)
-        self.reading = asyncio.create_task(self.read(self.page))
-        self.say({"do": "join", "name": f"student {self.number + 1}", "seat": self.seat})
+    def end(self) -> None:
+        """Send everybody home."""
+        self.hear_names(False)
+        for seat in self:
+            self.drop(seat, "The room is closed.")
 
-    def say(self, message: dict[str, Any]) -> None:
-        if self.page is not None:
-            with contextlib.suppress(WebSocketError):  # the room has hung up: what is owed gets lost
-                self.page.write_message(json.dumps(message))
+    def __iter__(self) -> Iterator[Seat]:
+        return iter(list(self._seats.values()))
 
-    async def stay(self) -> None:
-        crowd, counts = self.crowd, self.crowd.counts
-        turns = (
-            crowd.begin + self.chance.uniform(0.3, 0.6) * crowd.seconds
-        )  # when one vanishes, or loads the page again
-        longest = max(PAUSES[0], min(PAUSES[1], crowd.seconds / 5))
-        number = 0
-        while (left := crowd.end - time.monotonic()) > 0 and not crowd.over.is_set():
-            if await crowd.pause(min(left, self.chance.uniform(PAUSES[0], longest))) and self.kind != "only connected":
-                if time.monotonic() > turns and await self.turn():
-                    return
-                if len(self.owed) < UNANSWERED:
-                    number += 1
-                    text = f"{self.chance.choice(WORDS)} {self.number}.{number}"
-                    self.owed[number] = text, time.perf_counter()
-                    counts["messages"] += 1
-                    self.say({"do": "say", "id": number, "text": text})
-        counts["only connected"] += self.kind == "only connected"
-        while self.owed and time.monotonic() < crowd.limit and not crowd.over.is_set():
-            self.answered.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.answered.wait(), 0.5)
-        self.say({"do": "leave"})
+    # -- what pages ask for --------------------------------------------------------------------------------------------
 
-    async def turn(self) -> bool:
-        """What some do in the middle: leave without goodbye (True: it is over), or load the page again."""
-        counts = self.crowd.counts
-        if self.kind == "vanished":
-            counts["vanished"] += 1
-            counts["messages"] -= len(self.owed)  # nobody waits for these any more
-            self.owed.clear()
-            self.vanish()
-            return True
-        if self.kind == "reloaded" and not self.owed:
-            counts["reloaded"] += 1
-            self.kind = "talks"
-            await self.close()
-            await self.open()
-        return False
+    def admits(self, token: str, address: str) -> bool | None:
+        """Whether whoever knows that token comes for a rehearsal; None: the token is good for nothing."""
+        given = token.encode("utf-8", "replace")
+        if compare_digest(self.token.encode(), given):
+            return False
+        return True if compare_digest(self.rehearsal_token.encode(), given) and address in self._here else None
 
-    async def read(self, page: WebSocketClientConnection) -> None:
-        while (text := await page.read_message()) is not None:
-            message = json.loads(text)
-            if "echo" in message:
-                self.hear(message)
-            ballot = message.get("ballot")
-            if ballot and ballot["open"] and ballot["chosen"] is None and ballot["id"] != self.voted:
-                self.voted = ballot["id"]
-                self.voting.add(asyncio.create_task(self.vote(ballot)))
+    def join(self, name: str, key: str, address: str, rehearsal: bool) -> Seat | str:
+        """The seat of a phone: the one that it has, or a new one. A sentence, if it gets none."""
+        known = self._seats.get(key)
+        if known is not None and known.rehearsal is rehearsal:
+            return known
+        limits, now = self.limits, asyncio.get_running_loop().time()
+        name = cut(visible(name).strip(), limits.name)
+        if not KEY.fullmatch(key) or known is not None:
+            return "This page is not one of this room: open its address again."
+        if max(self._banned.get(key, 0.0), self._banned.get(name.casefold(), 0.0)) > now:
+            return SHOWN_OUT
+        same = [each for each in self if each.rehearsal is rehearsal]
+        if len(same) >= (limits.rehearsal if rehearsal else limits.phones):
+            return f"The room is full: {len(same):,} phones are in it."
+        if not rehearsal and sum(each.address == address for each in same) >= limits.per_address:
+            return f"{limits.per_address} phones have joined from your address, and more may not."
+        number = next(self._numbers)
+        name = self._unique(name or f"phone {number}")
+        self._seats[key] = seat = Seat(number, name, key, address, rehearsal, self._shared)
+        return seat
 
-    def hear(self, message: dict[str, Any]) -> None:
-        counts = self.crowd.counts
-        sent, began = self.owed.pop(message["echo"], (None, 0.0))
-        if sent == message["text"]:
-            counts["right"] += 1
-            self.crowd.times.append((time.perf_counter() - began) * 1000)
-        else:
-            counts["wrong"] += 1
-        self.answered.set()
+    def _unique(self, name: str) -> str:
+        taken = {each.name for each in self}
+        names = itertools.chain([name], (f"{name} {number}" for number in itertools.count(2)))
+        return next(each for each in names if each not in taken)
 
-    async def vote(self, ballot: dict[str, Any]) -> None:
-        if self.kind != "only connected" and await self.crowd.pause(self.chance.uniform(0.5, 5)):
-            option = self.chance.randrange(len(ballot["options"]))
-            self.say({"do": "vote", "ballot": ballot["id"], "option": option})
-            self.crowd.counts["votes"] += 1
+    def show_ballot(self, seat: Seat) -> None:
+        seat.tell(ballot=None if self._ballot is None else self._ballot.shown(seat.key))
 
-    def vanish(self) -> None:
-        """As a phone does whose battery is empty, or whose program crashes: a reset, and no goodbye."""
-        page, self.page = self.page, None
-        stream = page.protocol.stream if page is not None and page.protocol is not None else None
-        if stream is not None:
-            stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            stream.close()
-
-    async def close(self) -> None:
-        if self.page is not None:
-            self.page.close()
-            self.page = None
-        if self.reading is not None:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.reading, 5)
-            self.reading = None
-
-
-async def main(url: str, seconds: float, grace: float, numbers: range) -> None:
-    crowd, loop = Crowd(url, seconds, grace, numbers), asyncio.get_running_loop()
-
-    def listen() -> None:
-        while os.read(0, 4096):  # not sys.stdin: a thread that waits there has a lock that the end of Python needs
-            pass
-        with contextlib.suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(crowd.over.set)
-
-    threading.Thread(target=listen, daemon=True).start()
-    await crowd.run()
-
-
-if __name__ == "__main__":
-    _, address, seconds, grace, first, last = sys.argv
-    asyncio.run(main(address, float(seconds), float(grace), range(int(first), int(last))))
+    def vote(self, seat: Seat, ballot: int, option: int) -> None:
+        if self._ballot is not None and self._ballot.id == ballot:
+            self._ballot.cast(seat.key, option)
+        self.show_ballot(seat)

@@ -91,7 +91,7 @@ class PanelWithHands(Panel):
             self._wake.set()
             try:
                 self._note = call(self, message) or ""
-            except (ServerStuck, OSError, ValueError, TypeError, RuntimeError) as error:
+            except (ServerStuck, OSError, ValueError, TypeError, LookupError, RuntimeError) as error:
                 self._note = visible(told(error))
             except BaseException as error:  # what the student's server raises when it starts, SystemExit too
                 self._note = f"{type(error).__name__}: {visible(told(error))}"

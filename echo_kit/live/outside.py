@@ -40,7 +40,7 @@ def _reached(address: str) -> bool:
 
 
 def through_hub(port: int) -> tuple[str, list[str]] | None:
-    """Behind a JupyterHub: the address of `port` through its proxy, and what is to be said of it. None: there is none."""
+    """Behind a JupyterHub: the address of `port` through its proxy, and what to say of it. None: no hub."""
     prefix = os.environ.get("JUPYTERHUB_SERVICE_PREFIX", "")
     if not prefix:
         return None
@@ -81,4 +81,5 @@ def lines_to_type(address: Address | None) -> list[str]:
 
 
 def web_address(host: str, port: int) -> str:
+    """The address of the page, with brackets around an IPv6 one."""
     return f"http://{shown((host, port))}/"

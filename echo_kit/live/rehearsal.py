@@ -1,6 +1,6 @@
 """`Rehearsal`: a class of simulated students, in other processes, and the report of how it went.
 
-`crowd.py` is what these processes run.
+`students.py` is what these processes run.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Rehearsal:
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         try:
             for first in range(0, students, EACH):
-                command = [sys.executable, "-P", "-m", "echo_kit.live.crowd", url, str(seconds), str(grace)]
+                command = [sys.executable, "-P", "-m", "echo_kit.live.students", url, str(seconds), str(grace)]
                 self._processes.append(
                     subprocess.Popen(
                         [*command, str(first), str(min(students, first + EACH))],

@@ -78,6 +78,8 @@ class Page(Protocol):
 
     def tell(self, **message: Any) -> None: ...
 
+    def let_go(self, words: str) -> None: ...
+
 
 class Pace:
     """How long each message must wait, so that no more come than may."""
@@ -149,10 +151,18 @@ class Seat:
         if self.page is not None:
             self.page.tell(**message)
 
-    def greet(self) -> None:
-        """Tell a page that has just come all that it needs."""
+    def take(self, page: Page) -> None:
+        """Its page has come, perhaps again: it is told all that it needs."""
+        before, self.page, self.away = self.page, page, None
+        if before is not None:
+            before.let_go("This phone goes on in another window.")
         self.tell(you={"name": self.name, "id": self.id})
         self.tell(state=self.state, words=self.words)
+
+    def lose(self, page: Page) -> None:
+        """Its page is gone, perhaps for a moment only."""
+        if page is self.page:
+            self.page, self.away = None, self._loop.time()
 
     def _is(self, state: str, thread: str = "") -> None:
         if (state, thread) != (self.state, self.thread):
@@ -311,8 +321,11 @@ class Seat:
         if len(data) > owed:
             self.tell(note=f"The server has sent {len(data) - owed:,} bytes more than it was sent.")
 
-    def end(self) -> None:
-        """Hang up, for good."""
+    def end(self, words: str) -> None:
+        """Hang up, for good, and say why to the page."""
         self._ended = True
         self._task.cancel()
         self._hang_up()
+        page, self.page = self.page, None
+        if page is not None:
+            page.let_go(words)

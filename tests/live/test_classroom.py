@@ -18,7 +18,7 @@ import pytest
 import echo_kit
 from echo_kit.live import board, classroom
 from echo_kit.live.classroom import Classroom
-from echo_kit.live.room import Phone as Listed
+from echo_kit.live.crowd import Phone as Listed
 
 from ..phones import Phone
 
@@ -275,6 +275,23 @@ def test_the_page_is_told_where_to_join_and_who_has(room):
         room.do("out", phone=number)
         assert alice.is_("out")
         room.until(lambda page: not page["rows"])
+
+
+def test_who_disturbs_is_shown_out_by_name_also_who_is_no_phone(room, server):
+    with Phone(room.url, "alice") as alice, echo_kit.Client(server, "nc") as other:
+        alice.is_("served")
+        other.send("x")
+        assert other.receive() == "x"
+        room.show_out("nc")
+        with pytest.raises(echo_kit.ServerClosed):
+            other.receive(timeout=LIMIT)
+        room.do("hello")
+        room.do("out by name", name="alice")
+        alice.is_("out")
+        room.do("out by name", name="nobody <b>")
+        room.until(lambda page: "nobody <b>" in page.get("note", ""))
+        with pytest.raises(LookupError, match="nobody"):
+            room.show_out("nobody")
 
 
 def test_a_second_page_gets_all_of_it(room, question):

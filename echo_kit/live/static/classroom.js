@@ -71,6 +71,8 @@ function render({ model, el }) {
   const find = make("input", "echo-room-input", make("label", "", phones, "find a name "));
   find.maxLength = 40;
   find.addEventListener("input", () => ask("find", { name: find.value }));
+  const other = "a phone, or a client that is not in this list, like nc";
+  button(phones, "Show out by name", other, () => find.value && ask("out by name", { name: find.value }));
   const table = make("table", "", phones);
   const heads = make("tr", "", make("thead", "", table));
   for (const text of ["phone", "where it is", "trouble", ""]) make("th", "", heads, text).scope = "col";
