@@ -6,6 +6,7 @@ const SILENT = 4; // seconds without news, after which the page says so
 const MOVING = 100; // milliseconds after which the time moves on, if there are no news
 const LOOKING = 2000; // milliseconds after which the kernel is told again that somebody looks
 const TELLING = 2000; // milliseconds from one thing that a screen reader is told to the next
+const BOARD = 0.36; // of the height, that a board may have
 const REFUSED = "This browser allows no full screen here: the stage fills the window. Escape leaves it.";
 
 function button(parent, text, title, press) {
@@ -244,6 +245,10 @@ function render({ model, el }) {
     const { width, height } = outer.getBoundingClientRect();
     const letter = Math.max(12, Math.min(0.0155 * width, 0.0245 * height, 44));
     outer.style.setProperty("--echo-stage-letter", `${letter}px`);
+    for (const size of [1, 0.9, 0.8, 0.7, 0.6]) {
+      outer.style.setProperty("--echo-stage-board", String(size));
+      if (!fitted() || board.offsetHeight < height * BOARD) break;
+    }
     drawMoving();
     if ((moment ?? picture).backlog) drawBacklog(backlog, (moment ?? picture).backlog);
     drawWaits(backlog, past ?? time());
