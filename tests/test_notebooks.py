@@ -205,7 +205,7 @@ def test_every_experiment_is_explained_where_it_does_not_give_itself_away(name):
 
 
 def test_the_questions_are_about_as_many_as_there_is_time_for():
-    asked = {name: len(list(predictions(name))) for name in BOOKS if name != DEMO}  # its class has the time of a lecture
+    asked = {name: len(list(predictions(name))) for name in BOOKS if name != DEMO}  # that one is for a lecture
     assert all(asked[name] >= 7 for name in PARTS)
     assert 20 <= sum(asked.values()) <= 28
 
