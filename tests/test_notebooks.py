@@ -19,6 +19,7 @@ BOOKS = {path.stem: nbformat.read(path, as_version=4) for path in PATHS}
 SANITIZE = get_sanitize_patterns((ROOT / "notebooks" / "sanitize.cfg").read_text("utf-8"))
 VIEW = "application/vnd.jupyter.widget-view+json"
 PARTS = ["part1_single_socket", "part2_multithreaded"]
+DEMO = "classroom_demo"
 every_notebook = pytest.mark.parametrize("name", BOOKS)
 every_part = pytest.mark.parametrize("name", PARTS)
 
@@ -204,7 +205,7 @@ def test_every_experiment_is_explained_where_it_does_not_give_itself_away(name):
 
 
 def test_the_questions_are_about_as_many_as_there_is_time_for():
-    asked = {name: len(list(predictions(name))) for name in BOOKS}
+    asked = {name: len(list(predictions(name))) for name in BOOKS if name != DEMO}  # that one is for a lecture
     assert all(asked[name] >= 7 for name in PARTS)
     assert 20 <= sum(asked.values()) <= 28
 
