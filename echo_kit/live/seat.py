@@ -18,7 +18,7 @@ from ..client import Client, EchoError
 from ..server import Server, newest
 from ..watch.events import Connection, reachable
 from ..watch.observation import Observation
-from ..watch.text import cut, visible
+from ..watch.text import counted, cut, visible
 
 FIRST, LONGEST = 0.1, 2.0  # seconds: the first pause before it connects again, which doubles; and the longest
 LETTERS = 1_000  # of an answer that are shown
@@ -318,7 +318,7 @@ class Seat:
             self._done.append({"echo": message.id, "text": text, "ms": took, "same": same})
             self.tell(**self._done[-1])
         if len(data) > owed:
-            self.tell(note=f"The server has sent {len(data) - owed:,} bytes more than it was sent.")
+            self.tell(note=f"The server has sent {counted(len(data) - owed, 'byte')} more than it got.")
 
     def end(self, words: str) -> None:
         """Hang up, for good, and say why to the page."""
