@@ -217,7 +217,8 @@ class Seat:
                     pause = FIRST
                 self._is("changing" if self._shared.changing else "connecting" if self._tried else "lost")
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._now.wait(), None if self._shared.changing else pause)
+                    async with asyncio.timeout(None if self._shared.changing else pause):
+                        await self._now.wait()
                     pause = FIRST / 2
                 pause = min(LONGEST, 2 * pause)
         finally:
@@ -238,7 +239,8 @@ class Seat:
         try:
             sock.setblocking(False)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._loop.sock_connect(sock, address), max(patience, 2 * FIRST))
+                async with asyncio.timeout(patience):  # not wait_for: in Python 3.11 it may lose a cancel
+                    await self._loop.sock_connect(sock, address)
             if self._shared.target() is not observation:  # the server was changed meanwhile: nobody knows to which
                 raise ConnectionError
             return Client.of(sock, observation, self.name, began)
