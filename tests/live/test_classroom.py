@@ -8,7 +8,6 @@ import re
 import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from echo_kit.live import board, classroom
 from echo_kit.live.classroom import Classroom
 from echo_kit.live.crowd import Phone as Listed
 
-from ..phones import Phone
+from ..voters import Phone
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 YES, NO = "yes, at once", "no, he waits"
