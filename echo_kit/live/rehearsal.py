@@ -24,6 +24,7 @@ MOST = 1_000  # students
 LONGEST = 600  # seconds
 EACH = 250  # students of one process
 GRACE, MORE = 40, 0.04  # seconds, and for each student, in which they get the echoes that are still owed, and leave
+RAMP, EACH_COMES = 5.0, 0.02  # seconds in which a class has opened the page; of a large one, for each student
 ENDS = 5  # seconds that a process may take to end by itself
 SAMPLES = 50_000  # echo times that are kept
 WORDS_LETTERS = 300  # of what a process says when it fails
@@ -43,7 +44,7 @@ class Rehearsal:
             raise ValueError(f"a rehearsal takes 1 to {LONGEST} seconds, got {seconds!r}")
         self.students, self.seconds = students, seconds
         grace = GRACE + MORE * students  # a room keeps the place of one who has vanished for half a minute
-        self.longest = seconds + grace + 2 * ENDS  # seconds that it takes at most
+        self.longest = seconds + grace + 4 * ENDS  # seconds that it takes at most
         self.trouble: list[str] = []  # what went wrong with a process, in sentences
         self._changed = changed
         self._counts: dict[int, Counter[str]] = {}  # by process, as it has told last
@@ -51,10 +52,20 @@ class Rehearsal:
         self._lock = threading.Lock()  # guards these three
         self._processes: list[subprocess.Popen[str]] = []
         self._ended = threading.Event()
+        ramp = min(seconds / 3, max(EACH_COMES * students, min(RAMP, 0.1 * students)))
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         try:
             for first in range(0, students, EACH):
-                command = [sys.executable, "-P", "-m", "echo_kit.live.students", url, str(seconds), str(grace)]
+                command = [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "echo_kit.live.students",
+                    url,
+                    str(seconds),
+                    str(grace),
+                    str(ramp),
+                ]
                 self._processes.append(
                     subprocess.Popen(
                         [*command, str(first), str(min(students, first + EACH))],

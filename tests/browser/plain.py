@@ -1,4 +1,4 @@
-"""A stage in a page of its own, without JupyterLab: the page's own code, and a `ServerPanel` that is its kernel's side."""
+"""A stage in a page of its own, without JupyterLab: the page's own code, and a `ServerPanel` that it talks to."""
 
 import queue
 from contextlib import contextmanager, suppress
@@ -39,7 +39,7 @@ HOST = """async ([source, names, tables, styles]) => {
 THEMES = {
     "light": "",
     "dark": """:root { --jp-ui-font-color1: rgba(255, 255, 255, 1); --jp-ui-font-color2: rgba(255, 255, 255, 0.7);
-        --jp-layout-color1: #111; --jp-layout-color2: #424242; --jp-border-color1: #616161; --jp-border-color2: #424242; }
+        --jp-layout-color1: #111; --jp-layout-color2: #424242; --jp-border-color1: #616161; }
         body { background: #111; }""",
 }
 
