@@ -241,6 +241,40 @@ def test_a_change_of_server_loses_nothing(enter):
             room.close()
 
 
+@pytest.mark.soak
+def test_20_changes_under_load_lose_nothing(enter):
+    def talk(phone):
+        numbers = itertools.count()
+        while not over.is_set():
+            phone.echo(number := next(numbers), f"message {number} of {phone.seat}")
+        said.append(next(numbers))
+
+    server, said, over = echo_kit.start(serve_one, name="class"), [], threading.Event()
+    room = enter(server, limits=Limits(rate=1000, per_address=100))
+    phones = [enter(room.url, f"phone {number}") for number in range(40)]
+    witness = enter(room.url, "witness")
+    threads = [threading.Thread(target=talk, args=(phone,)) for phone in phones]
+    for thread in threads:
+        thread.start()
+    for change in range(20):
+        room.changing()
+        server.stop()
+        server = echo_kit.start(serve_one if change % 2 else serve_many, name="class", port=server.address[1])
+        room.changed(server)
+        if not change % 2:
+            witness.echo(change)
+    room.changing()
+    server.stop()
+    with echo_kit.start(serve_many, name="class", port=server.address[1]) as server:
+        room.changed(server)
+        over.set()
+        for thread in threads:
+            thread.join(LIMIT)
+        assert len(said) == 40
+        assert sum(said) == sum(each.answered for each in room.phones()) - 10  # the witness has said ten
+        room.close()
+
+
 @pytest.mark.parametrize("how", ["its cell is run again", "restart"])
 def test_a_server_that_ends_by_itself_is_found_again(how, enter):
     server = echo_kit.start(serve_many, name="again")
