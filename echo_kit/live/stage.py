@@ -22,6 +22,7 @@ from ..views.states import STATES, USUAL
 from ..watch.borrowed import answer_nobody
 from ..watch.reasons import told
 from ..watch.text import cut, visible
+from .board import pinned
 from .feed import Live
 from .panel import STATIC, Bundle, Panel, script
 
@@ -29,16 +30,27 @@ TICK = 0.1  # seconds from one look to the next
 UNSEEN = 0.5  # the same, while nobody looks or the picture is frozen
 LEASE = 5.0  # seconds for which a page that has said that it looks is believed
 BEAT = 1.0  # seconds after which the page hears from us even if nothing has changed
+SCRIPTS = ("picture", "timeline", "code", "board", "server_panel")  # of the page, in this order
 NAME_LETTERS = 40  # of the server's name
 NOTE_LETTERS = 500  # of what went wrong
 TABLE = [asdict(state) | {"usual": state in USUAL} for state in STATES]  # what the page draws stretches by
 
-# By what the page asks for: the state that it shows meanwhile, and the call.
+
+def _step(server: Server, thread: str | None) -> str:
+    """Let threads make one call. Why there was none to let go; "" if there was."""
+    if server.step(thread):
+        return ""
+    if not server.paused:
+        return "No thread is paused, so Step has nothing to do: click Step by step first (or press space)."
+    return "No thread is paused at this moment: each is in a call that has begun, and stops before its next one."
+
+
+# By what the page asks for: the state that it shows meanwhile, and the call. A text that this returns is shown.
 COMMANDS: dict[str, tuple[str, Callable[[Server, str | None], object]]] = {
     "stop": ("stopping", lambda server, _: server.stop()),
     "start": ("starting", lambda server, _: server.restart()),
     "pause": ("", lambda server, _: server.pause()),
-    "step": ("", lambda server, thread: server.step(thread)),
+    "step": ("", _step),
     "run": ("", lambda server, _: server.resume()),
 }
 
@@ -51,7 +63,7 @@ class ServerPanel(Panel):
     Raises `TypeError` for anything else. `close` removes the panel; the server runs on.
     """
 
-    _esm = script("server_panel")
+    _esm = script(*SCRIPTS)
     _css = STATIC / "server_panel.css"
     name = traitlets.Unicode().tag(sync=True)
     states = traitlets.List(traitlets.Dict(), TABLE).tag(sync=True)
@@ -64,12 +76,14 @@ class ServerPanel(Panel):
         self._live: Live | None = None
         self._commands: queue.SimpleQueue[tuple[str, str | None]] = queue.SimpleQueue()
         self._wake = threading.Event()
+        self._runs = 0  # which of the servers that it has shown is the one of `_live`
         self._asked = False  # whether a page needs the whole picture
         self._looked_at_until = 0.0  # as long as a page is believed that has said that it looks
         self._frozen = False
         self._doing = self._note = self._trouble = ""
         self._head: dict[str, Any] = {}  # as it was sent last
         self._sent = 0.0  # when that was
+        self._board: dict[str, Any] | None = None  # as it was sent last
         self._over = False
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()  # guards _over and _threads
@@ -140,8 +154,11 @@ class ServerPanel(Panel):
         except Exception as trouble:  # the next look may go well; the server does not notice
             self._trouble = f"this view has failed: {type(trouble).__name__}: {visible(str(trouble))}"
             self._asked = True  # because nobody knows what the page was told of this look
+        board = pinned(self.server.name)
+        if board is not self._board or "whole" in picture:  # a picture of a code is long: not at each tick
+            picture["board"] = self._board = board
         head = self._make_head()
-        if head != self._head or "whole" in picture or len(picture) > 1 or (picture and now - self._sent > BEAT):
+        if head != self._head or len(picture) > 1 or "board" in picture or (picture and now - self._sent > BEAT):
             self._head, self._sent = head, now
             with contextlib.suppress(AttributeError):  # the panel was closed meanwhile
                 self.send({"head": head, "picture": picture})
@@ -154,12 +171,14 @@ class ServerPanel(Panel):
         server = newest(self.server.name) or self.server  # its cell may have been run again
         if self._live is None or self._live.observation is not server.observation:
             self.server, self._live, self._frozen, asked = server, Live(server.observation), False, True
+            self._runs += 1
         if now > self._looked_at_until or self._frozen:
             self._live.read()
             picture = {"now": self._live.now} if now <= self._looked_at_until else {}
         else:
             picture = self._live.look()
-        return {"whole": True, **self._live.whole(), "now": self._live.now} if asked else picture
+        whole = {"whole": True, "run": self._runs, **self._live.whole(), "now": self._live.now}
+        return whole if asked else picture
 
     def _make_head(self) -> dict[str, Any]:
         server = self.server
@@ -185,7 +204,8 @@ class ServerPanel(Panel):
             self._note, (self._doing, call) = "", COMMANDS[command]
             self._wake.set()
             try:
-                call(self.server, thread)
+                said = call(self.server, thread)
+                self._note = said if isinstance(said, str) else ""
             except (ServerStuck, OSError, ValueError, RuntimeError) as error:
                 self._note = visible(told(error))
             except BaseException as error:  # what the student's server raises when it is started again, SystemExit too
