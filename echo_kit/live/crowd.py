@@ -64,7 +64,8 @@ class Crowd:
         self._numbers = itertools.count(1)
         self._ballot: Ballot | None = None
         self._banned: dict[str, float] = {}  # a page's key, or a name -> until when it may not come back
-        self._introduced: Observation | None = None  # where clients that are not ours may give their names
+        self._introduced = self.observation()  # where clients that are not ours may give their names
+        self.hear_names(True)
         self._late: asyncio.TimerHandle | None = None
 
     def phones(self) -> list[Phone]:
@@ -83,7 +84,6 @@ class Crowd:
         """See what has become of each phone; `now` by the loop's clock."""
         observation = self.observation()
         if observation is not self._introduced:
-            self.hear_names(False)
             self._introduced = observation
             self.hear_names(True)
         serving = {task.connection: task.label for task in observation.tasks.copy() if task.connection is not None}
@@ -95,8 +95,7 @@ class Crowd:
 
     def hear_names(self, yes: bool) -> None:
         """Whether clients that are not ours may give their names."""
-        if self._introduced is not None:
-            self._introduced.introductions = yes
+        self._introduced.introductions = yes
 
     def ask(self, ballot: Ballot | None) -> None:
         self._ballot = ballot
@@ -109,6 +108,7 @@ class Crowd:
             self._late.cancel()
         self._late = asyncio.get_running_loop().call_later(CHANGE, self.change, False) if changing else None
         self._shared.changing, self._shared.server = changing, server or self._shared.server
+        self.look(asyncio.get_running_loop().time())
         for seat in self:
             seat.change()
 
@@ -135,12 +135,11 @@ class Crowd:
 
     # -- what pages ask for --------------------------------------------------------------------------------------------
 
-    def admits(self, token: str, address: str) -> bool | None:
+    def admits(self, token: bytes, address: str) -> bool | None:
         """Whether whoever knows that token comes for a rehearsal; None: the token is good for nothing."""
-        given = token.encode("utf-8", "replace")
-        if compare_digest(self.token.encode(), given):
+        if compare_digest(self.token.encode(), token):
             return False
-        return True if compare_digest(self.rehearsal_token.encode(), given) and address in self._here else None
+        return True if compare_digest(self.rehearsal_token.encode(), token) and address in self._here else None
 
     def join(self, name: str, key: str, address: str, rehearsal: bool) -> Seat | str:
         """The seat of a phone: the one that it has, or a new one. A sentence, if it gets none."""

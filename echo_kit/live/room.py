@@ -166,7 +166,8 @@ class Room:
         while not self._over.is_set():
             self._crowd.look(self._loop.time())
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._over.wait(), LOOK)
+                async with asyncio.timeout(LOOK):
+                    await self._over.wait()
         self._crowd.end()
         await web.end()
         left = asyncio.all_tasks() - {asyncio.current_task()}

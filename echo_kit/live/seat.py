@@ -18,7 +18,7 @@ from ..client import Client, EchoError
 from ..server import Server, newest
 from ..watch.events import Connection, reachable
 from ..watch.observation import Observation
-from ..watch.text import cut, visible
+from ..watch.text import counted, cut, visible
 
 FIRST, LONGEST = 0.1, 2.0  # seconds: the first pause before it connects again, which doubles; and the longest
 LETTERS = 1_000  # of an answer that are shown
@@ -218,7 +218,8 @@ class Seat:
                     pause = FIRST
                 self._is("changing" if self._shared.changing else "connecting" if self._tried else "lost")
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._now.wait(), None if self._shared.changing else pause)
+                    async with asyncio.timeout(None if self._shared.changing else pause):
+                        await self._now.wait()
                     pause = FIRST / 2
                 pause = min(LONGEST, 2 * pause)
         finally:
@@ -239,7 +240,8 @@ class Seat:
         try:
             sock.setblocking(False)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._loop.sock_connect(sock, address), max(patience, 2 * FIRST))
+                async with asyncio.timeout(patience):  # not wait_for: in Python 3.11 it may lose a cancel
+                    await self._loop.sock_connect(sock, address)
             if self._shared.target() is not observation:  # the server was changed meanwhile: nobody knows to which
                 raise ConnectionError
             return Client.of(sock, observation, self.name, began)
@@ -319,7 +321,7 @@ class Seat:
             self._done.append({"echo": message.id, "text": text, "ms": took, "same": same})
             self.tell(**self._done[-1])
         if len(data) > owed:
-            self.tell(note=f"The server has sent {len(data) - owed:,} bytes more than it was sent.")
+            self.tell(note=f"The server has sent {counted(len(data) - owed, 'byte')} more than it got.")
 
     def end(self, words: str) -> None:
         """Hang up, for good, and say why to the page."""

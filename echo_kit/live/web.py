@@ -28,7 +28,7 @@ JOINS = 10.0  # seconds in which a connection must have become a phone
 PING = 20.0  # seconds from one sign of life that a page is asked for to the next
 SPARE = 32  # connections from one address that are no phones yet, or no longer
 LATE = 50  # messages in a row that had to wait: no person types them
-FLOOD = 262_144  # bytes at once, and in four seconds, that are no messages: for these it is not read so fast
+FLOOD = 100_000  # bytes at once, and in four seconds: of messages, so many are never read
 READ, WRITTEN = 65_536, 65_536  # bytes of a connection that the kernel and tornado keep, of each
 
 WRONG = "This is not the whole address of the page. Scan the code on the screen, or type all of the address."
@@ -85,11 +85,11 @@ class Web:
             self._loop.add_reader(self._listener, self._accept)
 
     async def end(self) -> None:
-        """Close everything. The pages have a moment to read what they were told."""
+        """Close everything, when what the pages are told is on its way."""
         self._loop.remove_reader(self._listener)
         self._listener.close()
         deadline = self._loop.time() + 0.5
-        while self._streams and self._loop.time() < deadline:
+        while any(each.writing() for each in self._streams) and self._loop.time() < deadline:
             await asyncio.sleep(0.01)
         for stream in list(self._streams):
             stream.close()
@@ -137,7 +137,7 @@ class _Ours(RequestHandler):
 
     def prepare(self) -> None:
         self.address = plain_address((self.request.remote_ip or "", 0))[0]
-        self.rehearsal = self.crowd.admits(self.get_query_argument("k", ""), self.address)
+        self.rehearsal = self.crowd.admits(self.request.query_arguments.get("k", [b""])[0], self.address)
         if self.rehearsal is None:
             self.set_status(403)
             self.set_header("Content-Type", "text/plain; charset=utf-8")
@@ -195,9 +195,11 @@ class _Socket(_Ours, WebSocketHandler):
             stream.close()
 
     def on_ping(self, data: bytes) -> None:
-        """No browser's page sends pings; and for these nobody waits."""
+        """These cannot be made to wait. A page sends none, and a pong now and then."""
         if self.pace.wait(asyncio.get_running_loop().time()):
             self._cut_off()
+
+    on_pong = on_ping
 
     async def on_message(self, message: str | bytes) -> None:
         wait = self.pace.wait(asyncio.get_running_loop().time())
@@ -206,6 +208,8 @@ class _Socket(_Ours, WebSocketHandler):
                 self.seat.trouble = f"too fast: {self.crowd.limits.rate:g} messages a second are taken"
             if self.pace.late > LATE:
                 self.tell(state="out", words=TOO_FAST)
+                self.close()
+                await asyncio.sleep(1.0)  # for it to read that: what we have not read makes a reset of the close
                 self._cut_off()
                 return
             await asyncio.sleep(wait)

@@ -1,4 +1,4 @@
-"""A stage in a page of its own, without JupyterLab: the page's own code, and a `ServerPanel` that is its kernel's side."""
+"""A stage in a page of its own, without JupyterLab: the page's own code, and a `ServerPanel` that it talks to."""
 
 import queue
 from contextlib import contextmanager, suppress
@@ -8,7 +8,9 @@ from playwright.sync_api import sync_playwright
 from echo_kit.live.panel import STATIC
 from echo_kit.live.stage import TABLE, ServerPanel
 
-from ..lab import LIMIT, find_browser
+from ..lab import find_browser
+
+LIMIT = 20  # seconds that anything may take before the test fails
 
 HOST = """async ([source, names, tables, styles]) => {
     document.head.appendChild(document.createElement("style")).textContent = styles;
@@ -37,7 +39,7 @@ HOST = """async ([source, names, tables, styles]) => {
 THEMES = {
     "light": "",
     "dark": """:root { --jp-ui-font-color1: rgba(255, 255, 255, 1); --jp-ui-font-color2: rgba(255, 255, 255, 0.7);
-        --jp-layout-color1: #111; --jp-layout-color2: #424242; --jp-border-color1: #616161; --jp-border-color2: #424242; }
+        --jp-layout-color1: #111; --jp-layout-color2: #424242; --jp-border-color1: #616161; }
         body { background: #111; }""",
 }
 
@@ -67,9 +69,12 @@ class Stage:
     def until(self, condition, *args):
         """Wait until the JavaScript function of the stage's element and `args` says so; what it says."""
         script = f"([root, args]) => {{ const so = ({condition})(root, ...args); return so instanceof Node || so; }}"
-        return self.page.wait_for_function(
-            script, arg=[self.root.element_handle(), list(args)], timeout=15_000
-        ).json_value()
+        try:
+            arguments = [self.root.element_handle(), list(args)]
+            return self.page.wait_for_function(script, arg=arguments, timeout=LIMIT * 1000).json_value()
+        except Exception as error:
+            error.add_note(f"it waited for {condition} {args}; the stage: {self.root.inner_text()[:1500]}")
+            raise
 
     def ask(self, question, *args):
         return self.root.evaluate(f"(root, args) => ({question})(root, ...args)", list(args))

@@ -5,7 +5,7 @@ import contextlib
 import nbformat
 
 from ..lab import OnPage
-from ..phones import Phone
+from ..voters import Phone
 from .test_markup import LOOK, PAYLOADS, nothing_ran
 
 QUESTION, YES, NO = "Is bob answered?", "yes, at once", "no, he waits"

@@ -1,29 +1,44 @@
 """The stage fits its room: no scrolling at any size, crowds are counted, keys work, and one can look back."""
 
 import contextlib
+from itertools import pairwise
 
 import pytest
 
 import echo_kit
 from echo_kit import serve_single, serve_threaded
+from echo_kit.live.board import pin
 
+from ..capture import not_here
+from ..lab import CONTRASTS
 from .plain import chromium, shown
 
 pytestmark = pytest.mark.browser
 
 SIZES = [(1024, 768), (1366, 768), (1920, 1080), (2560, 1440)]
+VOTES = {
+    "title": "bob connects while alice is served. What happens to bob?",
+    "lines": ["30 phones are here"],
+    "options": ["he gets his echo at once", "he is connected, and waits", "<b>he is refused</b>"],
+    "rounds": [
+        {"label": "first vote", "votes": 30, "counts": [12, 10, 8]},
+        {"label": "second vote", "votes": 28, "counts": None},
+    ],
+    "truth": 1,
+}
 LEAST = 1 / 62  # of the screen's height: the size of the smallest letters of the code and of what the stage says
 ROOM = """(root) => {  // what does not fit, and the smallest letters
     const screen = root.getBoundingClientRect();
     const wrong = [];
-    if (screen.width !== innerWidth || screen.height !== innerHeight) wrong.push(`it is ${screen.width}×${screen.height}`);
+    if (screen.width !== innerWidth || screen.height !== innerHeight) wrong.push("it does not fill the screen");
     const whole = ["", "-inner", "-head", "-tools", "-middle", "-code", "-backlog", "-legend", "-foot", "-board"];
     for (const node of whole.map((each) => root.parentElement.querySelector(`.echo-stage${each}`))) {
         if (!node.checkVisibility()) continue;
         const { top, left, bottom, right } = node.getBoundingClientRect();
         if (node.scrollHeight > node.clientHeight + 1) wrong.push(`${node.className} scrolls down`);
         if (node.scrollWidth > node.clientWidth + 1) wrong.push(`${node.className} scrolls to the side`);
-        if (top < -1 || left < -1 || bottom > innerHeight + 1 || right > innerWidth + 1) wrong.push(`${node.className} is cut`);
+        const inside = top >= -1 && left >= -1 && bottom <= innerHeight + 1 && right <= innerWidth + 1;
+        if (!inside) wrong.push(`${node.className} is cut`);
     }
     const code = root.querySelector(".echo-stage-code").getBoundingClientRect();
     for (const mark of root.querySelectorAll(".echo-stage-here, .echo-stage-mark")) {
@@ -36,8 +51,8 @@ ROOM = """(root) => {  // what does not fit, and the smallest letters
         if (code.getBoundingClientRect().left < indent.getBoundingClientRect().right - 1) wrong.push(text.textContent);
     }
     const size = (each) => parseFloat(getComputedStyle(each).fontSize);
-    const texts = [...root.querySelectorAll(".echo-stage-text, .echo-stage-mark, .echo-stage-words, .echo-stage-waiting")];
-    return [wrong, Math.min(...texts.map(size)) / innerHeight];
+    const texts = root.querySelectorAll(".echo-stage-text, .echo-stage-mark, .echo-stage-words, .echo-stage-waiting");
+    return [wrong, Math.min(...[...texts].map(size)) / innerHeight];
 }"""
 WORDS = "(root, words) => root.querySelector('.echo-stage-words').textContent.startsWith(words)"
 MARKS = "(root) => [...root.querySelectorAll('.echo-stage-mark')].map((each) => each.textContent)"
@@ -136,6 +151,7 @@ def test_a_client_of_a_crowd_is_found_and_its_thread_makes_a_step(opened):
     stage.until(HAS, "◀ 300 threads: each waits in recv for its client")
     stage.until("(root) => root.querySelector('.echo-stage-legend').textContent === 'waits in the backlogserved'")
     stage.click("Step by step")
+    stage.until("(root) => root.querySelector('.echo-stage-state').textContent === 'running, step by step'")
     for each in clients[:20]:
         each.send("hello")
     stage.until(HAS, "‖ 20 threads: each is paused before sendall to its client")
@@ -148,9 +164,9 @@ def test_a_client_of_a_crowd_is_found_and_its_thread_makes_a_step(opened):
     assert clients[16].receive() == "hello"
     stage.until(HAS, "‖ 19 threads: each is paused before sendall to its client")
     stage.root.get_by_role("searchbox").fill("")
-    stage.root.get_by_role("searchbox").fill("student 29")
+    stage.root.get_by_role("searchbox").fill("udent 29")
     stage.until(found, "11 found")
-    stage.until("(root) => root.querySelector('.echo-stage-legend').textContent.includes('client sends')")  # lanes again
+    stage.until("(root) => root.querySelector('.echo-stage-legend').textContent.includes('sends')")  # lanes again
     canvas = stage.root.locator("canvas").bounding_box()
     stage.page.mouse.click(canvas["x"] + canvas["width"] / 2, canvas["y"] + 5)
     stage.until(found, "student 29: ")
@@ -160,7 +176,7 @@ def test_a_client_of_a_crowd_is_found_and_its_thread_makes_a_step(opened):
 def test_the_moment_when_bob_waited_can_be_shown_again(opened):
     _, stage, (alice, bob) = opened(serve_single, 2)
     bob.send("hi")
-    waits = "(root) => root.querySelector('.echo-stage-waiting span')?.textContent === '2 bytes unread'"
+    waits = "(root) => root.querySelector('.echo-stage-waiting strong')?.textContent === 'bob'"
     stage.until(waits)
     stage.until("(root) => root.querySelector('.echo-stage-since').textContent > 'waits 1.5'")
     alice.close()
@@ -200,4 +216,45 @@ def test_a_screen_reader_is_told_what_happened_and_no_more(opened):
     stage.until(f"(root) => ({told})(root).includes('carol left')")
     told = stage.page.evaluate("window.told")
     assert len(told) <= 5
-    assert all(after - before > 1500 for (before, _), (after, _) in zip(told, told[1:], strict=False))
+    assert all(after - before > 1500 for (before, _), (after, _) in pairwise(told))
+
+
+@pytest.mark.parametrize("size", SIZES[:3])
+def test_a_board_has_room_and_is_text(size, opened):
+    pin("serve_single", VOTES)
+    try:
+        _, stage, _ = opened(serve_single, 2, size=size)
+        stage.click("Full screen")
+        stage.until(f"(root) => document.fullscreenElement === root && !({ROOM})(root)[0].length")
+        board = stage.root.get_by_role("region", name="what the class of serve_single sees")
+        assert board.locator("li").all_inner_texts() == [
+            "he gets his echo at once\nfirst vote: 12 (40 %)",
+            "he is connected, and waits ✓ this happened\nfirst vote: 10 (33 %)",
+            "<b>he is refused</b>\nfirst vote: 8 (27 %)",
+        ]
+        assert "second vote: 28 votes, not shown yet" in board.inner_text()
+        pin("serve_single", VOTES | {"qr": "https://example.org/x.svg"})  # nothing is fetched
+        stage.until("(root) => root.querySelector('.echo-stage-board-line') && !root.querySelector('img')")
+    finally:
+        pin("serve_single", None)
+    stage.until("(root) => root.querySelector('.echo-stage-board').hidden")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing_and_all_can_be_read(theme, opened):
+    try:
+        from axe_playwright_python.sync_playwright import Axe
+    except ModuleNotFoundError:
+        not_here("axe is not installed: pip install axe-playwright-python")
+    server, stage, (alice, *_) = opened(serve_threaded, 3, theme=theme)
+    server.pause()
+    alice.send("hello")
+    stage.until("(root) => root.querySelector('.echo-stage-paused')")
+    stage.root.get_by_role("searchbox").fill("alice")
+    stage.click("Full screen")
+    stage.until(FULL)
+    found = stage.ask(CONTRASTS)[1]
+    assert not {text: ratio for text, ratio in found.items() if ratio < 4.5}
+    report = Axe().run(stage.page, context=".echo-stage")
+    assert report.violations_count == 0, report.generate_report()
+    server.resume()

@@ -8,7 +8,6 @@ import re
 import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from echo_kit.live import board, classroom
 from echo_kit.live.classroom import Classroom
 from echo_kit.live.crowd import Phone as Listed
 
-from ..phones import Phone
+from ..voters import Phone
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 YES, NO = "yes, at once", "no, he waits"
@@ -340,12 +339,14 @@ def test_while_nobody_looks_it_tells_nothing(room, monkeypatch):
     room.do("hello")
     room.until(lambda page: "rows" in page)
     monkeypatch.setattr(classroom, "LEASE", -60.0)
-    told = threading.Event()
-    monkeypatch.setattr(room, "send", lambda *_: told.set())
     room.do("look")
+    told = []
+    monkeypatch.setattr(room, "_tell", told.append)
+    assert room._paint() is None  # and waits until something happens
     room.do("join")  # is done all the same
     pinned(room, lambda it: it is not None)
-    assert not told.is_set()
+    assert room._paint() is None
+    assert not told
 
 
 def test_other_messages_do_nothing(room):

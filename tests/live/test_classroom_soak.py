@@ -9,7 +9,7 @@ import pytest
 
 import echo_kit
 
-from ..phones import Phone
+from ..voters import Phone
 
 pytestmark = pytest.mark.soak
 

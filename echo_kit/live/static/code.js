@@ -1,13 +1,13 @@
 // The stage's code, with a mark where each thread stands, and its backlog; both as much as there is room for.
 
-const AROUND = [Infinity, 8, 5, 3, 2, 1, 0]; // lines of code on both sides of a mark that are shown, where not all have room
+const AROUND = [Infinity, 8, 5, 3, 2, 1, 0]; // lines on both sides of a mark that are shown, where not all have room
 const CALM = 5000; // milliseconds for which the letters do not grow
 const WIDE = 0.61; // of a letter of code, its width by its size
 
 // -- where each thread stands ------------------------------------------------------------------------------------------
 
-// Draws the code into `root` in as large letters as there is room for, between `sizes` [least, good, most] in pixels. Where
-// they would be smaller than good, only the lines around the marks are shown.
+// Draws the code into `root` in as large letters as there is room for, between `sizes` [least, good, most] in pixels.
+// Where they would be smaller than good, only the lines around the marks are shown.
 class Code {
   constructor(root) {
     this.root = root;
@@ -136,7 +136,7 @@ function drawBacklog(root, backlog) {
   const room = root.getBoundingClientRect().bottom;
   const inside = boxes.filter((box) => box.getBoundingClientRect().bottom <= room + 1).length;
   if (inside === boxes.length && root.scrollHeight <= root.clientHeight + 1) return;
-  for (let told = Math.min(inside, backlog.told) - 1; told >= 0; told--) {
+  for (let told = Math.min(Math.max(inside, 2), backlog.told) - 1; told > 0; told--) {
     writeBacklog(root, backlog, told);
     if (root.scrollHeight <= root.clientHeight + 1) return;
   }
@@ -147,7 +147,8 @@ function writeBacklog(root, { title, listens, rows, notes, told, waiting }, kept
   make("h4", "echo-stage-title", root, title);
   const queue = make("div", "echo-stage-queue", root);
   if (listens) make("span", "echo-stage-door", queue, "accept ◀");
-  const others = kept < told ? [[`and ${waiting - kept} more`, "", null], ...rows.slice(told + (waiting > told))] : rows.slice(kept);
+  const counted = [[`and ${waiting - kept} more`, "", null], ...rows.slice(told + (waiting > told ? 1 : 0))];
+  const others = kept < told ? counted : rows.slice(kept);
   for (const [name, said, since] of [...rows.slice(0, kept), ...others]) {
     const box = make("div", "echo-stage-waiting", queue);
     make("strong", "", box, name);

@@ -1,5 +1,5 @@
-// What the page knows of a server: the picture that the kernel sends, what it was in the last two minutes, and what of it
-// a screen reader is told.
+// What the page knows of a server: the picture that the kernel sends, what it was in the last two minutes, and what of
+// it a screen reader is told.
 
 const KEPT_STRETCHES = 200; // of a lane, as the kernel keeps them
 const KEPT_MARKS = 100;
@@ -64,10 +64,11 @@ class News {
   hear(picture, change) {
     for (const lane of change.lanes ?? []) {
       const before = picture.lanes.get(lane.id) ?? {};
+      const name = lane.name ?? before.name;
       const gone = (each) => (each.left ?? each.ended) != null;
-      if (before.id === undefined) this.happened.came.push(lane.name);
-      if (before.accepted == null && lane.accepted != null) this.happened["was accepted"].push(before.name ?? lane.name);
-      if (!gone(before) && gone(lane)) this.happened.left.push(before.name ?? lane.name);
+      if (before.id === undefined) this.happened.came.push(name);
+      if (before.accepted == null && lane.accepted != null) this.happened["was accepted"].push(name);
+      if (!gone(before) && gone(lane)) this.happened.left.push(name);
     }
   }
 

@@ -6,6 +6,7 @@ const SILENT = 4; // seconds without news, after which the page says so
 const MOVING = 100; // milliseconds after which the time moves on, if there are no news
 const LOOKING = 2000; // milliseconds after which the kernel is told again that somebody looks
 const TELLING = 2000; // milliseconds from one thing that a screen reader is told to the next
+const BOARD = 0.36; // of the height, that a board may have
 const REFUSED = "This browser allows no full screen here: the stage fills the window. Escape leaves it.";
 
 function button(parent, text, title, press) {
@@ -111,7 +112,9 @@ function render({ model, el }) {
   );
   const restart = button(tools, "Restart", "stop the server and start the same function again", () => ask("start"));
   const stop = button(tools, "Stop", "end the server, as Ctrl+C would", () => ask("stop"));
-  const full = button(tools, "Full screen", "the stage alone, as large as the screen (Escape leaves)", () => screen.toggle());
+  const full = button(tools, "Full screen", "the stage alone, as large as the screen (Escape leaves)", () =>
+    screen.toggle(),
+  );
   const note = make("div", "echo-stage-note", root);
   note.setAttribute("role", "alert");
   const board = region(root, "echo-stage-board", `what the class of ${name} sees`);
@@ -215,16 +218,16 @@ function render({ model, el }) {
     if (!complete) return;
     drawn = performance.now();
     drawBack();
-    const text = find.value.trim().toLowerCase();
-    const only = text ? (lane) => lane.name.toLowerCase().includes(text) : undefined;
+    const lane = chosen();
+    const only = (each) => (lane ? each === lane : isFound(each));
     const high = fitted() ? timeline.root.clientHeight : 0;
-    timeline.draw(picture, past ?? time(), Number(choice.value), { only: chosen() ? (lane) => lane === chosen() : only, high, past: past !== null });
+    timeline.draw(picture, past ?? time(), Number(choice.value), { only, high, past: past !== null });
     if (legendDue || timeline.crowd !== crowd) drawLegend(legend, picture, states, (crowd = timeline.crowd));
     legendDue = false;
     drawWaits(backlog, past ?? time());
   }
 
-  // In a room of a given height (full screen, a view of its own) all of the stage is shown; else it is as high as it needs.
+  // Whether the room has a height (full screen, a view of its own); else the stage is as high as it needs.
   function fitted() {
     return getComputedStyle(outer).getPropertyValue("--echo-stage-fitted") === "1";
   }
@@ -244,6 +247,10 @@ function render({ model, el }) {
     const { width, height } = outer.getBoundingClientRect();
     const letter = Math.max(12, Math.min(0.0155 * width, 0.0245 * height, 44));
     outer.style.setProperty("--echo-stage-letter", `${letter}px`);
+    for (const size of [1, 0.9, 0.8, 0.7, 0.6]) {
+      outer.style.setProperty("--echo-stage-board", String(size));
+      if (!fitted() || board.offsetHeight < height * BOARD) break;
+    }
     drawMoving();
     if ((moment ?? picture).backlog) drawBacklog(backlog, (moment ?? picture).backlog);
     drawWaits(backlog, past ?? time());
@@ -268,10 +275,15 @@ function render({ model, el }) {
 
   // -- one client of many ----------------------------------------------------------------------------------------------
 
+  function isFound(lane) {
+    return lane.name.toLowerCase().includes(find.value.trim().toLowerCase());
+  }
+
+  // The lane of that name, or the only one that is found; undefined while none is looked for.
   function chosen() {
     const text = find.value.trim().toLowerCase();
     if (!text) return undefined;
-    const lanes = [...picture.lanes.values()].filter((lane) => lane.name.toLowerCase().includes(text));
+    const lanes = [...picture.lanes.values()].filter(isFound);
     return lanes.findLast((lane) => lane.name.toLowerCase() === text) ?? (lanes.length === 1 ? lanes[0] : undefined);
   }
 
@@ -283,12 +295,11 @@ function render({ model, el }) {
   }
 
   function drawFound() {
-    const text = find.value.trim();
     const lane = chosen();
-    const many = [...picture.lanes.values()].filter((each) => each.name.toLowerCase().includes(text.toLowerCase())).length;
-    const [paused, lasts] = [lane?.since?.[0] === "paused", lane?.since && lane.ended == null];
-    say(found, !text ? "" : lane ? `${lane.name}: ${lasts ? `${states.get(lane.since[0]).words} · ` : ""}${lane.words}` : `${many} found`);
-    stepOne.hidden = !(paused && lane.thread);
+    const lasts = lane?.since && lane.ended == null ? `${states.get(lane.since[0]).words} · ` : "";
+    const many = () => `${[...picture.lanes.values()].filter(isFound).length} found`;
+    say(found, lane ? `${lane.name}: ${lasts}${lane.words}` : find.value.trim() ? many() : "");
+    stepOne.hidden = !(lane?.since?.[0] === "paused" && lane.thread);
     say(stepOne, lane ? `Step ${lane.name}'s thread` : "");
   }
 
@@ -312,10 +323,10 @@ function render({ model, el }) {
   function drawBack() {
     const first = history.moments[0]?.from ?? 0;
     const length = Math.min(LOOK_BACK, Math.max(0, time() - first));
-    if (past !== null && past < time() - LOOK_BACK) past = time() - LOOK_BACK; // the oldest moment goes on with the time
+    if (past !== null && past < time() - LOOK_BACK - 1) return lookAt(time() - LOOK_BACK); // older ones are not kept
     const ago = past === null ? 0 : time() - past;
     slider.min = String(-Math.ceil(length));
-    if (document.activeElement !== slider || past === null) slider.value = String(-ago);
+    slider.value = String(-ago);
     slider.disabled = length < 1;
     slider.setAttribute("aria-valuetext", past === null ? "now" : `${Math.round(ago)} s ago`);
     say(said, past === null ? "look back" : `looking back: ${Math.round(ago)} s ago`);
@@ -354,8 +365,9 @@ function render({ model, el }) {
   }
 
   function tell() {
-    const happened = [state.textContent !== stateTold && now.state ? state.textContent : "", news.tell()].filter(Boolean);
-    stateTold = state.textContent.startsWith("no news") ? stateTold : state.textContent;
+    const words = state.textContent.startsWith("no news") ? "no news from the kernel" : state.textContent;
+    const happened = [words === stateTold ? "" : words, news.tell()].filter(Boolean);
+    stateTold = words;
     if (happened.length) say(told, happened.join(". "));
   }
 

@@ -1,4 +1,4 @@
-// The stage's timeline, drawn on a canvas: one lane for each connection or, of a crowd, how many were served and waited.
+// The stage's timeline, on a canvas: one lane for each connection or, of a crowd, how many were served and waited.
 
 const EDGE = "#1A1A1A"; // around and on hatched bars
 
@@ -90,7 +90,7 @@ function hatching(context, hatch) {
 }
 
 const THINNEST = 3; // pixels of a lane: where there is room for less, the crowd is counted
-const WIDEST = 3.1; // letters of a lane
+const WIDEST = 2.8; // letters of a lane
 const ROOM = 17; // letters of all lanes, where the stage may be as high as it likes
 const CROWDED = 11; // the same, of a crowd
 const AXIS = 2.2;
@@ -188,8 +188,8 @@ class Timeline {
     const [, waiting, served] = steps.at(-1);
     context.fillStyle = ink;
     context.textAlign = "right";
-    for (const count of [0, most]) context.fillText(`${count}`, left - letter * 0.5, Math.min(y(count), height - letter * 0.5));
-    context.fillText("clients", left - letter * 0.5, (height + top) / 2);
+    const labels = [["0", height - letter * 0.5], ["clients", (height + top) / 2], [`${most}`, top]];
+    for (const [text, middle] of labels) context.fillText(text, left - letter * 0.5, middle);
     if (right > this.root.clientWidth - letter * 5) return;
     context.textAlign = "left";
     const low = Math.min(y(served / 2), height - letter * 0.7);
