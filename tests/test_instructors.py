@@ -133,6 +133,18 @@ def test_the_guide_knows_each_question_and_what_each_answer_reveals(name, headin
         assert re.search(r"^\*Then:\* \S.{20,}", text, re.M)
 
 
+def test_what_came_true_is_what_the_guide_tells_the_phones():
+    asks = {name: (at, options) for name, at, options, _ in predictions(DEMO)}
+    right = {question: said for question, _, said in asked(DEMO)}
+    table = rows(part_of(GUIDE, "## The class joins"))
+    told = [re.findall(r"`room\.\w+\((.+?)\)`", "".join(row)) for row in table]
+    assert [name for name, _ in told] == list(asks)
+    for name, value in told:
+        at, options = asks[name]
+        question = texts(BOOKS[DEMO].cells[at]).splitlines()[0].removeprefix("Predict: ")
+        assert [option for option, its in options.items() if its == ast.literal_eval(value)] == [right[question]]
+
+
 # -- the guide: its sessions -------------------------------------------------------------------------------------------
 
 

@@ -480,7 +480,8 @@ def test_all_cells_run_again_in_the_same_kernel_say_the_same(name, run_twice):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_what_was_just_run_is_a_page_with_words_for_each_panel(name, run_twice):
     outputs = [output.get("data", {}) for cell in run_twice[name].cells for output in cell.get("outputs", [])]
-    cells = [cell for cell in code_cells(name) if re.search(r"Panel\(|panels\(|echo_kit\.predict\(", cell.source)]
+    widget = r"Panel\(|panels\(|Classroom\(|echo_kit\.predict\("
+    cells = [cell for cell in code_cells(name) if re.search(widget, cell.source)]
     assert sum(VIEW in data for data in outputs) == 2 * len(cells)
     assert cells or name not in PARTS
     page, _ = HTMLExporter().from_notebook_node(run_twice[name])  # as nbconvert --execute
