@@ -241,6 +241,40 @@ def test_a_change_of_server_loses_nothing(enter):
             room.close()
 
 
+@pytest.mark.soak
+def test_20_changes_under_load_lose_nothing(enter):
+    def talk(phone):
+        numbers = itertools.count()
+        while not over.is_set():
+            phone.echo(number := next(numbers), f"message {number} of {phone.seat}")
+        said.append(next(numbers))
+
+    server, said, over = echo_kit.start(serve_one, name="class"), [], threading.Event()
+    room = enter(server, limits=Limits(rate=1000, per_address=100))
+    phones = [enter(room.url, f"phone {number}") for number in range(40)]
+    witness = enter(room.url, "witness")
+    threads = [threading.Thread(target=talk, args=(phone,)) for phone in phones]
+    for thread in threads:
+        thread.start()
+    for change in range(20):
+        room.changing()
+        server.stop()
+        server = echo_kit.start(serve_one if change % 2 else serve_many, name="class", port=server.address[1])
+        room.changed(server)
+        if not change % 2:
+            witness.echo(change)
+    room.changing()
+    server.stop()
+    with echo_kit.start(serve_many, name="class", port=server.address[1]) as server:
+        room.changed(server)
+        over.set()
+        for thread in threads:
+            thread.join(LIMIT)
+        assert len(said) == 40
+        assert sum(said) == sum(each.answered for each in room.phones()) - 10  # the witness has said ten
+        room.close()
+
+
 @pytest.mark.parametrize("how", ["its cell is run again", "restart"])
 def test_a_server_that_ends_by_itself_is_found_again(how, enter):
     server = echo_kit.start(serve_many, name="again")
@@ -466,6 +500,32 @@ def test_a_page_that_never_reads_is_cut_off(enter, monkeypatch):
         assert room.phones()[1].trouble == "its page does not read what it is sent: disconnected"
 
 
+def test_a_server_that_sends_without_end_holds_up_nobody(enter):
+    def talk(conn, _):
+        with conn, contextlib.suppress(OSError):
+            while data := conn.recv(1024):
+                while data == b"more":
+                    conn.sendall(data * 10_000)
+                conn.sendall(data)
+
+    def serve(host, port):
+        with socket.create_server((host, port)) as listener:
+            while True:
+                threading.Thread(target=talk, args=listener.accept()).start()
+
+    with echo_kit.start(serve) as server:
+        room = enter(server)
+        alice, bob = enter(room.url, "alice"), enter(room.url, "bob")
+        bob.say(1, "more")
+        bob.until(echo=1)
+        alice.echo(1)
+        bob.send(do="here")
+        bob.until(here=True)
+        assert sum("note" in each for each in bob.heard) == 1
+        bob.send(do="leave")
+        room.close()
+
+
 def test_500_connections_from_one_address_are_few(threaded, enter):
     room = enter(threaded)
     alice = enter(room.url, "alice")
@@ -632,6 +692,9 @@ def test_behind_a_hub_it_goes_through_the_proxy(threaded, enter, monkeypatch, in
     room = enter(threaded)
     assert room.url.startswith(f"/user/ann/proxy/{room.address[1]}/?k=")
     assert any("jupyter-server-proxy is not installed" in note for note in room.notes) is not installed
+    proxied = f"http://127.0.0.1:{room.address[1]}/?{room.url.partition('?')[2]}"
+    for number in range(9):  # all come from the proxy's address
+        enter(proxied).until(you={"name": "alice" if not number else f"alice {number + 1}", "id": number + 1})
     monkeypatch.setenv("JUPYTERHUB_PUBLIC_URL", "https://hub.example.org/user/ann/")
     url, notes = outside.through_hub(24_000)
     assert url == "https://hub.example.org/user/ann/proxy/24000/"
