@@ -15,14 +15,15 @@ EVERYWHERE = ("0.0.0.0", "::")
 ELSEWHERE = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}  # for documentation: nobody has them
 
 
-def in_the_room(host: str) -> str:
-    """The address by which other machines reach what has bound `host` on this one; "" if none is found.
+def in_the_room(host: str, both: bool = False) -> str:
+    """The address by which other machines reach what has bound `host` on this one; "" if none is found. `both`: what
+    has bound "::" takes IPv4, too.
 
     Nobody is asked: connecting a UDP socket sends nothing, and the kernel says which of its addresses it would use.
     """
     if host not in EVERYWHERE:
         return host
-    families = [socket.AF_INET] if host == "0.0.0.0" else [socket.AF_INET6, socket.AF_INET]
+    families = [socket.AF_INET] * (both or host == "0.0.0.0") + [socket.AF_INET6] * (host == "::")
     return next((each for family in families for each in _candidates(family) if _reached(each)), "")
 
 

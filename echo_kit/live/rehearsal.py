@@ -23,7 +23,7 @@ from ..watch.text import counted, cut, visible
 MOST = 1_000  # students
 LONGEST = 600  # seconds
 EACH = 250  # students of one process
-GRACE, MORE = 40, 0.04  # seconds, and for each student, in which they get the echoes that are still owed, and leave
+GRACE, MORE = 40, 0.12  # seconds, and for each student, in which they get the echoes that are still owed, and leave
 RAMP, EACH_COMES = 5.0, 0.02  # seconds in which a class has opened the page; of a large one, for each student
 ENDS = 5  # seconds that a process may take to end by itself
 SAMPLES = 50_000  # echo times that are kept

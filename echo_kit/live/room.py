@@ -14,12 +14,14 @@ import socket
 import threading
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from ..server import Server
 from ..views.printed import client_names
 from ..watch.borrowed import before_exit
 from ..watch.events import open_to, reachable
+from ..watch.observation import noting
 from ..watch.reasons import checked, refusal
 from ..watch.sockets import free_port
 from ..watch.stopping import show_out
@@ -52,8 +54,11 @@ class Room:
         checked(host, port)
         self._listener = _listen(host, port)
         self.address: tuple[str, int] = self._listener.getsockname()[:2]
-        self._crowd = Crowd(server, limits or Limits(), self.address[0])
-        self._base, self.notes = self._found()
+        self._base, self.notes, behind_hub = self._found()
+        limits = limits or Limits()
+        if behind_hub:  # all phones come from the proxy's address
+            limits = replace(limits, per_address=limits.phones)
+        self._crowd = Crowd(server, limits, self.address[0])
         self._closed = threading.Event()
         self._loop = asyncio.SelectorEventLoop()  # on Windows, too: the other kind cannot watch a socket
         self._loop.set_exception_handler(lambda *_: None)  # it would print below whichever cell runs
@@ -63,15 +68,15 @@ class Room:
         before_exit(_close_all)
         self._thread.start()
 
-    def _found(self) -> tuple[str, list[str]]:
-        """Where phones find the page, without the token, and what is to be said of it."""
-        hub, host = through_hub(self.address[1]), in_the_room(self.address[0])
+    def _found(self) -> tuple[str, list[str], bool]:
+        """Where phones find the page, without the token; what is to be said of it; whether that is behind a hub."""
+        hub, host = through_hub(self.address[1]), in_the_room(self.address[0], both=True)
         if hub is not None:
-            return hub
+            return *hub, True
         if host:
-            return web_address(host, self.address[1]), []
+            return web_address(host, self.address[1]), [], False
         here = "This machine has no address in a network: only it can open the page, until it has one."
-        return web_address(reachable(self.address)[0], self.address[1]), [here]
+        return web_address(*reachable(self.address)), [here], False
 
     # -- called from any thread ----------------------------------------------------------------------------------------
 
@@ -164,7 +169,8 @@ class Room:
     async def _serve(self) -> None:
         web = Web(self._listener, self._crowd)
         while not self._over.is_set():
-            self._crowd.look(self._loop.time())
+            with noting(self._crowd.observation()):
+                self._crowd.look(self._loop.time())
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK):
                     await self._over.wait()

@@ -126,6 +126,7 @@ class Seat:
         self._kept: deque[_Message] = deque()  # without a whole answer
         self._done: deque[dict[str, Any]] = deque(maxlen=shared.limits.kept)  # the last answers: a page may ask again
         self._came = bytearray()  # of an answer that is not whole
+        self._more = False  # it has sent more than it got
         self._over = asyncio.Event()  # the connection has ended
         self._now = asyncio.Event()  # connect at once
         self._ended = False  # said apart from the cancellation, which `asyncio.wait_for` may lose until Python 3.12
@@ -259,6 +260,7 @@ class Seat:
         began, answered = self._loop.time(), self.answered
         self._over.clear()
         self._came.clear()
+        self._more = False
         for each in self._kept:  # what had no whole answer is sent again
             each.sent = 0
         self._loop.add_reader(self._client.fileno(), self._read)
@@ -321,7 +323,9 @@ class Seat:
             self._done.append({"echo": message.id, "text": text, "ms": took, "same": same})
             self.tell(**self._done[-1])
         if len(data) > owed:
-            self.tell(note=f"The server has sent {counted(len(data) - owed, 'byte')} more than it got.")
+            if not self._more:  # it may go on for ever
+                self.tell(note=f"The server has sent {counted(len(data) - owed, 'byte')} more than it got.")
+            self._more = True
 
     def end(self, words: str) -> None:
         """Hang up, for good, and say why to the page."""

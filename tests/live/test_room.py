@@ -500,6 +500,32 @@ def test_a_page_that_never_reads_is_cut_off(enter, monkeypatch):
         assert room.phones()[1].trouble == "its page does not read what it is sent: disconnected"
 
 
+def test_a_server_that_sends_without_end_holds_up_nobody(enter):
+    def talk(conn, _):
+        with conn, contextlib.suppress(OSError):
+            while data := conn.recv(1024):
+                while data == b"more":
+                    conn.sendall(data * 10_000)
+                conn.sendall(data)
+
+    def serve(host, port):
+        with socket.create_server((host, port)) as listener:
+            while True:
+                threading.Thread(target=talk, args=listener.accept()).start()
+
+    with echo_kit.start(serve) as server:
+        room = enter(server)
+        alice, bob = enter(room.url, "alice"), enter(room.url, "bob")
+        bob.say(1, "more")
+        bob.until(echo=1)
+        alice.echo(1)
+        bob.send(do="here")
+        bob.until(here=True)
+        assert sum("note" in each for each in bob.heard) == 1
+        bob.send(do="leave")
+        room.close()
+
+
 def test_500_connections_from_one_address_are_few(threaded, enter):
     room = enter(threaded)
     alice = enter(room.url, "alice")
@@ -666,6 +692,9 @@ def test_behind_a_hub_it_goes_through_the_proxy(threaded, enter, monkeypatch, in
     room = enter(threaded)
     assert room.url.startswith(f"/user/ann/proxy/{room.address[1]}/?k=")
     assert any("jupyter-server-proxy is not installed" in note for note in room.notes) is not installed
+    proxied = f"http://127.0.0.1:{room.address[1]}/?{room.url.partition('?')[2]}"
+    for number in range(9):  # all come from the proxy's address
+        enter(proxied).until(you={"name": "alice" if not number else f"alice {number + 1}", "id": number + 1})
     monkeypatch.setenv("JUPYTERHUB_PUBLIC_URL", "https://hub.example.org/user/ann/")
     url, notes = outside.through_hub(24_000)
     assert url == "https://hub.example.org/user/ann/proxy/24000/"
