@@ -129,17 +129,11 @@ function drawMark(row, [kind, sign, thread, words], step) {
 
 // -- who waits ---------------------------------------------------------------------------------------------------------
 
-// Of more than there is room for, the first are shown and the others counted.
-function drawBacklog(root, backlog) {
+// Of more than there is room for, the first are shown, at least so many, and the others counted.
+function drawBacklog(root, backlog, least) {
   writeBacklog(root, backlog, backlog.told);
-  const boxes = [...root.querySelectorAll(".echo-stage-waiting")];
-  const room = root.getBoundingClientRect().bottom;
-  const inside = boxes.filter((box) => box.getBoundingClientRect().bottom <= room + 1).length;
-  if (inside === boxes.length && root.scrollHeight <= root.clientHeight + 1) return;
-  for (let told = Math.min(Math.max(inside, 2), backlog.told) - 1; told > 0; told--) {
-    writeBacklog(root, backlog, told);
-    if (root.scrollHeight <= root.clientHeight + 1) return;
-  }
+  const full = () => root.scrollHeight > root.clientHeight + 1;
+  for (let told = backlog.told - 1; told >= least && full(); told--) writeBacklog(root, backlog, told);
 }
 
 function writeBacklog(root, { title, listens, rows, notes, told, waiting }, kept) {

@@ -160,7 +160,7 @@ function render({ model, el }) {
   const heads = make("tr", "", make("thead", "", table));
   for (const text of ["client", "waited", "what is known of it"]) make("th", "", heads, text).scope = "col";
   const rows = make("tbody", "", table);
-  const told = make("div", "echo-stage-told", outer); // to screen readers alone
+  const told = make("div", "echo-stage-told", root); // to screen readers alone
   told.setAttribute("role", "status");
 
   let picture = emptyPicture();
@@ -242,6 +242,12 @@ function render({ model, el }) {
     if (shown.code) code.draw(shown.code, moment ? null : (thread) => ask("step", { thread }), sizes(), anew);
   }
 
+  function drawQueue() {
+    const shown = (moment ?? picture).backlog;
+    if (shown) drawBacklog(backlog, shown, fitted() ? 1 : 3);
+    drawWaits(backlog, past ?? time());
+  }
+
   function layOut() {
     if (!complete || !outer.clientWidth) return;
     const { width, height } = outer.getBoundingClientRect();
@@ -252,8 +258,7 @@ function render({ model, el }) {
       if (!fitted() || board.offsetHeight < height * BOARD) break;
     }
     drawMoving();
-    if ((moment ?? picture).backlog) drawBacklog(backlog, (moment ?? picture).backlog);
-    drawWaits(backlog, past ?? time());
+    drawQueue();
     drawCode(true);
     log.scrollTop = log.scrollHeight;
   }
@@ -261,7 +266,7 @@ function render({ model, el }) {
   function drawChange(change) {
     if (!moment) {
       say(words, picture.words);
-      if (change.backlog) drawBacklog(backlog, change.backlog);
+      if (change.backlog) drawQueue();
       if (change.code) drawCode(false);
     }
     if (change.log || change.whole) drawLog();
@@ -314,7 +319,7 @@ function render({ model, el }) {
     say(printed, moment ? "what it printed until now" : "what it printed");
     if (changed) {
       say(words, (moment ?? picture).words);
-      if ((moment ?? picture).backlog) drawBacklog(backlog, (moment ?? picture).backlog);
+      drawQueue();
       drawCode(false);
     }
     drawMoving();
