@@ -20,6 +20,13 @@ def run_down_to(book, first, last):
             book.run_cell(at)
 
 
+def sees(book, server, *marks):
+    """Bring the stage of a server into view (else it stands still), and wait until it says this."""
+    variable = {"serve": "server", "serve_many": "threaded", "the class": "the_class"}[server]
+    book.select(place(f"echo_kit.ServerPanel({variable})"))
+    book.stage(server).until(SEEN, marks)
+
+
 def answers(book, variable):
     """Run the question, choose its first option, press Shift+Enter: the experiment says what the file says."""
     asks, compares = next((asks, at) for name, asks, _, at in predictions(DEMO) if name == variable)
@@ -48,7 +55,7 @@ def test_each_step_by_clicks_and_then_by_its_cell(demo):
     run_down_to(demo, place("echo_kit.ServerPanel(server)"), panels)
     alice.type("hello")
     alice.says("> hello", "Received  :  hello")
-    stage.until(SEEN, ["waits in recv for alice"])
+    sees(demo, "serve", "waits in recv for alice")
     answers(demo, "one_client")
 
     demo.run_cell(panels)  # the server anew: the clicks of step 2 and 3
@@ -56,20 +63,20 @@ def test_each_step_by_clicks_and_then_by_its_cell(demo):
     alice.type("hello")
     bob.type("hi")
     bob.says("> hi (no answer yet)")
-    stage.until(SEEN, ["waits in recv for alice", "2 bytes unread"])
+    sees(demo, "serve", "waits in recv for alice", "2 bytes unread")
     alice.click("Disconnect")
     bob.says("> hi", "Received  :  hi")
-    stage.until(SEEN, ["waits in recv for bob"])
+    sees(demo, "serve", "waits in recv for bob")
     answers(demo, "bob_says")
-    stage.until(SEEN, ["waits in recv for alice", "2 bytes unread"])  # it has gone over to the cell's server
+    sees(demo, "serve", "waits in recv for alice", "2 bytes unread")  # it has gone over to the cell's server
     answers(demo, "release")
 
     demo.run_cell(panels)
     alice.is_("being served")
     stage.click("Step by step")
-    stage.until(SEEN, ["step by step"])
+    sees(demo, "serve", "step by step")
     alice.type("news?")
-    stage.until(SEEN, ["paused before sendall to alice"])
+    sees(demo, "serve", "paused before sendall to alice")
     stage.click("Step")
     alice.says("> news?", "Received  :  news?")
     stage.click("Run")
@@ -82,12 +89,12 @@ def test_the_steps_of_the_second_server(demo):
     stage, alice, bob = demo.stage("serve_many"), demo.panel("alice"), demo.panel("bob")
     demo.select(panels)
     bob.is_("being served")
-    stage.until(SEEN, ["thread 1: waits in recv for alice", "thread 2: waits in recv for bob"])
+    sees(demo, "serve_many", "thread 1: waits in recv for alice", "thread 2: waits in recv for bob")
     stage.click("Step by step")
-    stage.until(SEEN, ["step by step"])
+    sees(demo, "serve_many", "step by step")
     alice.type("me first")
     bob.type("no, me")
-    stage.until(SEEN, ["thread 1: paused before sendall to alice", "thread 2: paused before sendall to bob"])
+    sees(demo, "serve_many", "thread 1: paused before sendall to alice", "thread 2: paused before sendall to bob")
     stage.root.get_by_text("thread 2: paused before sendall to bob").click()
     bob.says("> no, me", "Received  :  no, me")
     alice.says("> me first (no answer yet)")
@@ -129,14 +136,13 @@ def test_three_phones_wait_vote_and_are_all_served(demo, phone):
     for cell in (asks, compares):
         demo.run_cell(cell)
     run_down_to(demo, place("echo_kit.ServerPanel(the_class)"), place("echo_kit.Classroom("))
-    stage = demo.stage("the class")
     ann, ben, cem = map(phone, ("ann", "ben", "cem"))
     ann.get_by_text("You are served by the server thread.").wait_for()
     for page, line in ((ann, "hello"), (ben, "hi"), (cem, "ho")):
         says(page, line)
     ann.get_by_text("echo: hello").wait_for()
     ben.get_by_text("You are connected, and not accepted yet").wait_for()
-    stage.until(SEEN, ["waits in recv for ann", "ben", "2 bytes unread"])
+    sees(demo, "the class", "waits in recv for ann", "ben", "2 bytes unread")
 
     demo.run_cell(place("room.ask(bob_says)"))
     _, *options = (option.strip(" ○") for option in texts(CELLS[asks]).splitlines())
@@ -153,9 +159,9 @@ def test_three_phones_wait_vote_and_are_all_served(demo, phone):
     counted = results.locator("tr").all_inner_texts()
     assert [row.split("\t")[2] for row in counted[1:]] == ["1", "0", "2", "0"]
     cem.get_by_text("this is what happened").wait_for()
-    stage.until(SEEN, [options[2]])
+    sees(demo, "the class", options[2])
 
     demo.run_cell(place("room.change(serve_many)"))
     ben.get_by_text("echo: hi").wait_for()
     cem.get_by_text("echo: ho").wait_for()
-    stage.until(SEEN, ["waits in recv for ann", "waits in recv for ben", "waits in recv for cem"])
+    sees(demo, "the class", "waits in recv for ann", "waits in recv for ben", "waits in recv for cem")
