@@ -8,7 +8,7 @@ import time
 
 import websocket  # comes with JupyterLab's server
 
-LIMIT = 5
+LIMIT = 20
 
 
 class Phone:
@@ -62,7 +62,7 @@ class Phone:
     def is_let_go(self):
         """The room has closed the connection; the words with which it did."""
         words = ""
-        with contextlib.suppress(websocket.WebSocketException, OSError):
+        with contextlib.suppress(websocket.WebSocketConnectionClosedException, ConnectionError):  # no timeout
             while data := self.socket.recv():
                 message = json.loads(data)
                 words = message["words"] if message.get("state") == "out" else words

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 
@@ -460,6 +461,23 @@ def test_a_flood_of_messages_is_read_slowly_and_named(threaded, enter, monkeypat
     assert max(each.sent for each in room.phones()) <= web.LATE + 6
     assert [each.trouble for each in room.phones()] == ["", "too fast: 20 messages a second are taken"]
     alice.echo(2)
+
+
+def test_what_is_typed_too_fast_is_sent_slowly(threaded, enter):
+    phone = enter(enter(threaded, limits=Limits(rate=20, burst=5)).url)
+    began = time.perf_counter()
+    for number in range(16):
+        phone.say(number, "x")
+    for number in range(16):
+        phone.until(echo=number)
+    assert time.perf_counter() - began > 0.5  # at 20 a second, after the first four
+
+
+def test_pings_are_few(threaded, enter):
+    phone = enter(enter(threaded).url)
+    phone.until(state="served")
+    phone.socket.sock.sendall(FLOODS["pings"] * 100)
+    assert phone.is_let_go() == ""
 
 
 FLOODS = {
