@@ -469,3 +469,20 @@ def test_what_a_classroom_pins_is_sent_once_and_to_a_page_that_comes_later(stage
         pin("single", None)
     stage.until(lambda: stage.picture["board"] is None)
     assert pinned("single") is None
+
+
+def test_a_step_with_nothing_to_do_says_so(stage, single):
+    stage.do("step")
+    stage.until(lambda: stage.head["note"].startswith("No thread is paused, so Step has nothing to do"))
+    stage.do("pause")
+    stage.until(lambda: stage.head["stepping"] and not stage.head["note"])
+    stage.do("step")
+    stage.until(lambda: stage.head["note"].startswith("No thread is paused at this moment"))
+
+
+def test_a_page_can_tell_a_new_server_from_the_same(stage, single):
+    stage.do("hello")
+    stage.until(lambda: "run" in stage.picture)
+    before = stage.picture["run"]
+    stage.do("start")
+    stage.until(lambda: stage.picture["run"] == before + 1)

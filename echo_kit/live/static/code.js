@@ -50,13 +50,13 @@ class Code {
     this.fitted = performance.now();
     for (const around of AROUND) {
       if (around !== this.around) writeCode(this.root, code, step, (this.around = around));
-      this.resize(good);
+      this.resize(around > 1 ? good : least); // a mark without the lines beside it says less
       if (this.fits()) break;
     }
     const lines = code.functions.flatMap((each) => near(each.lines, this.around));
     const columns = Math.max(...lines.map((line) => line?.[0].length ?? 0), 1);
     const unbroken = Math.floor(this.root.clientWidth / WIDE / (columns + 3)); // larger letters would break lines
-    let [low, high] = this.fits() ? [good, Math.max(good, Math.min(most, unbroken))] : [least, good];
+    let [low, high] = [this.size, this.fits() ? Math.max(good, Math.min(most, unbroken)) : least];
     while (high - low > 0.5) {
       this.resize((low + high) / 2);
       if (this.fits()) low = this.size;
@@ -129,17 +129,11 @@ function drawMark(row, [kind, sign, thread, words], step) {
 
 // -- who waits ---------------------------------------------------------------------------------------------------------
 
-// Of more than there is room for, the first are shown and the others counted.
-function drawBacklog(root, backlog) {
+// Of more than there is room for, the first are shown, at least so many, and the others counted.
+function drawBacklog(root, backlog, least) {
   writeBacklog(root, backlog, backlog.told);
-  const boxes = [...root.querySelectorAll(".echo-stage-waiting")];
-  const room = root.getBoundingClientRect().bottom;
-  const inside = boxes.filter((box) => box.getBoundingClientRect().bottom <= room + 1).length;
-  if (inside === boxes.length && root.scrollHeight <= root.clientHeight + 1) return;
-  for (let told = Math.min(Math.max(inside, 2), backlog.told) - 1; told > 0; told--) {
-    writeBacklog(root, backlog, told);
-    if (root.scrollHeight <= root.clientHeight + 1) return;
-  }
+  const full = () => root.scrollHeight > root.clientHeight + 1;
+  for (let told = backlog.told - 1; told >= least && full(); told--) writeBacklog(root, backlog, told);
 }
 
 function writeBacklog(root, { title, listens, rows, notes, told, waiting }, kept) {

@@ -160,7 +160,7 @@ function render({ model, el }) {
   const heads = make("tr", "", make("thead", "", table));
   for (const text of ["client", "waited", "what is known of it"]) make("th", "", heads, text).scope = "col";
   const rows = make("tbody", "", table);
-  const told = make("div", "echo-stage-told", outer); // to screen readers alone
+  const told = make("div", "echo-stage-told", root); // to screen readers alone
   told.setAttribute("role", "status");
 
   let picture = emptyPicture();
@@ -234,12 +234,18 @@ function render({ model, el }) {
 
   function sizes() {
     const letter = parseFloat(getComputedStyle(root).fontSize);
-    return fitted() ? [letter * 0.8, letter * 1.1, letter * 2.2] : [letter * 0.9, letter * 0.95, letter * 0.95];
+    return fitted() ? [letter * 0.92, letter * 1.1, letter * 2.2] : [letter * 0.9, letter * 0.95, letter * 0.95];
   }
 
   function drawCode(anew) {
     const shown = moment ?? picture;
     if (shown.code) code.draw(shown.code, moment ? null : (thread) => ask("step", { thread }), sizes(), anew);
+  }
+
+  function drawQueue() {
+    const shown = (moment ?? picture).backlog;
+    if (shown) drawBacklog(backlog, shown, fitted() ? 1 : 3);
+    drawWaits(backlog, past ?? time());
   }
 
   function layOut() {
@@ -252,8 +258,7 @@ function render({ model, el }) {
       if (!fitted() || board.offsetHeight < height * BOARD) break;
     }
     drawMoving();
-    if ((moment ?? picture).backlog) drawBacklog(backlog, (moment ?? picture).backlog);
-    drawWaits(backlog, past ?? time());
+    drawQueue();
     drawCode(true);
     log.scrollTop = log.scrollHeight;
   }
@@ -261,7 +266,7 @@ function render({ model, el }) {
   function drawChange(change) {
     if (!moment) {
       say(words, picture.words);
-      if (change.backlog) drawBacklog(backlog, change.backlog);
+      if (change.backlog) drawQueue();
       if (change.code) drawCode(false);
     }
     if (change.log || change.whole) drawLog();
@@ -314,7 +319,7 @@ function render({ model, el }) {
     say(printed, moment ? "what it printed until now" : "what it printed");
     if (changed) {
       say(words, (moment ?? picture).words);
-      if ((moment ?? picture).backlog) drawBacklog(backlog, (moment ?? picture).backlog);
+      drawQueue();
       drawCode(false);
     }
     drawMoving();
