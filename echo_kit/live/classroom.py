@@ -255,13 +255,13 @@ class Classroom(PanelWithHands):
 
     def _do(self, message: dict[str, Any]) -> None:
         what = message.get("do")
-        if what in ("hello", "look"):
-            self._hello = self._hello or what == "hello"
-            self._looked_at_until = time.monotonic() + LEASE
+        if what == "hello":
+            self._hello = True
         elif what == "find":
             self._find, self._listed = str(message.get("name", ""))[:NAME_LETTERS].casefold(), 0.0
-        elif not self._ask(message):
+        elif what != "look" and not self._ask(message):
             return
+        self._looked_at_until = time.monotonic() + LEASE  # whoever clicks looks, too
         self._begin()
 
     # -- what only the buttons do -------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from ..watch.sockets import reset_on_close
 TELL = 0.5  # seconds from one line to the next
 PAUSES = (0.7, 4.0)  # seconds from one message of a person to the next; in a short rehearsal less
 UNANSWERED = 3  # messages after which a person waits
-CONNECT = 60.0  # seconds that this may take
+CONNECT, AGAIN = 60.0, 1.0  # seconds that this may take, and after which it is tried again
 WORDS = ("hello", "is anybody there?", "my line", "ça va?", "1 2 3", "why does he wait?", "日本", "ok")
 KINDS = {3: "only connected", 6: "vanished", 9: "reloaded"}  # by the last digit of the student's number
 
@@ -106,7 +106,12 @@ class Student:
 
     async def open(self) -> None:
         request = HTTPRequest(self.crowd.url, connect_timeout=CONNECT, request_timeout=CONNECT)
-        self.page = await websocket_connect(request)
+        while self.page is None:
+            try:
+                self.page = await websocket_connect(request)
+            except Exception:  # the page tries again, too
+                if time.monotonic() > self.crowd.end or not await self.crowd.pause(AGAIN):
+                    raise
         self.reading = asyncio.create_task(self.read(self.page))
         self.say({"do": "join", "name": f"student {self.number + 1}", "seat": self.seat})
 

@@ -6,7 +6,7 @@ from statistics import median, quantiles
 from ..lab import OnPage
 
 AIM = 150  # milliseconds, for 95 of 100 clicks
-CLICKS, STUDENTS, SECONDS = 30, 300, 120  # longer than the clicks take
+CLICKS, STUDENTS, SECONDS = 30, 300, 90  # longer than the clicks take
 CELL = """import echo_kit
 server = echo_kit.start(echo_kit.serve_threaded)
 room = echo_kit.Classroom(server, echo_kit.serve_single)
@@ -44,7 +44,7 @@ def test_a_click_is_answered_while_300_talk(notebook):
     book.execute("report.stop()")
     late = {what: quantiles(took, n=20)[-1] for what, took in times.items()}
     for what, took in times.items():
-        print(f"{what}: median {median(took):.0f} ms, 95th percentile {late[what]:.0f} ms")
+        print(f"{what}: median {median(took):.0f} ms, 95th percentile {late[what]:.0f} ms, most {max(took):.0f} ms")
     print(f"meanwhile {talked} messages were echoed")
     assert talked > 0
     assert max(late.values()) <= 2 * AIM

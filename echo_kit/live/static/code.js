@@ -50,13 +50,13 @@ class Code {
     this.fitted = performance.now();
     for (const around of AROUND) {
       if (around !== this.around) writeCode(this.root, code, step, (this.around = around));
-      this.resize(good);
+      this.resize(around > 1 ? good : least); // a mark without the lines beside it says less
       if (this.fits()) break;
     }
     const lines = code.functions.flatMap((each) => near(each.lines, this.around));
     const columns = Math.max(...lines.map((line) => line?.[0].length ?? 0), 1);
     const unbroken = Math.floor(this.root.clientWidth / WIDE / (columns + 3)); // larger letters would break lines
-    let [low, high] = this.fits() ? [good, Math.max(good, Math.min(most, unbroken))] : [least, good];
+    let [low, high] = [this.size, this.fits() ? Math.max(good, Math.min(most, unbroken)) : least];
     while (high - low > 0.5) {
       this.resize((low + high) / 2);
       if (this.fits()) low = this.size;

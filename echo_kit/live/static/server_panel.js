@@ -234,7 +234,7 @@ function render({ model, el }) {
 
   function sizes() {
     const letter = parseFloat(getComputedStyle(root).fontSize);
-    return fitted() ? [letter * 0.8, letter * 1.1, letter * 2.2] : [letter * 0.9, letter * 0.95, letter * 0.95];
+    return fitted() ? [letter * 0.92, letter * 1.1, letter * 2.2] : [letter * 0.9, letter * 0.95, letter * 0.95];
   }
 
   function drawCode(anew) {
