@@ -244,7 +244,7 @@ function render({ model, el }) {
 
   function drawQueue() {
     const shown = (moment ?? picture).backlog;
-    if (shown) drawBacklog(backlog, shown, fitted() ? 1 : 3);
+    if (shown) drawBacklog(backlog, shown, fitted() ? 1 : 6);
     drawWaits(backlog, past ?? time());
   }
 
