@@ -381,7 +381,7 @@ def arranged(lanes: Iterable[Lane]) -> list[Lane]:
     names = Names()
     ordered = sorted(lanes, key=lambda lane: lane.place)
     for number, lane in enumerate(ordered, 1):
-        lane.name = names.take(lane.called[:NAME] or f"client {number}")
+        lane.name = names.take(lane.called[:NAME] if lane.client or lane.called else f"client {number}")
     return ordered
 
 
