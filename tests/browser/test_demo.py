@@ -117,7 +117,7 @@ def phone(browser, demo):
         page.goto(demo.page.locator(".echo-room-url").inner_text())
         page.get_by_label("Your name, as all will see it").fill(name)
         page.get_by_role("button", name="Join", exact=True).click()
-        page.get_by_text(f"You are {name}").wait_for()
+        page.get_by_role("heading", level=1, name=name).wait_for()
         return page
 
     yield join
@@ -150,7 +150,7 @@ def test_three_phones_wait_vote_and_are_all_served(demo, phone):
         page.get_by_role("button", name=options[option]).click()
         page.get_by_text("Your vote is in.").wait_for()
     ben.reload()  # the same phone: its line still waits, and its vote is in
-    ben.get_by_text("You are ben").wait_for()
+    ben.get_by_role("heading", level=1, name="ben").wait_for()
     ben.get_by_text("Your vote is in.").wait_for()
     ben.get_by_text("no echo yet").wait_for()
     demo.run_cell(place("room.truth(happened)"))
