@@ -49,7 +49,7 @@ class PanelWithHands(Panel):
         with self._starting:
             if not self._threads and not self._over:
                 for work in (self._painter, self._hands):
-                    self._threads.append(threading.Thread(target=work, name=f"{self!r}", daemon=True))
+                    self._threads.append(threading.Thread(target=work, name=repr(self), daemon=True))
                     self._threads[-1].start()
         self._wake.set()
 
@@ -91,7 +91,7 @@ class PanelWithHands(Panel):
             self._wake.set()
             try:
                 self._note = call(self, message) or ""
-            except (ServerStuck, OSError, ValueError, TypeError, LookupError, RuntimeError) as error:
+            except (ServerStuck, OSError, ValueError, RuntimeError) as error:
                 self._note = visible(told(error))
             except BaseException as error:  # what the student's server raises when it starts, SystemExit too
                 self._note = f"{type(error).__name__}: {visible(told(error))}"

@@ -1,30 +1,26 @@
 """`ServerPanel`, the stage: one server's code, backlog, timeline and log, live, for a class to watch.
 
-The page's side is in `static/`. While somebody looks, one thread, the painter, looks at the server up to ten times a
-second and sends the page what has changed; the server never waits for it. Another thread, the hands, does what the
-buttons ask for, so that the picture goes on while a server is being stopped.
+The page's side is in `static/`. While somebody looks, the painter looks at the server up to ten times a second and
+sends the page what has changed; the server never waits for it. The hands do what buttons ask for: see `hands.py`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import queue
-import threading
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 import traitlets
 
-from ..server import Server, ServerStuck, newest
+from ..server import Server, newest
 from ..views.states import STATES, USUAL
-from ..watch.borrowed import answer_nobody
-from ..watch.reasons import told
 from ..watch.text import cut, visible
 from .board import pinned
 from .feed import Live
-from .panel import STATIC, Bundle, Panel, script
+from .hands import Commands, PanelWithHands
+from .panel import STATIC, Bundle, script
 
 TICK = 0.1  # seconds from one look to the next
 UNSEEN = 0.5  # the same, while nobody looks or the picture is frozen
@@ -36,26 +32,25 @@ NOTE_LETTERS = 500  # of what went wrong
 TABLE = [asdict(state) | {"usual": state in USUAL} for state in STATES]  # what the page draws stretches by
 
 
-def _step(server: Server, thread: str | None) -> str:
+def _step(server: Server, thread: object) -> str:
     """Let threads make one call. Why there was none to let go; "" if there was."""
-    if server.step(thread):
+    if server.step(thread if isinstance(thread, str) else None):
         return ""
     if not server.paused:
         return "No thread is paused, so Step has nothing to do: click Step by step first (or press space)."
     return "No thread is paused at this moment: each is in a call that has begun, and stops before its next one."
 
 
-# By what the page asks for: the state that it shows meanwhile, and the call. A text that this returns is shown.
-COMMANDS: dict[str, tuple[str, Callable[[Server, str | None], object]]] = {
-    "stop": ("stopping", lambda server, _: server.stop()),
-    "start": ("starting", lambda server, _: server.restart()),
-    "pause": ("", lambda server, _: server.pause()),
-    "step": ("", _step),
-    "run": ("", lambda server, _: server.resume()),
+COMMANDS: Commands = {
+    "stop": ("stopping", lambda panel, _: panel.server.stop()),
+    "start": ("starting", lambda panel, _: panel.server.restart()),
+    "pause": ("", lambda panel, _: panel.server.pause()),
+    "step": ("", lambda panel, message: _step(panel.server, message.get("thread"))),
+    "run": ("", lambda panel, _: panel.server.resume()),
 }
 
 
-class ServerPanel(Panel):
+class ServerPanel(PanelWithHands):
     """The stage of one server: where each thread stands, who waits, what happens, what is printed, as it happens.
 
     server  what `start` returned. When its cell is run again, the panel goes on with the new one
@@ -67,6 +62,7 @@ class ServerPanel(Panel):
     _css = STATIC / "server_panel.css"
     name = traitlets.Unicode().tag(sync=True)
     states = traitlets.List(traitlets.Dict(), TABLE).tag(sync=True)
+    commands = COMMANDS
     rank = 2  # so that its last picture still shows the others
 
     def __init__(self, server: Server) -> None:
@@ -74,19 +70,14 @@ class ServerPanel(Panel):
             raise TypeError(f"ServerPanel() needs a server that start() returned, not {server!r}")
         self.server = server  # that is shown now
         self._live: Live | None = None
-        self._commands: queue.SimpleQueue[tuple[str, str | None]] = queue.SimpleQueue()
-        self._wake = threading.Event()
         self._runs = 0  # which of the servers that it has shown is the one of `_live`
         self._asked = False  # whether a page needs the whole picture
         self._looked_at_until = 0.0  # as long as a page is believed that has said that it looks
         self._frozen = False
-        self._doing = self._note = self._trouble = ""
+        self._trouble = ""  # why the last look has failed
         self._head: dict[str, Any] = {}  # as it was sent last
         self._sent = 0.0  # when that was
         self._board: dict[str, Any] | None = None  # as it was sent last
-        self._over = False
-        self._threads: list[threading.Thread] = []
-        self._lock = threading.Lock()  # guards _over and _threads
         super().__init__(server.name, name=cut(visible(server.name), NAME_LETTERS))
 
     def __repr__(self) -> str:
@@ -99,51 +90,36 @@ class ServerPanel(Panel):
 
     def _do(self, message: dict[str, Any]) -> None:
         """Note what the page asks for, and wake the thread that does it."""
-        what, thread = message.get("do"), message.get("thread")
+        what = message.get("do")
         if what in ("hello", "look"):
             self._asked = self._asked or what == "hello"
             self._looked_at_until = time.monotonic() + LEASE
         elif what in ("freeze", "go on"):  # at once, also while a command is being done
             self._frozen = what == "freeze"
-        elif isinstance(what, str) and what in COMMANDS:
+        else:
             if what == "stop":  # it does not wait for commands that have not begun
                 with contextlib.suppress(queue.Empty):
                     while True:
                         self._commands.get_nowait()
-            self._commands.put((what, thread if isinstance(thread, str) else None))
-        else:
-            return
-        with self._lock:
-            if not self._threads and not self._over:
-                name = f"stage of {self.server.name}"
-                for work in (self._paint, self._act):
-                    self._threads.append(threading.Thread(target=work, name=name, daemon=True))
-                    self._threads[-1].start()
-        self._wake.set()
+            if not self._ask(message):
+                return
+            self._frozen = False  # so that one sees what happens
+        self._begin()
 
     def close(self) -> None:
         """Remove the panel, and leave its last picture in the notebook. Calling it again does nothing."""
         if self.comm is None:  # closed, or never made
             return
-        with self._lock:
-            self._over = True
-        self._commands.put(("end", None))
-        self._wake.set()
-        for thread in self._threads:
-            if thread is not threading.current_thread():
-                thread.join(timeout=6)  # longer than a stop takes
+        self._end()
         super().close()
 
     # -- the painter's thread ------------------------------------------------------------------------------------------
 
-    def _paint(self) -> None:
-        answer_nobody()
-        while not self._over:
-            began = time.monotonic()
-            self._wake.clear()
-            self._tick(began)
-            pause = TICK if began <= self._looked_at_until and not self._frozen else UNSEEN
-            self._wake.wait(max(TICK / 2, began + pause - time.monotonic()))
+    def _paint(self) -> float:
+        began = time.monotonic()
+        self._tick(began)
+        pause = TICK if began <= self._looked_at_until and not self._frozen else UNSEEN
+        return max(TICK / 2, began + pause - time.monotonic())
 
     def _tick(self, now: float) -> None:
         asked, self._asked = self._asked, False
@@ -177,8 +153,9 @@ class ServerPanel(Panel):
             picture = {"now": self._live.now} if now <= self._looked_at_until else {}
         else:
             picture = self._live.look()
-        whole = {"whole": True, "run": self._runs, **self._live.whole(), "now": self._live.now}
-        return whole if asked else picture
+        if asked:
+            return {"whole": True, "run": self._runs, **self._live.whole(), "now": self._live.now}
+        return picture
 
     def _make_head(self) -> dict[str, Any]:
         server = self.server
@@ -191,25 +168,3 @@ class ServerPanel(Panel):
             "stepping": server.paused,
             "note": cut(self._note or self._trouble, NOTE_LETTERS),
         }
-
-    # -- the hands' thread ---------------------------------------------------------------------------------------------
-
-    def _act(self) -> None:
-        answer_nobody()
-        while True:
-            command, thread = self._commands.get()
-            if self._over:
-                return
-            self._frozen = False  # so that one sees what happens
-            self._note, (self._doing, call) = "", COMMANDS[command]
-            self._wake.set()
-            try:
-                said = call(self.server, thread)
-                self._note = said if isinstance(said, str) else ""
-            except (ServerStuck, OSError, ValueError, RuntimeError) as error:
-                self._note = visible(told(error))
-            except BaseException as error:  # what the student's server raises when it is started again, SystemExit too
-                self._note = f"{type(error).__name__}: {visible(told(error))}"
-            finally:
-                self._doing = ""
-                self._wake.set()

@@ -86,7 +86,7 @@ def stage(single, open_panel):
 
 
 def threads_of(panel):
-    return [thread for thread in threading.enumerate() if thread.name == f"stage of {panel.server.name}"]
+    return [thread for thread in threading.enumerate() if thread.name == repr(panel)]
 
 
 @pytest.mark.parametrize(
