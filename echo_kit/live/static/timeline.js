@@ -223,8 +223,8 @@ class Timeline {
   drawLane(lane, top, pitch, letter, ink, now, stopped, past) {
     const { context } = this;
     const { left, right, at } = this.scale;
-    const roomy = pitch >= letter * 2;
-    const bar = roomy ? letter * 1.15 : Math.max(2, Math.floor(pitch * 0.8));
+    const roomy = pitch >= letter * 2.4; // for the marks and their words above and below the bar
+    const bar = roomy ? Math.min(letter * 1.15, pitch - letter * 1.75) : Math.max(2, Math.floor(pitch * 0.8));
     const y = Math.round(top + (pitch - bar) / 2); // whole pixels are drawn faster
     let colour = "";
     const middle = top + pitch / 2;
