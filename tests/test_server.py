@@ -1297,6 +1297,34 @@ def test_interrupt_is_ctrl_c_in_accept_and_nothing_else(capsys):
     assert capsys.readouterr() == ("", "")
 
 
+def test_a_server_that_catches_ctrl_c_and_goes_on_ends_at_its_next_accept():
+    with start(tidy) as server:
+        pass
+    assert server.log.lines() == ["Ctrl+C"]
+
+
+def test_each_thread_that_accepts_gets_ctrl_c_once():
+    """Its clean-up for Ctrl+C runs."""
+
+    def several(host, port):
+        def accepts():
+            try:
+                s.accept()
+            except KeyboardInterrupt:
+                print("cleans up")
+
+        with socket.create_server((host, port)) as s:
+            threads = [threading.Thread(target=accepts) for _ in range(3)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+
+    with start(several) as server:
+        server.settle()
+    assert server.log.lines() == ["cleans up"] * 3
+
+
 def test_interrupt_ends_a_server_that_does_nothing_about_it(capsys):
     with start(threads) as server, Client(server) as alice:
         server.settle()

@@ -186,12 +186,12 @@ def accept(self: socket.socket) -> tuple[socket.socket, Address]:
             with seen.turn if timeout is None else contextlib.nullcontext():
                 wait(seen, self, timeout, kernels)
                 if observation.stopping:
-                    raise ServerStopped
+                    raise stopped(seen, task)
                 conn, address = plain_accept(open_part(seen, self, timeout))
             seen.again.clear()  # what failed before has ended
         except OSError as error:
             if observation.stopping:
-                raise ServerStopped from None
+                raise stopped(seen, task) from None
             record(seen, task, "accept", began, error=type(error))
             raise
     with noting(observation):
@@ -201,8 +201,17 @@ def accept(self: socket.socket) -> tuple[socket.socket, Address]:
         record(accepted, task, "accept", began)
     if observation.stopping:  # and it came after all were told to hang up
         conn.close()
-        raise ServerStopped
+        raise stopped(seen, task)
     return conn, address
+
+
+def stopped(seen: Observed, task: Task | None) -> BaseException:
+    """What accept raises in a server that is being stopped: Ctrl+C. A thread that goes on all the same, and calls it
+    again, gets what `except KeyboardInterrupt` does not swallow: else it runs round until an exception hits elsewhere.
+    """
+    again = task in seen.refused
+    seen.refused.add(task)
+    return SystemExit() if again else ServerStopped()
 
 
 @functools.wraps(plain_bind)

@@ -85,8 +85,7 @@ class Task:
     @property
     def call(self) -> Call | None:
         """The socket call that it is in: it has been made, and has not returned."""
-        entered = self.entered
-        return None if entered is None else Call(*entered)
+        return None if (entered := self.entered) is None else Call(*entered)
 
     @property
     def waiting(self) -> Observed | None:
@@ -138,6 +137,7 @@ class Observed:
     connection: Connection
     listening: bool = False
     turn: threading.Lock = field(default_factory=threading.Lock)  # one thread at a time waits for a client
+    refused: set[Task | None] = field(default_factory=set)  # the threads that were told in accept that the server stops
     over: bool = False  # the server stops, or the socket was closed: a call that returns now looks twice
     again: dict[tuple[str, str, str], Again] = field(default_factory=dict)  # by kind of call, thread and error
     held: socket.socket | None = None  # of a closed one, while a thread is still in a call on it: see `hold`
