@@ -83,6 +83,7 @@ class Live:
     def look(self) -> dict[str, Any]:
         """What has changed since the last look; "now" is always in it."""
         lines = list(self.observation.printout.lines.copy())  # first: whom they are about is read then
+        calls = pending_calls(self.observation)  # and what their threads did before them
         self.read()
         now = self.observation.log.clock()
         stopped = self.observation.stopping
@@ -93,7 +94,6 @@ class Live:
             now = self._end
         names = {lane.server: lane.name for lane in self._lanes.lanes.values() if lane.server is not None}
         view = self._threads.look(names, stopped)
-        calls = pending_calls(self.observation)
         if not stopped:
             self._see_what_lasts(calls, now)
         busy = {self._lanes.of(each.connection) for each in calls if each.kind}  # the record of the call is to come
@@ -115,6 +115,9 @@ class Live:
         changes: dict[str, Any] = {name: part for name, part in parts.items() if part != self._parts.get(name)}
         self._parts = parts
         lanes = self._changed_lanes()
+        self._lanes.touched |= {
+            lane for lane in busy if lane is not None and lane.closed is not None
+        }  # the next look's
         self._forget(now - KEPT)
         gone, self._gone = self._gone, []
         changes |= {name: part for name, part in (("log", log), ("lanes", lanes), ("gone", gone)) if part}
