@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # what a type checker, and an editor, sees; a test compares i
     )
     from .course.exercises import Exercise as Exercise, check as check, progress as progress
     from .course.report import NotSolved as NotSolved, Report as Report
+    from .live.classroom import Classroom as Classroom
     from .live.clients import ClientPanel as ClientPanel, panels as panels
     from .live.prediction import Prediction as Prediction, predict as predict
     from .live.stage import ServerPanel as ServerPanel
@@ -35,6 +36,7 @@ if TYPE_CHECKING:  # what a type checker, and an editor, sees; a test compares i
     from .watch.sockets import free_port as free_port
 
 _HOME = {
+    "Classroom": "live.classroom",
     "Client": "client",
     "ClientPanel": "live.clients",
     "EchoError": "client",

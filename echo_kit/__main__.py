@@ -56,7 +56,9 @@ def main(arguments: list[str] | None = None) -> int:
         if not given.address:
             print(f"To use another address: python -m echo_kit {given.command} HOST PORT")
         if given.command == "client":
-            return _talk(host, port)
+            return _talk(host, port, given.name)
+        if given.name is not None:
+            _fail("--name is for a client: python -m echo_kit client HOST PORT --name alice")
         if others := open_to(host):
             print(f"At {host} {others}; at 127.0.0.1 only this one can")
         return _serve(serve_single if given.command == "server" else serve_threaded, host, port)
@@ -114,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("command", choices=COMMANDS, metavar="command", help=", ".join(COMMANDS))
     parser.add_argument("address", nargs="*", metavar="HOST PORT", help="both or neither")
+    parser.add_argument("--name", help='for a client: its first line is "I am NAME", which a classroom shows')
     return parser
 
 
@@ -225,7 +228,8 @@ def _serve_in_a_thread(serve: Callable[[str, int], None], host: str, port: int) 
 # -- the client ------------------------------------------------------------------------------------------------------
 
 
-def _talk(host: str, port: int) -> int:
+def _talk(host: str, port: int, name: str | None) -> int:
+    first = [] if name is None else [f"I am {name}"]
     try:
         client = Client((host, port), name="client", timeout=10)
     except Refused:
@@ -239,9 +243,10 @@ def _talk(host: str, port: int) -> int:
         stack.callback(ended.set)
         _lose_no_ctrl_c(ended)
         print(f"Connected to {host}:{port}, use Ctrl+C to exit")
+        print(*(f"> {visible(line)}\n" for line in first), sep="", end="")
         try:
             while True:
-                line = input("> ")
+                line = first.pop() if first else input("> ")
                 if line:
                     client.send(line.encode("utf-8", "surrogateescape"), timeout=3600)
                     print(f"Received  :  {visible(_answer(client).decode('utf-8', 'backslashreplace'))}")

@@ -65,21 +65,14 @@ class Client:
 
     def __init__(self, server: Server | Address, name: str | None = None, timeout: float = 5.0) -> None:
         address = address_of(server)
-        self.name = f"client {next(_numbers)}" if name is None else str(name)
-        self._called = cut(visible(self.name), NAME)
-        self.address = address
-        self.observation: Observation | None = getattr(server, "observation", None) or observation_at(self.address)
-        self._log = self.observation.log if self.observation else EventLog(capacity=1)
-        self._text_only = True  # all that is unanswered was sent as str
-        self._kept = bytearray()  # came back, and receive() has not returned it; appended to in place
-        self._finished = False
-        self.ended: EchoError | None = None
+        observation: Observation | None = getattr(server, "observation", None) or observation_at(address)
+        self._begin(address, observation, f"client {next(_numbers)}" if name is None else str(name))
         began = self._log.clock()
         where = self._where()
         if not 0 <= address[1] <= 65535:  # the system would take it modulo 65,536
             raise EchoError(f"cannot connect to {where}: a port is a number from 0 to 65535")
         try:
-            self.sock = socket.create_connection(self.address, timeout=timeout)
+            sock = socket.create_connection(self.address, timeout=timeout)
         except ConnectionRefusedError:
             raise Refused(f"nobody listens at {where}. Is the server running there?") from None
         except TimeoutError:
@@ -92,6 +85,31 @@ class Client:
             raise EchoError(f"cannot connect to {where}: {error.strerror or error}") from None
         except ValueError as error:  # no name of a host looks like that
             raise EchoError(f"cannot connect to {where}: {error}") from None
+        self._connected(sock, began)
+
+    @classmethod
+    def of(cls, sock: socket.socket, observation: Observation, name: str, began: float) -> Client:
+        """A client whose socket is connected already, by whoever could not wait for it: since `began`, in seconds of
+        `time.perf_counter`, to the server that `observation` watches. Raises `OSError` when it is connected no longer.
+        """
+        client = cls.__new__(cls)
+        client._begin(plain_address(sock.getpeername()), observation, name)
+        client._connected(sock, began)
+        return client
+
+    def _begin(self, address: Address, observation: Observation | None, name: str) -> None:
+        self.name = name
+        self._called = cut(visible(name), NAME)
+        self.address = address
+        self.observation = observation
+        self._log = observation.log if observation else EventLog(capacity=1)
+        self._text_only = True  # all that is unanswered was sent as str
+        self._kept = bytearray()  # came back, and receive() has not returned it; appended to in place
+        self._finished = False
+        self.ended: EchoError | None = None
+
+    def _connected(self, sock: socket.socket, began: float) -> None:
+        self.sock = sock
         self.sock.setblocking(False)
         self.connection = Connection(plain_address(self.sock.getsockname()), name=self.name)
         if self.observation:

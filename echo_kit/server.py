@@ -38,15 +38,14 @@ NEWEST = 5_000  # calls that moved bytes and are told of a server that does not 
 NAME_LETTERS = 40  # of its name, where it shows itself
 SETTLE = 1.0  # seconds at most that a view waits for the server to come to rest
 
-
 _servers: dict[str, Server] = {}  # the running ones, by name
 
 
 class Server:
     """A server that `start` runs. `address` is where clients connect, `error` what it died of, if it did."""
 
-    def __init__(self, name: str, most_events: int = CAPACITY) -> None:
-        self.name = name
+    def __init__(self, name: str, most_events: int = CAPACITY, serves: Callable[..., object] | None = None) -> None:
+        self.name, self.serves = name, serves  # the function that it runs
         self.log = Log(lambda: self.observation, self.settle)
         self.observation = Observation(name, EventLog(most_events))
         self.stopped = False
@@ -191,6 +190,13 @@ class Server:
         again = self._again
         apart(lambda asker: self._restart(again, asker))
 
+    def replace(self, serve: Callable[..., object]) -> None:
+        """Stop it, and start another function as this same server: its name and host stay, and its port, as `restart`
+        says. Raises what `restart` raises: then it is stopped, and `restart` starts the earlier function.
+        """
+        host = self.observation.address[0] if self.observation.address else "127.0.0.1"
+        apart(lambda asker: self._restart(lambda port, _: start(serve, name=self.name, host=host, port=port), asker))
+
     def _restart(self, again: Callable[[int | None, Asker], Server], asker: Asker) -> None:
         with turn(self.name) as mine:
             if not mine:
@@ -204,6 +210,7 @@ class Server:
                 begun = again(None, asker)
             with lock:  # whoever holds this object has the running server
                 self.observation, self._again, self.stopped = begun.observation, begun._again, begun.stopped
+                self.serves = begun.serves
                 if _servers.get(self.name) is begun:
                     _servers[self.name] = self
 
@@ -294,8 +301,7 @@ def start(
         return apart(lambda asker: begin(port, asker))
     finally:
         while stuck:
-            text = f"the earlier server was left behind: {stuck.pop()}"
-            warnings.warn(text, RuntimeWarning, stacklevel=2)
+            warnings.warn(f"the earlier server was left behind: {stuck.pop()}", RuntimeWarning, stacklevel=2)
 
 
 def newest(name: str) -> Server | None:
@@ -320,7 +326,7 @@ def _start_once(
 ) -> Server:
     __tracebackhide__ = True
     given = reasons.arguments(serve, host, port)
-    server = Server(name, most_events)
+    server = Server(name, most_events, serve)
     observation = server.observation
     outcome: list[object] = []  # what serve returned or raised
     asker.wakes.append(observation.listening)

@@ -163,13 +163,26 @@ def take_pictures(book) -> None:
     bob.type("hi")
     stage.shows(words="1 served · 1 waiting · 1 message", boxes=["bob · 2 bytes unread"])
     pause(2)
-    shoot(stage, "stage")
+    shoot_full_screen(book, stage, "stage")
     shoot(book.output(2).locator(".echo-clients"), "client_panels")
     stage.click("Step by step")
     alice.type("news?")
     stage.until("(root) => root.querySelector('.echo-stage-paused')")
     pause(1)
     shoot(stage, "stage_step_by_step")
+
+
+def shoot_full_screen(book, stage, name: str) -> None:
+    """As a lecture hall with a small projector sees it."""
+    before = book.page.viewport_size
+    book.page.set_viewport_size({"width": 1366, "height": 768})
+    stage.click("Full screen")
+    book.page.wait_for_function("document.fullscreenElement")
+    pause(1)
+    book.page.screenshot(path=HERE / f"{name}.png")
+    print(f"{name}.png")
+    stage.click("Leave")
+    book.page.set_viewport_size(before)
 
 
 def shoot(panel, name: str) -> None:

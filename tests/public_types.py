@@ -15,6 +15,10 @@ def a_lesson(answer: str) -> None:
     assert_type(server.snapshot(), echo_kit.Snapshot)
     assert_type(echo_kit.ServerPanel(server).server, echo_kit.Server)
     assert_type(echo_kit.predict("Is bob answered?", {"yes": True, "no": False}), echo_kit.Prediction)
+    room = echo_kit.Classroom(server, echo_kit.serve_single)
+    room.ask(echo_kit.predict("Is bob answered?", {"yes": True, "no": False}))
+    assert_type(room.rehearse(30).wait().echo_time(0.95), float | None)
+    assert_type(room.results.to_csv(), str)
     assert_type(echo_kit.free_port(), int)
     assert_type(server.stop(), None)
     echo_kit.strat  # type: ignore[attr-defined]  # noqa: B018

@@ -83,6 +83,17 @@ def test_the_messages_of_the_classic_exercise(command, run, stack):
     assert client.out == f"{connected}> Received  :  hello\n> Received  :  Grüße\n> \n"
 
 
+def test_a_client_gives_its_name_in_its_first_line(run, listener, stack):
+    client = run("client", *listener.getsockname(), "--name", "alice")
+    conn = stack.enter_context(listener.accept()[0])
+    conn.settimeout(LIMIT)
+    client.expect("> I am alice\n")
+    assert read(conn, 10) == b"I am alice"
+    conn.sendall(b"I am alice")
+    client.expect("Received  :  I am alice\n> ")
+    complains(run("server", "--name", "alice"), "--name is for a client")
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_without_an_address_the_first_line_says_how_to_give_one(command, run):
     program = run(command)

@@ -41,7 +41,7 @@ DOCUMENTED = {
     "_replace",
 }  # public, whatever they look like
 BORROWED = "watch.borrowed"  # the one module that uses what others call private
-LARGEST, ALL = 400, 12_420  # lines: of a module, of the package
+LARGEST, ALL = 400, 15_000  # lines: of a module, of the package
 
 
 def sources():

@@ -13,7 +13,7 @@ from echo_kit.live.prediction import Comparison
 from .lab import KERNEL
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
-LESSONS = ["part1_single_socket", "part2_multithreaded", "surprises"]
+LESSONS = ["part1_single_socket", "part2_multithreaded", "surprises", "classroom_demo"]
 ASKS = "echo_kit.predict("
 
 

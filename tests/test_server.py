@@ -1213,6 +1213,60 @@ def test_restart_of_a_socketserver_says_that_it_cannot_and_leaves_it_running():
             assert server.running
 
 
+# -- another function in its place -----------------------------------------------------------------------------------
+
+
+def test_another_function_takes_its_place_at_the_same_port():
+    with start(serve_single, name="hall") as server:
+        address = server.address
+        with Client(server, "alice") as alice:
+            alice.send("x")
+            alice.receive()
+            for serve in (serve_threaded, serve_single, serve_threaded):
+                server.replace(serve)
+                assert (server.name, server.address, server.running) == ("hall", address, True)
+                assert runner.newest("hall") is server
+        with Client(server, "alice") as alice, Client(server, "bob") as bob:
+            bob.send("hi")
+            assert bob.receive() == "hi"
+            assert "thread 2" in str(server.where())
+            assert alice.address == address
+        server.stop()
+        assert not server.running
+        server.restart()
+        assert "thread" in str(server.where())  # the newest one
+
+
+def hangs_up(host, port):
+    with socket.socket() as listener:  # no SO_REUSEADDR
+        listener.bind((host, port))
+        listener.listen()
+        listener.accept()[0].close()  # the side that ends first keeps the port
+        listener.accept()
+
+
+def test_one_that_cannot_bind_the_port_again_gets_another():
+    with start(hangs_up, name="hall") as server:
+        with socket.create_connection(server.address) as client:
+            assert client.recv(1) == b""
+            port = server.address[1]
+            server.replace(hangs_up)
+            assert server.running
+            assert server.address[1] != port
+
+
+def test_one_that_does_not_start_leaves_the_name_to_the_earlier_one():
+    def fails(host, port):
+        raise ValueError("not I")
+
+    with start(serve_single) as server:
+        with pytest.raises(ValueError, match="not I"):
+            server.replace(fails)
+        assert not server.running
+        server.restart()
+        assert server.running
+
+
 # -- Ctrl+C alone ------------------------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ sent either: the page draws it below all else, from the accept to the close.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,6 +65,7 @@ class Live:
         self._messages = 0  # of lanes that are kept no longer
         self._lines: deque[list[str]] = deque(maxlen=LINES)
         self._last_line: Line | None = None
+        self._since = 0.0  # all lanes that ended later are kept, so the page can count them
         self._gone: list[int] = []  # numbers of lanes that were shown and are kept no longer
         self._parts: dict[str, Any] = {}  # as they were shown last
 
@@ -109,6 +110,7 @@ class Live:
             "backlog": self._queue(queue),
             "stopped": stopped,
             "thinned": self._thinned,
+            "since": self._since,
         }
         changes: dict[str, Any] = {name: part for name, part in parts.items() if part != self._parts.get(name)}
         self._parts = parts
@@ -151,7 +153,12 @@ class Live:
             lane = self._lanes.waits(each.client)
             if row[0] == each.name and lane is not None:  # else it is the one that says how many more there are
                 row[0], row[2] = lane.name, None if lane.connected is None else self._time(lane.connected)
-        return {"title": queue.title, "listens": queue.listens, "rows": rows, "notes": list(queue.notes())}
+        count = len(queue.waiting)
+        told = (
+            count if count <= backlog.TOLD else backlog.TOLD - 1
+        )  # the rows of one client each; the page may show less
+        queued = {"title": queue.title, "listens": queue.listens, "rows": rows, "notes": list(queue.notes())}
+        return {**queued, "told": told, "waiting": count}
 
     def _new_lines(self, lines: list[Line]) -> list[list[str]]:
         new: list[list[str]] = []
@@ -193,6 +200,7 @@ class Live:
             "id": lane.number,
             "name": lane.name,
             "words": _words_of(lane, self._end is not None),
+            "thread": lane.thread,
             "since": [since[0].name, self._time(since[1])] if since else None,
             **{name: None if (time := getattr(lane, name)) is None else self._time(time) for name in times},
         }
@@ -210,6 +218,7 @@ class Live:
             sent = self._sent.pop(lane, None)
             if sent is not None and sent.facts:
                 self._gone.append(lane.number)
+                self._since = max(self._since, self._time(time))
 
     # -- what has happened ---------------------------------------------------------------------------------------------
 
@@ -315,14 +324,34 @@ def _code(view: code.CodeView) -> dict[str, Any]:
         {
             "name": function.name if "." in function.name else "",
             "lines": [
-                None if line is None else [line.text, [_mark(mark) for mark in code.crowd(line.marks)]]
+                None if line is None else [line.text, [_mark(mark) for mark in _crowd(line.marks)]]
                 for line in function.shown()
             ],
         }
         for function in view.functions
     ]
-    elsewhere = [_mark(mark) for mark in code.crowd(view.elsewhere)]
+    elsewhere = [_mark(mark) for mark in _crowd(view.elsewhere)]
     return {"title": view.title, "functions": functions, "elsewhere": elsewhere}
+
+
+def _crowd(marks: tuple[code.Mark, ...]) -> list[code.Mark]:
+    """The marks of one line: threads that do the same there are counted, if many; those that differ are named."""
+    alike: defaultdict[tuple[str, str], list[code.Mark]] = defaultdict(list)
+    for mark in marks:
+        alike[mark.kind, _of_anybody(mark)].append(mark)
+    counts = [
+        code.Mark(kind, "", f"{len(same):,} threads: each {'is ' if kind == code.PAUSED else ''}{words}")
+        for (kind, words), same in alike.items()
+        if len(same) > code.CROWD
+    ]
+    few = {id(mark) for same in alike.values() if len(same) <= code.CROWD for mark in same}
+    return counts + code.crowd(tuple(mark for mark in marks if id(mark) in few))
+
+
+def _of_anybody(mark: code.Mark) -> str:
+    """What is said of a thread, whichever client it serves."""
+    before, client, after = mark.words.rpartition(f" {mark.client}") if mark.client else (mark.words, "", "")
+    return f"{before} its client{after}" if client else mark.words
 
 
 def _mark(mark: code.Mark) -> list[str]:

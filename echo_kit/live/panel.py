@@ -24,9 +24,9 @@ WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 Bundle = tuple[dict[str, Any], dict[str, Any]]  # data and metadata, by mime type
 
 
-def script(name: str) -> str:
-    """The page's side of a panel: what all panels have in common, then its own."""
-    return "".join((STATIC / f"{each}.js").read_text("utf-8") for each in ("borrowed", "panel", name))
+def script(*names: str) -> str:
+    """The page's side of a panel: what all panels have in common, then its own files."""
+    return "".join((STATIC / f"{each}.js").read_text("utf-8") for each in ("borrowed", "panel", *names))
 
 
 _open: dict[object, InOutputs] = {}  # by key, so that a cell that is run again replaces what it shows

@@ -90,6 +90,11 @@ class Prediction(Panel):
             _chosen.pop(self.question, None)
         display(Comparison(self._values, self.chosen, happened, shown))
 
+    def judged(self, happened: Any) -> tuple[int | None, str]:
+        """Which option (its index) stands for a value equal to `happened`, if one does; and what happened, in words."""
+        seen = Comparison(self._values, None, happened)
+        return None if seen.fits is None else self.options.index(seen.fits), seen.happened
+
     def _do(self, message: dict[str, Any]) -> None:
         option = message.get("option")
         if message.get("do") != "choose" or type(option) is not int or not 0 <= option < len(self.options):
@@ -119,13 +124,13 @@ class Comparison:
     """What `compare` shows: what was chosen, what happened, how both fit, and what shows it."""
 
     def __init__(self, values: dict[str, Any], chosen: str | None, happened: Any, shown: tuple[Any, ...] = ()) -> None:
-        fits = next((option for option, value in values.items() if _same(value, happened)), None)
+        self.fits = next((option for option, value in values.items() if _same(value, happened)), None)
         self.predicted = "" if chosen is None else _sentence("You predicted:", chosen)
         self.happened = f"What happened: {_shown(happened)}, which none of the options says."
         self.so = "If you have changed the experiment: can you say why? If not, the question lacks an option."
-        if fits is not None:
-            self.happened = _sentence("What happened:", fits)
-            said = "As you said." if fits == chosen else "Not as you said: that is where one learns. Read on."
+        if self.fits is not None:
+            self.happened = _sentence("What happened:", self.fits)
+            said = "As you said." if self.fits == chosen else "Not as you said: that is where one learns. Read on."
             self.so = "" if chosen is None else said
         self.shown = shown
 

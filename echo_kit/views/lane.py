@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from ..watch.events import Address, Connection, SocketEvent
+from ..watch.text import visible
 from .states import ACCEPTED, BACKLOG, CONNECTING, State
 
 
@@ -50,6 +51,7 @@ class Lane:
     rejected: bool = False  # the server broke off, as our client noticed: it closed with bytes unread
     owed: int = 0  # bytes that the server has sent, and that the client was not seen to read
     last_used: float = 0.0  # when the server's last recv or send on it returned
+    introduced: bool = False  # its client is not ours, and has given its name
     seen: float | None = None  # until when its stretches are known; None: events are missing before the next one
     spans: list[Span] = field(default_factory=list)  # after the accept
     to_server: list[SocketEvent] = field(default_factory=list)
@@ -65,6 +67,12 @@ class Lane:
         returned says less: of many that connect at once, any may be the next to run.
         """
         return (False, self.accepted) if self.accepted is not None else (True, self.connected or 0.0)
+
+    @property
+    def called(self) -> str:
+        """The name of our client, or the one that another client has given itself; "" without one."""
+        end = self.client or self.server
+        return "" if end is None else visible(end.name)
 
     @property
     def gone(self) -> float | None:
@@ -91,6 +99,8 @@ class Lane:
         if self.reset:
             return "broke off (reset)"
         server = self.server_then or self.server
+        if server is not None and server.shown_out:
+            return "shown out"
         if self.seen_to_leave is not None:
             return "left"
         if server is not None and server.handed_on:  # whatever its client did, nobody here has seen it
@@ -203,6 +213,11 @@ class Names:
         """`name`, or with a number behind it if it is taken."""
         self._given[name] += 1
         return name if self._given[name] == 1 else f"{name} ({self._given[name]})"
+
+    def change(self, before: str, name: str) -> str:
+        """`take` in the place of a name that was taken before."""
+        self.give_back(before)
+        return self.take(name)
 
     def give_back(self, name: str) -> None:
         """A name that was taken once is free again."""

@@ -28,6 +28,7 @@ from ..watch.sockets import ready
 from ..watch.text import visible
 from .kernel import MANY, TICK, acked, short_of_room
 from .lane import Lane, Names, Span
+from .source import selects as selects
 from .states import ACCEPTED, IN_ACCEPT, IN_RECV, IN_SEND, PAUSED, WORKS, State
 
 COMING = ("connect", "accept", "shutdown", "close", "client close")  # the calls that say who came, and who went
@@ -139,6 +140,8 @@ class Lanes:
             if lane is not None:
                 self.touched.add(lane)
                 lane.note(event)
+                if lane.client is None and not lane.introduced and lane.called:
+                    lane.introduced, lane.name = True, self._names.change(lane.name, lane.called[:NAME])
 
     def _new(self, name: str, address: Address) -> Lane:
         number = next(self._numbers)
@@ -151,8 +154,7 @@ class Lanes:
         name = visible(end.name)[:NAME]
         lane = self._of_the_server(end.client, event.began)
         if lane is not None:  # the server's thread was faster, or the kernel was asked in between
-            self._names.give_back(lane.name)
-            lane.name = self._names.take(name)
+            lane.name = self._names.change(lane.name, name)
             lane.to_server, lane.to_client = [], []  # as the server tells; now the client will
         else:
             lane = self._new(name, end.client)
@@ -379,7 +381,7 @@ def arranged(lanes: Iterable[Lane]) -> list[Lane]:
     names = Names()
     ordered = sorted(lanes, key=lambda lane: lane.place)
     for number, lane in enumerate(ordered, 1):
-        lane.name = names.take(visible(lane.client.name)[:NAME] if lane.client else f"client {number}")
+        lane.name = names.take(lane.called[:NAME] if lane.client or lane.called else f"client {number}")
     return ordered
 
 
@@ -392,9 +394,3 @@ def lanes_of(observation: Observation) -> list[Lane]:
             records = in_order(each for each in observation.log.records() if each[0] in COMING)
             before = _lanes_then[observation] = now, arranged(folded(observation, records).lanes.values())
     return before[1]
-
-
-def selects(observation: Observation) -> bool:
-    """Whether the student's functions call select, poll or (of kqueue, on macOS) control: they may wait there."""
-    waits = {"select", "poll", "control"}
-    return any(waits & {*code.co_names} for code in observation.functions.copy())

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import CodeType, FrameType
 
 from ..watch.frames import is_student_code, source_line, source_lines, student_frame
-from ..watch.observation import Task
+from ..watch.observation import Observation, Task
 from ..watch.text import cut, visible
 from .code import Function, Line, Mark, margin
 
@@ -173,3 +173,9 @@ def _name(code: CodeType) -> str:
 
 def _at(marks: Marks, code: CodeType, line: int) -> tuple[Mark, ...]:
     return tuple(marks.get(spot(code, line), ()))
+
+
+def selects(observation: Observation) -> bool:
+    """Whether the student's functions call select, poll or (of kqueue, on macOS) control: they may wait there."""
+    waits = {"select", "poll", "control"}
+    return any(waits & {*code.co_names} for code in observation.functions.copy())

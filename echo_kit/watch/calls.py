@@ -21,7 +21,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .events import PREVIEW, Address, Again, Bind, Connection
+from .events import PREVIEW, Address, Again, Bind, Connection, introduced
 from .handed import release
 from .observation import Observed, ServerStopped, Task, current_task, here, note_functions, noting, observed, task_for
 from .output import Routed, route_streams
@@ -85,8 +85,10 @@ def recv(self: socket.socket, size: int, /, *flags: Any) -> Any:
             return b""
     try:
         connection = task.connection = seen.connection
-        if not connection.messages:  # once a client: which functions it has come to
+        if not connection.messages:  # once a client: which functions it has come to, and how it calls itself
             note_functions(observation)
+            if observation.introductions:
+                connection.name = introduced(data)
         count = len(data)
         if count:
             connection.received += count
@@ -370,6 +372,8 @@ def record(
         if kind == "recv" and not connection.messages:
             with noting(observation):
                 note_functions(observation)
+                if observation.introductions:
+                    connection.name = introduced(data)
         if data:
             connection.received += len(data)
             connection.messages += 1

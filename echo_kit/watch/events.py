@@ -20,8 +20,9 @@ from operator import itemgetter
 from types import CodeType
 from typing import Any, NamedTuple
 
-from .text import cut
+from .text import cut, visible
 
+INTRODUCED, NAME = b"I am ", 20  # how a client that is not ours gives its name, and letters of it that are kept
 PREVIEW = 40  # bytes of a message that a record keeps
 LOG_LINES = 10_000  # printed lines that a server keeps,
 LOG_LENGTH = 100_000  # and how many characters they have together
@@ -66,7 +67,9 @@ class Connection:
     received  bytes that this end's `recv` has returned, exact also where the log has dropped events
     sent      bytes that this end handed to the kernel
     messages  calls of recv (server) or send (client) that moved at least one byte
+    name      of our own client; or the one that another client has given itself, see `introduced`
     cut_off   closed because the server was stopped
+    shown_out  its client was shown out: the server reads an end of file that the client has not sent
     waited    seconds from the handshake to the accept, as the kernel says; None: it does not
     handed_on  where it went, and is not seen any more: "to ssl", "to a child process"; "": nowhere
     closed_at  where the server's own code closed it: "line 6 of serve"; "": not known
@@ -80,6 +83,7 @@ class Connection:
     messages: int = 0
     closed: bool = False
     cut_off: bool = False
+    shown_out: bool = False
     waited: float | None = None
     handed_on: str = ""
     closed_at: str = ""
@@ -264,6 +268,16 @@ def in_order(records: Iterable[Record]) -> list[SocketEvent]:
     """The records as events, in the order in which the calls ended."""
     new = tuple.__new__  # half the time of SocketEvent(*record), of which there may be hundreds of thousands
     return [new(SocketEvent, record) for record in sorted(records, key=itemgetter(2))]
+
+
+def introduced(data: bytes) -> str:
+    """The name that a client gives itself in its first message, where that begins with a line like "I am alice"."""
+    line = data[:200].partition(b"\n")[0]
+    return (
+        cut(visible(line[len(INTRODUCED) :].decode(errors="replace").strip()), NAME)
+        if line.startswith(INTRODUCED)
+        else ""
+    )
 
 
 def plain_address(address: Address) -> Address:

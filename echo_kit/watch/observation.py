@@ -180,8 +180,8 @@ class Observation:
         self.most_sent: int | None = None  # bytes that one send() takes at most: fewer than asked for, as it may
         self.abort = False  # end connections by a reset: the port must be free again at once
         self.error: BaseException | None = None
-        self.error_thread = ""  # the label of the thread that died of it
-        self.error_cause = ""  # in words, where it is known
+        self.error_thread = self.error_cause = ""  # the label of the thread that died of it; the cause, if it is known
+        self.introductions = False  # whether a client that is not ours may say its name: see `events.introduced`
         self.kept_errors: deque[KeptError] = deque(maxlen=KEPT_ERRORS)
         self.functions: dict[CodeType, None] = {}  # of the student, in which a thread has made a call; as first seen
         self.accepts: dict[CodeType, int] = {}  # those that have called accept, and on which line

@@ -21,7 +21,7 @@ from . import calls
 from .apart import ServerStuck
 from .borrowed import go_on, raise_in, waits
 from .children import Children
-from .events import reachable
+from .events import Connection, reachable
 from .frames import is_student_code, thread_frames
 from .observation import Observation, ServerStopped, Task
 from .patches import start, step_by_step, take_turns
@@ -69,6 +69,16 @@ def ask_to_stop(observation: Observation) -> None:
     if any(end.handed_on for end in observation.accepted.copy().values()):
         hang_up(observation)
     step_by_step(observation, False)  # last, so that a thread that is held comes to sockets that are shut down
+
+
+def show_out(observation: Observation, connection: Connection) -> bool:
+    """End that connection for its server, which reads an end of file, and for its client. False: it is not open."""
+    for sock, seen in observation.sockets(listening=False):
+        if seen.connection is connection:
+            connection.shown_out = True  # first: its thread may be faster
+            _quietly(calls.plain_shutdown, sock, socket.SHUT_RDWR)
+            return True
+    return False
 
 
 def hang_up(observation: Observation) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from echo_kit.live.feed import Live
 from echo_kit.live.panel import script
-from echo_kit.live.stage import TABLE
+from echo_kit.live.stage import SCRIPTS, TABLE
 from echo_kit.views.shown import Timeline
 from echo_kit.watch.events import Connection, EventLog
 from echo_kit.watch.observation import Observation
@@ -29,6 +29,7 @@ DRAW = """async ([source, picture, states, span, times]) => {
     const shown = emptyPicture();
     takeIn(shown, picture);
     const timeline = new Timeline(document.body, new States(states));
+    timeline.room = 100; // letters: so that each connection has its lane
     const took = [];
     for (let number = 0; number < times; number++) {
         const began = performance.now();
@@ -87,7 +88,7 @@ def test_the_page_draws_in_a_fraction_of_the_time(browser, connections, waiting,
     picture = {"whole": True, **live.whole(), "now": live.now}
     page = browser.new_page()
     try:
-        source = script("server_panel") + "\nexport { States, Timeline, emptyPicture, takeIn };"
+        source = script(*SCRIPTS) + "\nexport { States, Timeline, emptyPicture, takeIn };"
         took, rows = page.evaluate(DRAW, [source, picture, TABLE, SPAN, DRAWS])
     finally:
         page.close()

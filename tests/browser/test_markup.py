@@ -186,7 +186,7 @@ TIPS = """(root) => {  // whatever the pointer finds on the timeline
     return [...found].join("\\n");
 }"""
 IN_A_STAGE = {"SECTION", "DIV", "HEADER", "STRONG", "SPAN", "I", "BUTTON", "H4", "CANVAS", "FOOTER", "LABEL", "SELECT"}
-IN_A_STAGE |= {"OPTION", "DETAILS", "SUMMARY", "TABLE", "THEAD", "TBODY", "TR", "TH", "TD"}
+IN_A_STAGE |= {"INPUT", "OPTION", "DETAILS", "SUMMARY", "TABLE", "THEAD", "TBODY", "TR", "TH", "TD"}
 STYLED = """(root) => [...root.querySelectorAll("[style]")].filter(
     (each) => !each.matches(".echo-stage-swatch, .echo-stage-tip, .echo-stage-canvas")).length"""
 

@@ -2,6 +2,8 @@
 
 from echo_kit.views.states import PAUSED, USUAL
 
+from ..lab import StageOnPage
+
 SINGLE = """import socket, echo_kit
 
 def handle_client(conn):
@@ -413,11 +415,62 @@ def test_letters_and_widths(notebook):
             f"(root) => root.querySelector('canvas').clientWidth <= root.clientWidth && !({TOO_WIDE})(root).length"
         )
 
-    hall = book.stage(within=book.new_view(0))
+    book.page.set_viewport_size({"width": 1920, "height": 1080})
+    stage.click("Full screen")
+    stage.until("(root) => document.fullscreenElement === root")
+    # The buttons and the words beside the code may be smaller than what the last row must read.
+    stage.until(f"(root) => Object.values(({SIZES})(root)).every((size) => size >= 20) && !({TOO_WIDE})(root).length")
+
+
+# The stage, what is above it, and whether anything scrolls: in a view of its own it is as high as the view.
+FITS = """(root) => {
+    const view = root.closest(".jp-LinkedOutputView");
+    const inner = root.querySelector(".echo-stage-inner");
+    const here = root.querySelector(".echo-stage-here").getBoundingClientRect();
+    const code = root.querySelector(".echo-stage-code").getBoundingClientRect();
+    return view.scrollHeight <= view.clientHeight + 1 && view.scrollWidth <= view.clientWidth + 1
+        && inner.scrollHeight <= inner.clientHeight + 1 && root.clientHeight > view.clientHeight - 40
+        && here.top >= code.top - 1 && here.bottom <= code.bottom + 1;
+}"""
+BESIDE = """import ipywidgets
+left, right = (echo_kit.start(serve, name=name) for name in ("left", "right"))
+ipywidgets.HBox([echo_kit.ServerPanel(left), echo_kit.ServerPanel(right)])"""
+ON_SCREEN = """(root) => {  // the stage and a row of panels
+    const rows = [root, document.querySelector(".echo-clients")].map((each) => each.getBoundingClientRect());
+    const high = Math.max(...rows.map((each) => each.bottom)) - Math.min(...rows.map((each) => each.top));
+    return high <= document.querySelector(".jp-Notebook").clientHeight;
+}"""
+
+
+def test_in_a_view_of_its_own_it_fits_and_in_the_notebook_with_a_row_of_panels(notebook):
+    book, stage, alice, bob = opened(notebook, SINGLE + PANELS)
+    alice.type("hello")
+    bob.type("hi")
+    stage.shows(boxes=["bob · 2 bytes unread"], marks=single("alice"))
+    book.page.set_viewport_size({"width": 1440, "height": 900})
+    stage.until(ON_SCREEN)
+    book.save()
+    with book.page.context.expect_page() as opening:  # a second window
+        book.page.evaluate("window.open(location.href.replace(/workspaces.[^/]*/, 'workspaces/second'))")
+    second = StageOnPage(opening.value, ".jp-Notebook", "server serve")
+    second.shows(boxes=["bob · 2 bytes unread"], marks=single("alice"))
+    alice.click("Disconnect")
+    second.shows(boxes=[], marks=single("bob"))
+    opening.value.close()
+
+
+def test_in_a_view_of_their_own_one_or_two_stages_fit(notebook):
+    book = notebook(SINGLE + "\nechos = echo_kit.ServerPanel(server)\nechos", BESIDE)
+    book.run_all()
     book.page.set_viewport_size({"width": 1920, "height": 1080})
     book.command("application:toggle-left-area")
-    hall.until("(root) => root.clientWidth > 1700")
-    hall.until(f"(root) => Object.values(({SIZES})(root)).every((size) => size >= 20) && !({TOO_WIDE})(root).length")
+    view = book.new_view(0)  # it opens below the notebook
+    book.stage(within=view).until(FITS)
+    book.page.evaluate("window.jupyterapp.shell.currentWidget.close()")
+    view = book.new_view(1)
+    for name in ("left", "right"):
+        stage = book.stage(name, within=view)
+        stage.until(f"(root) => root.clientWidth > 800 && ({FITS})(root)")
 
 
 # A client that does not read; a server that computes until the test says so.

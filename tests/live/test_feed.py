@@ -18,6 +18,7 @@ import echo_kit
 from echo_kit.live import feed as live_module
 from echo_kit.live.feed import TO_CLIENT, TO_SERVER, Live
 from echo_kit.views import backlog, kernel, looks
+from echo_kit.views.code import Mark
 from echo_kit.views.states import ACCEPTED, BACKLOG, IN_RECV, IN_SEND, WORKS
 from echo_kit.views.timeline import Timeline
 from echo_kit.watch import calls, sockets
@@ -1009,3 +1010,38 @@ def test_whatever_happens_it_ends_with_what_the_views_say(serve, seed, page_of, 
             shown = [tuple(each) for each in page.lane(name)["stretches"]]
             for one, other in ((told, shown), (shown, told)):
                 assert all(any(alike(each, its) for its in other) for each in seen_by_the_eye(one)), (name, one, other)
+
+
+def test_a_crowd_on_a_line_is_counted_and_those_that_differ_are_named():
+    recv = [Mark("stands", f"thread {n}", f"waits in recv for recv {n}", f"recv {n}") for n in range(1, 31)]
+    other = Mark("stands", "thread 31", "waits in recv for dave: nothing has come", "dave")
+    held = [Mark("paused", f"thread {n}", f"paused before close of {n}'s connection", f"{n}") for n in range(40, 48)]
+    inside = [Mark("inside", f"thread {n}", "is inside handle", "") for n in range(3)]
+    assert [str(mark) for mark in live_module._crowd((*recv, other, *held, *inside))] == [
+        "◀ 30 threads: each waits in recv for its client",
+        "‖ 8 threads: each is paused before close of its client's connection",
+        "◀ thread 31: waits in recv for dave: nothing has come",
+        *(f"↳ thread {n}: is inside handle" for n in range(3)),
+    ]
+
+
+def test_of_a_long_backlog_some_are_told_and_all_are_counted(single, page_of):
+    with contextlib.ExitStack() as clients:
+        for number in range(backlog.TOLD + 6):
+            clients.enter_context(echo_kit.Client(single, name=f"client {number}"))
+        page = page_of(single)
+        page.until(lambda: page.parts["backlog"]["waiting"] == backlog.TOLD + 5)
+        queue = page.parts["backlog"]
+        assert queue["told"] == backlog.TOLD - 1
+        assert queue["rows"][queue["told"]][0] == "and 6 more"
+
+
+def test_since_when_all_lanes_are_kept_is_told(threaded, page_of, monkeypatch):
+    page = page_of(threaded)
+    page.look()
+    assert page.parts["since"] == 0
+    monkeypatch.setattr(live_module, "LANES", 2)
+    for number in range(4):
+        echo_kit.Client(threaded, name=f"client {number}").close()
+    page.until(lambda: page.parts["since"] > 0)
+    assert page.parts["since"] <= page.parts["now"]

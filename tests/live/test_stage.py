@@ -11,6 +11,7 @@ import pytest
 
 import echo_kit
 from echo_kit.live import stage as server_panel
+from echo_kit.live.board import pin, pinned
 from echo_kit.live.stage import ServerPanel
 from echo_kit.views.states import PAUSED
 
@@ -85,7 +86,7 @@ def stage(single, open_panel):
 
 
 def threads_of(panel):
-    return [thread for thread in threading.enumerate() if thread.name == f"stage of {panel.server.name}"]
+    return [thread for thread in threading.enumerate() if thread.name == repr(panel)]
 
 
 @pytest.mark.parametrize(
@@ -449,3 +450,39 @@ def test_step_by_step(stage, single):
         stage.do("pause")
         stage.do("stop")
         stage.until(lambda: stage.head["state"] == "stopped")
+
+
+def test_what_a_classroom_pins_is_sent_once_and_to_a_page_that_comes_later(stage, single):
+    question = {"title": "What happens to <b>bob</b>?", "lines": [], "options": ["he waits", "he is served"]}
+    pin("single", question)
+    try:
+        stage.until(lambda: stage.picture.get("board") == question)
+        stage.until(lambda: stage.messages.empty() and "board" not in stage.take(timeout=5)["picture"])
+        del stage.picture["board"]
+        stage.do("hello")
+        stage.until(lambda: stage.picture.get("board") == question)
+        stage.do("freeze")
+        votes = question | {"rounds": [{"label": "first vote", "votes": 2, "counts": None}]}
+        pin("single", votes)  # a frozen stage shows it, too
+        stage.until(lambda: stage.picture["board"] == votes)
+    finally:
+        pin("single", None)
+    stage.until(lambda: stage.picture["board"] is None)
+    assert pinned("single") is None
+
+
+def test_a_step_with_nothing_to_do_says_so(stage, single):
+    stage.do("step")
+    stage.until(lambda: stage.head["note"].startswith("No thread is paused, so Step has nothing to do"))
+    stage.do("pause")
+    stage.until(lambda: stage.head["stepping"] and not stage.head["note"])
+    stage.do("step")
+    stage.until(lambda: stage.head["note"].startswith("No thread is paused at this moment"))
+
+
+def test_a_page_can_tell_a_new_server_from_the_same(stage, single):
+    stage.do("hello")
+    stage.until(lambda: "run" in stage.picture)
+    before = stage.picture["run"]
+    stage.do("start")
+    stage.until(lambda: stage.picture["run"] == before + 1)

@@ -32,6 +32,7 @@ from echo_kit.views.code import STANDS
 from echo_kit.views.looks import code_view
 from echo_kit.views.source import where
 from echo_kit.views.timeline import Timeline
+from echo_kit.watch.stopping import show_out
 
 from ..capture import not_here
 from ..watch.plain_servers import PEM, single
@@ -563,6 +564,15 @@ def test_cut_off():
         here, there = ends(server, alice)
         assert there.state == CLOSE_WAIT
         assert here.inode == 0  # no program has the server's end
+
+
+def test_shown_out():
+    with start(serve_threaded) as server, Client(server, "alice") as alice:
+        server.where()
+        (connection,) = server.client_names()
+        assert show_out(server.observation, connection)
+        until(lambda: ending(server, "alice").endswith("shown out"))
+        assert ends(server, alice)[1].state == CLOSE_WAIT  # the server has hung up, and the client has not
 
 
 # -- what goes where we cannot look ----------------------------------------------------------------------------------

@@ -2,13 +2,12 @@
 // HTML. The kernel sends {head, picture}: of the picture all ("whole") or what has changed; see echo_kit/live/feed.py.
 
 const WINDOWS = [10, 30, 120]; // seconds that the timeline can show
-const KEPT_STRETCHES = 200; // of a lane, as the kernel keeps them
-const KEPT_MARKS = 100;
-const KEPT_LINES = 200;
-const EDGE = "#1A1A1A"; // around and on hatched bars
 const SILENT = 4; // seconds without news, after which the page says so
 const MOVING = 100; // milliseconds after which the time moves on, if there are no news
 const LOOKING = 2000; // milliseconds after which the kernel is told again that somebody looks
+const TELLING = 2000; // milliseconds from one thing that a screen reader is told to the next
+const BOARD = 0.36; // of the height, that a board may have
+const REFUSED = "This browser allows no full screen here: the stage fills the window. Escape leaves it.";
 
 function button(parent, text, title, press) {
   const node = make("button", "echo-stage-button", parent, text);
@@ -20,392 +19,6 @@ function button(parent, text, title, press) {
 
 function say(node, text) {
   if (node.textContent !== text) node.textContent = text; // so that a screen reader hears changes only
-}
-
-// -- the picture's data ------------------------------------------------------------------------------------------------
-
-function emptyPicture() {
-  return { words: "", code: null, backlog: null, lanes: new Map(), log: [], stopped: false, thinned: false, now: 0 };
-}
-
-function takeIn(picture, change) {
-  for (const name of ["words", "code", "backlog", "stopped", "thinned", "now"]) {
-    if (name in change) picture[name] = change[name];
-  }
-  for (const given of change.lanes ?? []) {
-    const lane = picture.lanes.get(given.id) ?? { stretches: [], marks: [] };
-    const { stretches = [], marks = [], ...facts } = given;
-    Object.assign(lane, facts);
-    lane.stretches = [...lane.stretches, ...stretches].slice(-KEPT_STRETCHES);
-    lane.marks = [...lane.marks, ...marks].slice(-KEPT_MARKS);
-    picture.lanes.set(given.id, lane);
-  }
-  for (const id of change.gone ?? []) picture.lanes.delete(id);
-  if (change.log) picture.log = [...picture.log, ...change.log].slice(-KEPT_LINES);
-}
-
-function seconds(time) {
-  if (time < 0.001) return `${Math.round(time * 1e6)} µs`;
-  if (time < 1) return `${Math.round(time * 1e3)} ms`;
-  return time < 10 ? `${time.toFixed(1)} s` : `${Math.round(time)} s`;
-}
-
-// -- where each thread stands ------------------------------------------------------------------------------------------
-
-function drawCode(root, code, step) {
-  const before = new Map(); // where each thread's mark is now, so that it can be seen to move
-  for (const chip of root.querySelectorAll("[data-thread]")) {
-    before.set(chip.dataset.thread, chip.getBoundingClientRect());
-  }
-  // A thread's mark keeps the focus of the keyboard although it is made anew.
-  const focused = root.contains(document.activeElement) ? document.activeElement.dataset.thread : undefined;
-  root.replaceChildren();
-  make("h4", "echo-stage-title", root, code.title);
-  for (const { name, lines } of code.functions) {
-    const block = make("div", "echo-stage-function", root);
-    if (name) make("div", "echo-stage-rest", block, `# ${name}`);
-    for (const line of lines) {
-      const row = make("div", "echo-stage-line", block);
-      make("span", "echo-stage-text", row, line === null ? "…" : line[0] || " ");
-      if (line === null) continue;
-      const marks = make("span", "echo-stage-marks", row);
-      for (const mark of line[1]) drawMark(marks, mark, step);
-      if (line[1].length) row.classList.add("echo-stage-marked");
-      if (line[1].some(([kind]) => kind === "stands" || kind === "paused")) row.classList.add("echo-stage-here");
-    }
-  }
-  if (code.elsewhere.length) {
-    const row = make("div", "echo-stage-marks", root);
-    for (const mark of code.elsewhere) drawMark(row, mark, step);
-  }
-  const chips = [...root.querySelectorAll("[data-thread]")];
-  if (focused !== undefined) {
-    const next = chips.find((chip) => chip.dataset.thread === focused) ?? root;
-    if (next.tabIndex < 0) next.tabIndex = -1; // no button now: it has the focus all the same, but Tab passes it by
-    next.focus({ preventScroll: true });
-  }
-  const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
-  for (const chip of chips) {
-    const old = before.get(chip.dataset.thread);
-    const place = chip.getBoundingClientRect();
-    if (still || !old || (old.x === place.x && old.y === place.y)) continue;
-    const from = `translate(${old.x - place.x}px, ${old.y - place.y}px)`;
-    chip.animate([{ transform: from }, { transform: "none" }], { duration: 180, easing: "ease-out" });
-  }
-}
-
-function drawMark(row, [kind, sign, thread, words], step) {
-  const text = `${sign} ${thread ? `${thread}: ` : ""}${words}`;
-  if (kind === "paused" && thread) {
-    const chip = button(row, `${text} ▸`, `let only ${thread} make its next call`, () => step(thread));
-    chip.className = "echo-stage-mark echo-stage-paused";
-    chip.dataset.thread = thread;
-    return;
-  }
-  const chip = make("span", `echo-stage-mark echo-stage-${kind}`, row, text);
-  if (kind === "stands" && thread) chip.dataset.thread = thread;
-}
-
-// -- who waits ---------------------------------------------------------------------------------------------------------
-
-function drawBacklog(root, backlog) {
-  root.replaceChildren();
-  make("h4", "echo-stage-title", root, backlog.title);
-  const queue = make("div", "echo-stage-queue", root);
-  if (backlog.listens) make("span", "echo-stage-door", queue, "accept ◀");
-  for (const [name, said, since] of backlog.rows) {
-    const box = make("div", "echo-stage-waiting", queue);
-    make("strong", "", box, name);
-    make("span", "", box, said);
-    const waits = make("span", "echo-stage-since", box);
-    if (since !== null) waits.dataset.since = String(since);
-  }
-  if (backlog.listens && !backlog.rows.length) make("span", "echo-stage-rest", queue, "(empty)");
-  for (const note of backlog.notes) make("div", "echo-stage-rest", root, note);
-}
-
-function drawWaits(root, now) {
-  for (const node of root.querySelectorAll("[data-since]")) {
-    node.textContent = `waits ${seconds(Math.max(0, now - Number(node.dataset.since)))}`;
-  }
-}
-
-// -- what a stretch of a lane looks like -------------------------------------------------------------------------------
-
-// The kernel's table of states (echo_kit/views/states.py): by name, in the legend's order.
-class States {
-  constructor(table) {
-    this.table = new Map(table.map((state) => [state.name, state]));
-  }
-
-  // A state that is not in the table is drawn all the same, under its name.
-  get(name) {
-    return this.table.get(name) ?? { name, words: name, legend: name, colour: "#F0E442", hatch: "" };
-  }
-
-  // What a legend shows: the usual states and those of these names.
-  legend(names) {
-    const usual = [...this.table.values()].filter((state) => state.usual).map((state) => state.name);
-    const present = new Set([...usual, ...names]);
-    const order = new Set([...this.table.keys(), ...present]);
-    return [...order].filter((name) => present.has(name)).map((name) => this.get(name));
-  }
-}
-
-// -- what happened, when -----------------------------------------------------------------------------------------------
-
-function shownLanes(picture, begin, end) {
-  return [...picture.lanes.values()]
-    .filter((lane) => (lane.connecting ?? lane.connected ?? lane.accepted ?? 0) <= end && (lane.ended ?? end) >= begin)
-    .sort((one, other) => one.id - other.id);
-}
-
-// The stretches of a lane, the ones below first: [state, begin, end].
-function stretchesOf(lane, now) {
-  const over = lane.ended ?? now;
-  const list = [];
-  if (lane.connecting != null && lane.connected != null) list.push(["connecting", lane.connecting, lane.connected]);
-  if (lane.connected != null) list.push(["backlog", lane.connected, lane.accepted ?? over]);
-  if (lane.accepted != null) list.push(["in recv", lane.accepted, over]);
-  list.push(...lane.stretches);
-  if (lane.since && lane.ended == null) list.push([lane.since[0], lane.since[1], now]);
-  return list;
-}
-
-// The hatch of a state ("/", "x" or ".") as what a canvas fills with.
-function hatching(context, hatch) {
-  const tile = document.createElement("canvas");
-  tile.width = tile.height = 8;
-  const pen = tile.getContext("2d");
-  pen.strokeStyle = pen.fillStyle = EDGE;
-  if (hatch === ".") pen.fillRect(3, 3, 2, 2);
-  for (const shift of hatch === "." ? [] : [-8, 0, 8]) {
-    pen.moveTo(shift, 8);
-    pen.lineTo(shift + 8, 0);
-    if (hatch !== "x") continue;
-    pen.moveTo(shift, 0);
-    pen.lineTo(shift + 8, 8);
-  }
-  pen.stroke();
-  return context.createPattern(tile, "repeat");
-}
-
-class Timeline {
-  constructor(parent, states) {
-    this.states = states;
-    this.root = make("div", "echo-stage-timeline", parent);
-    this.canvas = make("canvas", "echo-stage-canvas", this.root);
-    this.canvas.setAttribute("role", "img");
-    this.tip = make("div", "echo-stage-tip", this.root);
-    this.tip.hidden = true;
-    this.context = this.canvas.getContext("2d");
-    this.patterns = new Map();
-    this.rows = []; // {lane, top, height} as drawn
-    this.scale = null;
-    this.canvas.addEventListener("pointermove", (event) => this.hover(event));
-    this.canvas.addEventListener("pointerleave", () => (this.tip.hidden = true));
-  }
-
-  draw(picture, now, span) {
-    const { canvas, context } = this;
-    const style = getComputedStyle(this.root);
-    const letter = parseFloat(style.fontSize);
-    const ink = style.color;
-    const end = Math.max(now, span);
-    const begin = end - span;
-    const lanes = shownLanes(picture, begin, end);
-    const width = this.root.clientWidth;
-    const pitch = Math.max(3, Math.min(letter * 3.1, (letter * 17) / Math.max(1, lanes.length)));
-    const height = Math.round(Math.max(3, lanes.length * pitch) + letter * 2.2);
-    const ratio = devicePixelRatio || 1;
-    if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
-      canvas.width = Math.round(width * ratio);
-      canvas.height = Math.round(height * ratio);
-      canvas.style.height = `${height}px`;
-    }
-    context.setTransform(ratio, 0, 0, ratio, 0, 0);
-    context.clearRect(0, 0, width, height);
-    context.font = `${letter}px ${style.fontFamily}`;
-    context.textBaseline = "middle";
-    const left = letter * 7;
-    const right = width - (width > letter * 50 ? letter * 18 : letter * 1.2);
-    const at = (time) => left + ((time - begin) / span) * (right - left);
-    this.scale = { left, right, begin, span, at };
-    this.drawAxis(at, begin, end, span, height, letter, ink, style, at(now)); // "now" stands there
-    this.rows = [];
-    lanes.forEach((lane, number) => {
-      const top = number * pitch;
-      this.rows.push({ lane, top, height: pitch });
-      this.drawLane(lane, top, pitch, letter, ink, now, picture.stopped);
-    });
-    this.drawNow(at(now), height, letter, ink, picture.stopped);
-    this.canvas.setAttribute("aria-label", this.words(picture));
-  }
-
-  words(picture) {
-    return `timeline: ${picture.words || "no connections"}`;
-  }
-
-  drawAxis(at, begin, end, span, height, letter, ink, style, hidden) {
-    const { context } = this;
-    const step = span / 5;
-    context.fillStyle = ink;
-    context.textAlign = "center";
-    context.strokeStyle = style.getPropertyValue("--jp-border-color2") || "#ddd";
-    context.lineWidth = 1;
-    for (let time = Math.ceil(begin / step) * step; time <= end + 0.001; time += step) {
-      context.beginPath();
-      context.moveTo(at(time), 0);
-      context.lineTo(at(time), height - letter * 1.8);
-      context.stroke();
-      if (Math.abs(at(time) - hidden) > letter * 3.5) {
-        context.fillText(`${Math.round(time)} s`, at(time), height - letter * 0.8);
-      }
-    }
-  }
-
-  pattern(hatch) {
-    if (!this.patterns.has(hatch)) this.patterns.set(hatch, hatching(this.context, hatch));
-    return this.patterns.get(hatch);
-  }
-
-  drawLane(lane, top, pitch, letter, ink, now, stopped) {
-    const { context } = this;
-    const { left, right, at } = this.scale;
-    const roomy = pitch >= letter * 2;
-    const bar = roomy ? letter * 1.15 : Math.max(2, Math.floor(pitch * 0.8));
-    const y = Math.round(top + (pitch - bar) / 2); // whole pixels are drawn faster
-    let colour = "";
-    const middle = top + pitch / 2;
-    for (const [name, from, until] of stretchesOf(lane, now)) {
-      const state = this.states.get(name);
-      const x = Math.max(left, at(from)); // cut here: to clip each lane takes longer than to draw it
-      const wide = Math.min(right, at(until)) - x;
-      if (wide < 0) continue;
-      if (colour !== state.colour) context.fillStyle = colour = state.colour; // to set it takes as long as to draw
-      context.fillRect(x, state.thin ? middle - 1 : y, Math.max(1, wide), state.thin ? 2 : bar);
-      if (state.hatch && bar > 4) {
-        context.fillStyle = this.pattern(state.hatch);
-        colour = "";
-        context.fillRect(x, y, wide, bar);
-        context.strokeStyle = EDGE;
-        context.strokeRect(x, y, wide, bar);
-      }
-    }
-    if (roomy) {
-      context.save();
-      context.beginPath();
-      context.rect(left, top, right - left, pitch);
-      context.clip();
-      this.drawMarks(lane, y, bar, letter, ink);
-      context.restore();
-    }
-    context.fillStyle = ink;
-    if (pitch >= letter * 1.05) {
-      context.textAlign = "right";
-      context.fillText(this.fit(lane.name, left - letter * 0.7, letter), left - letter * 0.5, middle);
-      const lasts = lane.since && !stopped && lane.ended == null;
-      const words = lasts ? this.states.get(lane.since[0]).words : lane.words;
-      context.textAlign = "left";
-      if (right < this.root.clientWidth - letter * 5) {
-        const room = this.root.clientWidth - right - letter * 0.7;
-        context.fillText(this.fit(words, room, letter), right + letter * 0.7, middle);
-      }
-    }
-  }
-
-  // As much of a text as there is room for; of no more than two letters, nothing.
-  fit(text, room, letter) {
-    const { context } = this;
-    if (context.measureText(text).width <= room) return text;
-    let kept = text.slice(0, Math.max(0, Math.ceil(room / letter) * 3));
-    while (kept && context.measureText(`${kept}…`).width > room) kept = kept.slice(0, -1);
-    return kept.length > 2 ? `${kept}…` : "";
-  }
-
-  drawMarks(lane, y, bar, letter, ink) {
-    const { context } = this;
-    const { left, right, at } = this.scale;
-    const size = letter * 0.36;
-    context.fillStyle = context.strokeStyle = ink;
-    context.lineWidth = 1.5;
-    context.textAlign = "left";
-    let next = right; // where the words of a message must end
-    for (const [time, direction, words] of lane.marks.slice().reverse()) {
-      const x = at(time);
-      if (x < left || x > right) continue;
-      context.beginPath();
-      if (direction === 0) {
-        context.moveTo(x - size, y - 2 * size);
-        context.lineTo(x + size, y - 2 * size);
-        context.lineTo(x, y - 2);
-        context.fill();
-        const room = next - x - 3 * size;
-        context.fillText(this.fit(words.replace(/^"|"$/g, ""), room, letter), x + size * 1.4, y - size);
-        next = x;
-      } else {
-        context.moveTo(x - size, y + bar + 2 * size);
-        context.lineTo(x + size, y + bar + 2 * size);
-        context.lineTo(x, y + bar + 2);
-        context.closePath();
-        context.stroke();
-      }
-    }
-  }
-
-  drawNow(x, height, letter, ink, stopped) {
-    const { context } = this;
-    context.strokeStyle = ink;
-    context.lineWidth = 2;
-    context.beginPath();
-    context.moveTo(x, 0);
-    context.lineTo(x, height - letter * 1.8);
-    context.stroke();
-    const words = stopped ? "stopped" : "now";
-    context.textAlign = "center";
-    const wide = context.measureText(words).width + letter * 0.6;
-    context.fillStyle = ink;
-    context.fillRect(x - wide / 2, height - letter * 1.6, wide, letter * 1.4);
-    context.fillStyle = getComputedStyle(this.root).getPropertyValue("--jp-layout-color1") || "#fff";
-    context.fillText(words, x, height - letter * 0.85);
-  }
-
-  hover(event) {
-    const row = this.rows.find(({ top, height }) => event.offsetY >= top && event.offsetY < top + height);
-    if (!row || !this.scale) {
-      this.tip.hidden = true;
-      return;
-    }
-    const { left, right, begin, span, at } = this.scale;
-    const time = begin + ((event.offsetX - left) / (right - left)) * span;
-    const near = row.lane.marks.filter((mark) => Math.abs(at(mark[0]) - event.offsetX) < 12);
-    const messages = near.map(([, direction, words]) => `${direction === 0 ? "sends" : "gets"} ${words}`);
-    const inside = stretchesOf(row.lane, Infinity).filter(([, from, until]) => from <= time && time <= until);
-    const state = inside.length ? this.states.get(inside.at(-1)[0]).legend : "";
-    say(this.tip, [row.lane.name, row.lane.words, state, ...messages].filter(Boolean).join(" · "));
-    this.tip.style.left = `${Math.min(event.offsetX + 12, this.root.clientWidth * 0.6)}px`;
-    this.tip.style.top = `${event.offsetY + 18}px`;
-    this.tip.hidden = false;
-  }
-}
-
-function drawLegend(root, picture, states) {
-  const lanes = [...picture.lanes.values()];
-  const names = lanes.flatMap((lane) => [...lane.stretches, ...(lane.since ? [lane.since] : [])].map(([name]) => name));
-  const shown = states.legend(names);
-  const key = shown.map((state) => state.name).join();
-  if (root.dataset.key === key) return;
-  root.dataset.key = key;
-  root.replaceChildren();
-  for (const state of shown) {
-    const entry = make("span", "echo-stage-entry", root);
-    const swatch = make("i", "echo-stage-swatch", entry);
-    swatch.style.backgroundColor = state.colour;
-    swatch.dataset.hatch = state.hatch;
-    entry.append(state.legend);
-  }
-  make("span", "echo-stage-entry", root, "▼ client sends");
-  make("span", "echo-stage-entry", root, "△ server answers");
 }
 
 function drawTable(body, picture) {
@@ -420,48 +33,98 @@ function drawTable(body, picture) {
   }
 }
 
+// -- as large as the screen --------------------------------------------------------------------------------------------
+
+// Where the browser refuses a full screen, the stage fills the window.
+class FullScreen {
+  constructor(node, changed) {
+    this.node = node;
+    this.changed = changed;
+    this.note = "";
+    document.addEventListener("fullscreenchange", changed);
+  }
+
+  get on() {
+    return document.fullscreenElement === this.node || this.fills;
+  }
+
+  get fills() {
+    return this.node.hasAttribute("popover");
+  }
+
+  async toggle() {
+    if (this.on) return this.leave();
+    this.node.focus({ preventScroll: true });
+    try {
+      await this.node.requestFullscreen();
+    } catch {
+      this.node.popover = "manual"; // above all else in the page, wherever in it the stage is
+      this.node.showPopover();
+      this.note = REFUSED;
+      this.changed();
+    }
+  }
+
+  leave() {
+    if (document.fullscreenElement === this.node) document.exitFullscreen();
+    if (this.fills) this.node.removeAttribute("popover");
+    this.note = "";
+    this.changed();
+  }
+
+  end() {
+    document.removeEventListener("fullscreenchange", this.changed);
+  }
+}
+
 // -- the panel ---------------------------------------------------------------------------------------------------------
 
 function render({ model, el }) {
   const name = model.get("name");
   const outer = make("section", "echo-stage", el);
   outer.setAttribute("aria-label", `server ${name}`);
+  outer.tabIndex = 0; // its keys: see `keys` below
   outer.dataset.lmSuppressShortcuts = "true"; // what is pressed here is no JupyterLab command
   const root = make("div", "echo-stage-inner", outer);
   const ask = (what, more = {}) => model.send({ do: what, ...more });
+  const region = (parent, className, label) => {
+    const node = make("div", className, parent);
+    node.setAttribute("role", "region");
+    node.setAttribute("aria-label", label);
+    return node;
+  };
 
   const head = make("header", "echo-stage-head", root);
   make("strong", "echo-stage-name", head, name);
   const address = make("span", "echo-stage-rest", head);
   const state = make("span", "echo-stage-state", head);
-  state.setAttribute("role", "status");
   const words = make("span", "echo-stage-words", head);
-  words.setAttribute("role", "status");
   const tools = make("div", "echo-stage-tools", head);
   tools.setAttribute("role", "toolbar");
   tools.setAttribute("aria-label", `what to do with ${name}`);
   let now = { stepping: false, frozen: false, running: false, state: "" };
-  const pause = button(tools, "Step by step", "every thread stops before its next socket call", () =>
+  const pause = button(tools, "Step by step", "every thread stops before its next socket call (space)", () =>
     ask(now.stepping ? "run" : "pause"),
   );
-  const step = button(tools, "Step", "every thread that is paused makes one call", () => ask("step"));
-  const freeze = button(tools, "Freeze", "the picture stands still; the server goes on", () =>
+  const step = button(tools, "Step", "every thread that is paused makes one call (S)", () => ask("step"));
+  const freeze = button(tools, "Freeze", "the picture stands still; the server goes on (F)", () =>
     ask(now.frozen ? "go on" : "freeze"),
   );
   const restart = button(tools, "Restart", "stop the server and start the same function again", () => ask("start"));
   const stop = button(tools, "Stop", "end the server, as Ctrl+C would", () => ask("stop"));
+  const full = button(tools, "Full screen", "the stage alone, as large as the screen (Escape leaves)", () =>
+    screen.toggle(),
+  );
   const note = make("div", "echo-stage-note", root);
   note.setAttribute("role", "alert");
+  const board = region(root, "echo-stage-board", `what the class of ${name} sees`);
+  board.hidden = true;
 
   const middle = make("div", "echo-stage-middle", root);
-  const code = make("div", "echo-stage-code", middle);
-  code.setAttribute("role", "region");
-  code.setAttribute("aria-label", `where each thread of ${name} stands`);
+  const code = new Code(region(middle, "echo-stage-code", `where each thread of ${name} stands`));
   const side = make("div", "echo-stage-side", middle);
-  const backlog = make("div", "echo-stage-backlog", side);
-  backlog.setAttribute("role", "region");
-  backlog.setAttribute("aria-label", `who waits at ${name}`);
-  make("h4", "echo-stage-title", side, "what it printed");
+  const backlog = region(side, "echo-stage-backlog", `who waits at ${name}`);
+  const printed = make("h4", "echo-stage-title", side, "what it printed");
   const log = make("div", "echo-stage-log", side);
   log.setAttribute("role", "log");
   log.setAttribute("aria-live", "off");
@@ -470,28 +133,56 @@ function render({ model, el }) {
 
   const legend = make("div", "echo-stage-legend", root);
   const states = new States(model.get("states"));
-  const timeline = new Timeline(root, states);
+  const timeline = new Timeline(root, states, choose);
   const foot = make("footer", "echo-stage-foot", root);
+  const find = make("input", "echo-stage-find", foot);
+  find.type = "search";
+  find.placeholder = "find a client";
+  find.setAttribute("aria-label", "find a client: its lane is shown alone");
+  const found = make("span", "echo-stage-found", foot);
+  const stepOne = button(foot, "", "let only the thread of this client make its next call", () =>
+    ask("step", { thread: chosen().thread }),
+  );
   const thinned = make("span", "echo-stage-rest", foot);
-  const label = make("label", "echo-stage-rest", foot, "the last ");
-  const choice = make("select", "echo-stage-button", label);
+  const back = make("span", "echo-stage-back", foot);
+  const said = make("span", "echo-stage-rest", back, "look back");
+  const slider = make("input", "echo-stage-slider", back);
+  Object.assign(slider, { type: "range", min: "0", max: "0", step: "0.5", value: "0" });
+  slider.setAttribute("aria-label", "look back: the moment that is shown");
+  const toNow = button(back, "Now", "show what is now", () => lookAt(null));
+  const choice = make("select", "echo-stage-button", make("label", "echo-stage-rest", foot, "the last "));
   choice.setAttribute("aria-label", "seconds that the timeline shows");
   for (const span of WINDOWS) make("option", "", choice, `${span} s`).value = String(span);
   choice.value = "30";
-  const details = make("details", "echo-stage-table", root);
+  const details = make("details", "echo-stage-table", foot);
   make("summary", "", details, "the connections in words");
-  const table = make("table", "", details);
+  const table = make("table", "", make("div", "", details));
   const heads = make("tr", "", make("thead", "", table));
   for (const text of ["client", "waited", "what is known of it"]) make("th", "", heads, text).scope = "col";
   const rows = make("tbody", "", table);
+  const told = make("div", "echo-stage-told", root); // to screen readers alone
+  told.setAttribute("role", "status");
 
   let picture = emptyPicture();
+  let history = new History();
   let complete = false; // the whole picture has come: before that, changes mean nothing
   let offset = Infinity; // the page's clock minus the kernel's: the smallest that was seen, because messages may be late
   let stands = null; // the time at which the picture stands still
+  let past = null; // the time that is looked back at
+  let moment = null; // what was seen then
   let heard = performance.now();
   let visible = true; // whether the panel is on the screen
+  let laidOut = ""; // the room for which the letters were chosen
+  let crowd = false; // as the legend shows it
+  let legendDue = true;
   let drawn = 0; // when the timeline was drawn last
+  const news = new News();
+  let stateTold = "";
+  const screen = new FullScreen(outer, () => {
+    say(full, screen.on ? "Leave" : "Full screen");
+    drawHead();
+    layOut();
+  });
 
   function time() {
     if (stands !== null) return stands;
@@ -505,11 +196,10 @@ function render({ model, el }) {
     say(state, complete && silent > SILENT ? `no news from the kernel for ${Math.floor(silent)} s` : said);
     state.dataset.running = String(now.running);
     outer.dataset.frozen = String(now.frozen);
-    say(note, now.note ?? "");
+    say(note, now.note || screen.note);
     say(pause, now.stepping ? "Run" : "Step by step");
     say(freeze, now.frozen ? "Go on" : "Freeze");
     say(restart, now.running ? "Restart" : "Start");
-    step.disabled = !now.stepping;
     pause.disabled = stop.disabled = !now.running;
   }
 
@@ -527,21 +217,128 @@ function render({ model, el }) {
   function drawMoving() {
     if (!complete) return;
     drawn = performance.now();
-    timeline.draw(picture, time(), Number(choice.value));
-    drawWaits(backlog, time());
+    drawBack();
+    const lane = chosen();
+    const only = (each) => (lane ? each === lane : isFound(each));
+    const high = fitted() ? timeline.root.clientHeight : 0;
+    timeline.draw(picture, past ?? time(), Number(choice.value), { only, high, past: past !== null });
+    if (legendDue || timeline.crowd !== crowd) drawLegend(legend, picture, states, (crowd = timeline.crowd));
+    legendDue = false;
+    drawWaits(backlog, past ?? time());
+  }
+
+  // Whether the room has a height (full screen, a view of its own); else the stage is as high as it needs.
+  function fitted() {
+    return getComputedStyle(outer).getPropertyValue("--echo-stage-fitted") === "1";
+  }
+
+  function sizes() {
+    const letter = parseFloat(getComputedStyle(root).fontSize);
+    return fitted() ? [letter * 0.92, letter * 1.1, letter * 2.2] : [letter * 0.9, letter * 0.95, letter * 0.95];
+  }
+
+  function drawCode(anew) {
+    const shown = moment ?? picture;
+    if (shown.code) code.draw(shown.code, moment ? null : (thread) => ask("step", { thread }), sizes(), anew);
+  }
+
+  function drawQueue() {
+    const shown = (moment ?? picture).backlog;
+    if (shown) drawBacklog(backlog, shown, fitted() ? 1 : 6);
+    drawWaits(backlog, past ?? time());
+  }
+
+  function layOut() {
+    if (!complete || !outer.clientWidth) return;
+    const { width, height } = outer.getBoundingClientRect();
+    const letter = Math.max(12, Math.min(0.0155 * width, 0.0245 * height, 44));
+    outer.style.setProperty("--echo-stage-letter", `${letter}px`);
+    for (const size of [1, 0.9, 0.8, 0.7, 0.6]) {
+      outer.style.setProperty("--echo-stage-board", String(size));
+      if (!fitted() || board.offsetHeight < height * BOARD) break;
+    }
+    drawMoving();
+    drawQueue();
+    drawCode(true);
+    log.scrollTop = log.scrollHeight;
   }
 
   function drawChange(change) {
-    say(words, picture.words);
-    if (change.code) drawCode(code, change.code, (thread) => ask("step", { thread }));
-    if (change.backlog) drawBacklog(backlog, change.backlog);
+    if (!moment) {
+      say(words, picture.words);
+      if (change.backlog) drawQueue();
+      if (change.code) drawCode(false);
+    }
     if (change.log || change.whole) drawLog();
     if (change.lanes || change.gone || change.whole) {
-      drawLegend(legend, picture, states);
+      legendDue = true;
       if (details.open) drawTable(rows, picture);
+      drawFound();
     }
     say(thinned, picture.thinned ? "There were more messages than a picture can show: not each has a mark." : "");
   }
+
+  // -- one client of many ----------------------------------------------------------------------------------------------
+
+  function isFound(lane) {
+    return lane.name.toLowerCase().includes(find.value.trim().toLowerCase());
+  }
+
+  // The lane of that name, or the only one that is found; undefined while none is looked for.
+  function chosen() {
+    const text = find.value.trim().toLowerCase();
+    if (!text) return undefined;
+    const lanes = [...picture.lanes.values()].filter(isFound);
+    return lanes.findLast((lane) => lane.name.toLowerCase() === text) ?? (lanes.length === 1 ? lanes[0] : undefined);
+  }
+
+  function choose(lane) {
+    if (!lane) return;
+    find.value = chosen() === lane ? "" : lane.name;
+    drawFound();
+    drawMoving();
+  }
+
+  function drawFound() {
+    const lane = chosen();
+    const lasts = lane?.since && lane.ended == null ? `${states.get(lane.since[0]).words} · ` : "";
+    const many = () => `${[...picture.lanes.values()].filter(isFound).length} found`;
+    say(found, lane ? `${lane.name}: ${lasts}${lane.words}` : find.value.trim() ? many() : "");
+    stepOne.hidden = !(lane?.since?.[0] === "paused" && lane.thread);
+    say(stepOne, lane ? `Step ${lane.name}'s thread` : "");
+  }
+
+  // -- looking back ----------------------------------------------------------------------------------------------------
+
+  function lookAt(when) {
+    const at = when === null ? null : history.at(when);
+    past = at ? Math.min(when, at.until) : null;
+    const changed = moment !== at;
+    moment = at;
+    outer.dataset.past = String(moment !== null);
+    say(printed, moment ? "what it printed until now" : "what it printed");
+    if (changed) {
+      say(words, (moment ?? picture).words);
+      drawQueue();
+      drawCode(false);
+    }
+    drawMoving();
+  }
+
+  function drawBack() {
+    const first = history.moments[0]?.from ?? 0;
+    const length = Math.min(LOOK_BACK, Math.max(0, time() - first));
+    if (past !== null && past < time() - LOOK_BACK - 1) return lookAt(time() - LOOK_BACK); // older ones are not kept
+    const ago = past === null ? 0 : time() - past;
+    slider.min = String(-Math.ceil(length));
+    slider.value = String(-ago);
+    slider.disabled = length < 1;
+    slider.setAttribute("aria-valuetext", past === null ? "now" : `${Math.round(ago)} s ago`);
+    say(said, past === null ? "look back" : `looking back: ${Math.round(ago)} s ago`);
+    toNow.disabled = past === null;
+  }
+
+  // -- what comes ------------------------------------------------------------------------------------------------------
 
   function hear(message) {
     if (!message || !message.picture) return;
@@ -549,24 +346,59 @@ function render({ model, el }) {
     now = message.head;
     const change = message.picture;
     if (change.whole) {
-      picture = emptyPicture();
+      if (change.run !== picture.run) {
+        history = new History();
+        lookAt(null);
+      }
+      picture = Object.assign(emptyPicture(), { run: change.run });
       offset = Infinity;
       complete = true;
-    }
+    } else if (complete) news.hear(picture, change);
     if (complete && "now" in change) {
       takeIn(picture, change);
+      history.add(picture);
       if (!now.frozen) offset = Math.min(offset + 0.0005, performance.now() / 1000 - change.now);
       drawChange(change);
+    }
+    if ("board" in change) {
+      drawBoard(board, change.board);
+      layOut();
     }
     stands = now.frozen || picture.stopped ? picture.now : null;
     drawHead();
     drawMoving();
   }
 
-  escapeLeaves(root);
+  function tell() {
+    const words = state.textContent.startsWith("no news") ? "no news from the kernel" : state.textContent;
+    const happened = [words === stateTold ? "" : words, news.tell()].filter(Boolean);
+    stateTold = words;
+    if (happened.length) say(told, happened.join(". "));
+  }
+
+  function keys(event) {
+    if (event.key === "Escape") {
+      event.stopPropagation();
+      if (screen.on) return screen.leave();
+      document.activeElement.blur();
+      return cellAround(el)?.focus();
+    }
+    if (event.ctrlKey || event.altKey || event.metaKey || event.repeat) return;
+    if (event.target.closest("input, select, textarea")) return;
+    if (event.key === " " && event.target.closest("button, summary")) return; // which it presses
+    const pressed = { s: step, f: freeze, " ": pause }[event.key.toLowerCase()];
+    if (!pressed) return;
+    event.preventDefault();
+    event.stopPropagation();
+    pressed.click();
+  }
+
+  outer.addEventListener("keydown", keys);
   model.on("msg:custom", hear);
   details.addEventListener("toggle", () => drawTable(rows, picture));
   choice.addEventListener("change", drawMoving);
+  find.addEventListener("input", () => (drawFound(), drawMoving()));
+  slider.addEventListener("input", () => lookAt(Number(slider.value) === 0 ? null : time() + Number(slider.value)));
   const watcher = new IntersectionObserver((entries) => {
     visible = entries.at(-1).isIntersecting;
     look();
@@ -577,22 +409,30 @@ function render({ model, el }) {
   }
   document.addEventListener("visibilitychange", look);
   const asking = setInterval(look, LOOKING);
+  const telling = setInterval(tell, TELLING);
   const moving = setInterval(() => {
     if (!visible || document.hidden) return;
     drawHead();
     if (stands === null && performance.now() - drawn > MOVING * 0.9) drawMoving(); // news draw it, too
   }, MOVING);
-  const resized = new ResizeObserver(drawMoving);
-  resized.observe(root);
+  const resized = new ResizeObserver(() => {
+    // What the code itself has changed is no new room for it.
+    const room = [outer.clientWidth, fitted() && outer.clientHeight, fitted() && code.root.clientHeight].join();
+    if (room === laidOut && code.fits()) return;
+    laidOut = room;
+    layOut();
+  });
+  for (const each of [outer, code.root, timeline.root]) resized.observe(each);
   ask("hello");
   drawHead();
+  drawFound();
   return () => {
     model.off("msg:custom", hear);
     watcher.disconnect();
     resized.disconnect();
+    screen.end();
     document.removeEventListener("visibilitychange", look);
-    clearInterval(asking);
-    clearInterval(moving);
+    for (const each of [asking, telling, moving]) clearInterval(each);
   };
 }
 
