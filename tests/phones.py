@@ -41,16 +41,24 @@ class Phone:
             return states[-1]
         deadline = time.monotonic() + LIMIT
         while time.monotonic() < deadline:  # a ping comes within that time
+            message = self.take()
+            if message is None:
+                break
+            if wanted.items() <= message.items():
+                return message
+        raise AssertionError(f"waited for {wanted}, heard {self.heard}")
+
+    def take(self):
+        """The next message; None when the room has closed the connection."""
+        while True:
             kind, data = self.socket.recv_data(control_frame=True)
             if kind == websocket.ABNF.OPCODE_TEXT:
                 self.heard.append(json.loads(data))
-                if wanted.items() <= self.heard[-1].items():
-                    return self.heard[-1]
-            elif kind == websocket.ABNF.OPCODE_PING:
+                return self.heard[-1]
+            if kind == websocket.ABNF.OPCODE_PING:
                 self.socket.pong(data)
             elif kind == websocket.ABNF.OPCODE_CLOSE:
-                break
-        raise AssertionError(f"waited for {wanted}, heard {self.heard}")
+                return None
 
     def echo(self, number, text=None):
         """Say something, and wait until it comes back; after how many seconds."""
@@ -77,3 +85,43 @@ class Phone:
 
     def __exit__(self, *_):
         self.close()
+
+
+class Voter(Phone):
+    """One that has joined when it is made, that numbers what it types, and votes."""
+
+    def __init__(self, url, name):
+        super().__init__(url, name)
+        self.name, self._number = self.until_it_has("you")["name"], 0
+
+    def until_it_has(self, what):
+        """Read until a message has this; its value. What came before does not count."""
+        deadline = time.monotonic() + LIMIT
+        while time.monotonic() < deadline:
+            message = self.take()
+            assert message is not None, f"waited for {what}, heard {self.heard}"
+            if what in message:
+                return message[what]
+        raise AssertionError(f"waited for {what}, heard {self.heard}")
+
+    def types(self, text):
+        """The number of the message."""
+        self._number += 1
+        self.say(self._number, text)
+        return self._number
+
+    def hears(self, number):
+        """Wait for the echo of that message; its text."""
+        return self.until(echo=number)["text"]
+
+    def ballot(self, **facts):
+        """Wait until it shows a ballot of which this is true."""
+        while True:
+            ballot = self.until_it_has("ballot")
+            if ballot is not None and facts.items() <= ballot.items():
+                return ballot
+
+    def vote(self, option):
+        """For the newest ballot."""
+        ballot = next(each["ballot"] for each in reversed(self.heard) if each.get("ballot"))
+        self.send(do="vote", ballot=ballot["id"], option=option)

@@ -28,7 +28,7 @@ from ..watch.text import cut, visible
 from . import board, rehearsal
 from .crowd import Phone
 from .hands import Commands, PanelWithHands
-from .panel import STATIC, Bundle, script
+from .panel import STATIC, Bundle, InOutputs, script
 from .prediction import Prediction
 from .rehearsal import Rehearsal
 from .room import Room
@@ -69,9 +69,9 @@ class Classroom(PanelWithHands):
     host        "127.0.0.1": only this machine; "0.0.0.0": the room's network, too
     port        of the page for phones; a free one, unless it is given
 
-    A newer classroom at a server of that name takes the place of the earlier one. `close` removes it with all its
-    phones; the server runs on. Raises `TypeError` for what is no server or no function, and `OSError` where nobody can
-    listen at that host and port.
+    A newer classroom at a server of that name takes the place of the earlier one, with its phones and votes if host and
+    port are the same. `close` removes it with all its phones; the server runs on. Raises `TypeError` for what is no
+    server or no function, and `OSError` where nobody can listen at that host and port.
     """
 
     _esm = script("classroom")
@@ -99,16 +99,28 @@ class Classroom(PanelWithHands):
         self._rehearsal: Rehearsal | None = None
         self._find = ""  # in the phones' names
         self._told: dict[str, Any] = {}  # what the page knows
-        self._hello = self._dirty = False
+        self._hello = False
         self._looked_at_until = self._listed = 0.0
         self._busy = threading.RLock()  # one at a time changes the ballots and the server: a cell, or a button
+        self._at = host, port
         super().__init__(server.name, name=cut(visible(server.name), NAME_LETTERS))
         try:
-            self._room = Room(self.server, host, port)
+            self._room = self._room or Room(self.server, host, port)
         except BaseException:
             self.close()
             raise
         self.url, self._qr = self._room.url, _qr_code(self._room.url)
+        if self._ballots:  # of the earlier one: the votes go on
+            self._begin()
+
+    def _succeed(self, earlier: InOutputs) -> None:
+        """The cell is run again: the phones and the votes stay, unless the page is to listen elsewhere."""
+        assert isinstance(earlier, Classroom)
+        with earlier._busy:
+            if earlier._at == self._at and not earlier._over:
+                self._room, earlier._room = earlier._room, None
+                self._ballots, self._asked, self._joins = earlier._ballots, earlier._asked, earlier._joins
+                self._rehearsal, earlier._rehearsal = earlier._rehearsal, None
 
     # -- what a cell calls ---------------------------------------------------------------------------------------------
 
@@ -127,7 +139,7 @@ class Classroom(PanelWithHands):
             else:
                 if now is not None:
                     now.set_open(False)
-                self._ballots.append(Ballot(question, options, self._changed))
+                self._ballots.append(Ballot(question, options))
             self._asked, self._joins = prediction, False
             self._publish()
 
@@ -172,7 +184,7 @@ class Classroom(PanelWithHands):
         with self._busy:
             if self._rehearsal is not None:
                 self._rehearsal.stop()
-            self._rehearsal = Rehearsal(self._opened().rehearsal_url, n, seconds, self._changed)
+            self._rehearsal = Rehearsal(self._opened().rehearsal_url, n, seconds)
             return self._rehearsal
 
     @property
@@ -226,7 +238,6 @@ class Classroom(PanelWithHands):
                 raise
             finally:
                 room.changed(self.server)
-                self._changed()
         now = self.server.address[1]
         return "" if now == port else PORT.format(visible(name_of(new)), now)
 
@@ -234,7 +245,6 @@ class Classroom(PanelWithHands):
         """Tell the phones, the stage and the page of the ballot."""
         self._opened().ask(self._ballots[-1] if self._ballots else None)
         self._pin()
-        self._changed()
         self._begin()
 
     def _pin(self) -> None:
@@ -245,11 +255,8 @@ class Classroom(PanelWithHands):
             shown["lines"] = [each for each in shown["lines"] if each]
         elif self._ballots:
             shown = self._ballots[-1].board(phones)
-        board.pin(self.server.name, shown)
-
-    def _changed(self) -> None:
-        """There is something new to show. Any thread may say so, as often as it likes."""
-        self._dirty = True
+        if shown != board.pinned(self.server.name):
+            board.pin(self.server.name, shown)
 
     # -- messages of the page ------------------------------------------------------------------------------------------
 
@@ -282,15 +289,14 @@ class Classroom(PanelWithHands):
     def _paint(self) -> float | None:
         now = time.monotonic()
         looks = now <= self._looked_at_until
-        if self._dirty and self._busy.acquire(blocking=False):  # else a button or a cell is at it
+        voting = bool(self._ballots) and self._ballots[-1].open
+        if voting and self._busy.acquire(blocking=False):  # else a button or a cell is at it
             try:
-                self._dirty = False
                 self._pin()
             finally:
                 self._busy.release()
         if looks:
             self._tell(now)
-        voting = bool(self._ballots) and self._ballots[-1].open
         return TICK if looks or voting else None
 
     def _tell(self, now: float) -> None:

@@ -44,9 +44,13 @@ class InOutputs(ipywidgets.DOMWidget):  # type: ignore[misc]
         self._places: list[str] = []  # its display ids, one each time it was displayed
         earlier = _open.pop(self._key, None)
         if earlier is not None:
+            self._succeed(earlier)
             earlier.close()
         _open[self._key] = self
         before_exit(_close_all)  # while the kernel can still send to the page
+
+    def _succeed(self, earlier: InOutputs) -> None:
+        """Take over from an earlier one what is to go on."""
 
     def _still(self) -> Bundle:
         """What the notebook shows when the kernel is gone: text/plain, and text/html or image/png."""

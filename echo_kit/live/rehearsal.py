@@ -13,7 +13,6 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -32,12 +31,9 @@ ROOT = Path(__file__).parents[2]  # where a new Python finds this package, also 
 
 
 class Rehearsal:
-    """A class of `students` that goes on in the background for some `seconds`; shows itself, as far as it has come.
+    """A class of `students` that goes on in the background for some `seconds`; shows itself, as far as it has come."""
 
-    changed   is called, by any thread, when there is something new to show
-    """
-
-    def __init__(self, url: str, students: int, seconds: float, changed: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, url: str, students: int, seconds: float) -> None:
         if type(students) is not int or not 1 <= students <= MOST:
             raise ValueError(f"a class has 1 to {MOST:,} students, got {students!r}")
         if not isinstance(seconds, int | float) or not 1 <= seconds <= LONGEST:
@@ -46,7 +42,6 @@ class Rehearsal:
         grace = GRACE + MORE * students  # a room keeps the place of one who has vanished for half a minute
         self.longest = seconds + grace + 4 * ENDS  # seconds that it takes at most
         self.trouble: list[str] = []  # what went wrong with a process, in sentences
-        self._changed = changed
         self._counts: dict[int, Counter[str]] = {}  # by process, as it has told last
         self._times: list[float] = []  # milliseconds, of the echoes
         self._lock = threading.Lock()  # guards these three
@@ -134,7 +129,6 @@ class Rehearsal:
                 self._note("a process of students did not end in time, and was killed")
             reader.join(ENDS)
         self._ended.set()
-        self._changed()
 
     def _read(self, number: int, process: subprocess.Popen[str]) -> None:
         assert process.stdin is not None
@@ -146,7 +140,6 @@ class Rehearsal:
                 with self._lock:
                     self._counts[number] = Counter(told["counts"])
                     self._times += told["times"][: SAMPLES - len(self._times)]
-                self._changed()
         said = process.stderr.read().strip()
         try:
             code = process.wait(ENDS)

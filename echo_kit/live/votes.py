@@ -9,7 +9,7 @@ import csv
 import io
 import itertools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -34,15 +34,10 @@ class Round:
 
 
 class Ballot:
-    """A question with options, and its votes: the first, and a second one after the discussion.
+    """A question with options, and its votes: the first, and a second one after the discussion."""
 
-    question, options   as they are shown
-    changed             is called, by any thread, when there is something new to show
-    """
-
-    def __init__(self, question: str, options: Sequence[str], changed: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, question: str, options: Sequence[str]) -> None:
         self.question, self.options = question, tuple(options)
-        self._changed = changed
         self._truth: int | None = None
         self._outcome = ""  # what is said of it
         self._rounds = [Round(ROUNDS[0])]
@@ -74,7 +69,6 @@ class Ballot:
             if not now.open or not known or (seat not in now.votes and len(now.votes) >= MOST_VOTES):
                 return False
             now.votes[seat] = option
-        self._changed()
         return True
 
     def shown(self, seat: str) -> dict[str, Any]:
@@ -101,26 +95,22 @@ class Ballot:
             if not self._rounds[-1].open:
                 self._rounds.append(Round(ROUNDS[len(self._rounds)]))
                 self.id = self._rounds[-1].id
-        self._changed()
 
     def set_open(self, open: bool) -> None:
         """Close the vote, or open it again."""
         with self._lock:
             self._rounds[-1].open = open
-        self._changed()
 
     def show(self) -> None:
         """Close the vote and show the bars of all rounds."""
         with self._lock:
             self._show()
-        self._changed()
 
     def tell(self, truth: int | None, outcome: str) -> None:
         """Show which option came true, if any did, beside the votes. `outcome` is what happened, as a sentence."""
         with self._lock:
             self._show()
             self._truth, self._outcome = truth, outcome
-        self._changed()
 
     def board(self, phones: int) -> dict[str, Any]:
         """What the stage shows of it; `phones` could vote."""

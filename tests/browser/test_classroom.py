@@ -5,7 +5,7 @@ import contextlib
 import nbformat
 
 from ..lab import OnPage
-from ..voters import Phone
+from ..phones import Voter
 from .test_markup import LOOK, PAYLOADS, nothing_ran
 
 QUESTION, YES, NO = "Is bob answered?", "yes, at once", "no, he waits"
@@ -36,7 +36,7 @@ def test_a_lesson_with_two_phones(notebook, jupyterlab):
     wide = code.evaluate("(img) => img.decode().then(() => [img.naturalWidth, img.clientWidth])")
     assert wide[0] >= 29  # its modules
     assert wide[1] >= 150
-    with Phone(url, "alice") as alice, Phone(url, "bob") as bob:
+    with Voter(url, "alice") as alice, Voter(url, "bob") as bob:
         says(panel, "2 joined")
         book.run_cell(1)
         for phone, option in ((alice, 0), (bob, 1)):
@@ -58,7 +58,7 @@ def test_a_lesson_with_two_phones(notebook, jupyterlab):
         says(panel, "second vote: 1 (100 %)")
         book.output(2).get_by_text("true", exact=True).wait_for()
 
-        waits = bob.say("I wait")
+        waits = bob.types("I wait")
         panel.root.locator("summary").click()
         says(panel, "waiting, 0 of 1 answered")
         panel.root.get_by_role("button", name="Change to serve_threaded").press("Enter")
@@ -68,7 +68,7 @@ def test_a_lesson_with_two_phones(notebook, jupyterlab):
         panel.root.get_by_label("find a name").fill("ali")
         panel.root.get_by_role("button", name="Show out bob").wait_for(state="detached")
         panel.root.get_by_role("button", name="Show out alice").click()
-        alice.is_("out")
+        alice.until(state="out")
         says(panel, "1 joined")
 
         book.save()
@@ -103,7 +103,7 @@ def test_names_questions_and_functions_are_text(notebook):
     book.execute(f"serve = lambda: 1\nserve.__name__ = {PAYLOADS[3]!r}\nroom._other = serve")
     url = book.execute("print(room._room.rehearsal_url)").strip()
     with contextlib.ExitStack() as stack:
-        phones = [stack.enter_context(Phone(url, name)) for name in names]
+        phones = [stack.enter_context(Voter(url, name)) for name in names]
         panel.root.locator("summary").click()
         says(panel, f"{len(phones)} joined")
         for phone in phones:

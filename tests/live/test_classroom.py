@@ -19,7 +19,7 @@ from echo_kit.live import board, classroom
 from echo_kit.live.classroom import Classroom
 from echo_kit.live.crowd import Phone as Listed
 
-from ..voters import Phone
+from ..phones import Voter
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 YES, NO = "yes, at once", "no, he waits"
@@ -75,7 +75,7 @@ def question():
 
 
 def test_vote_discuss_vote_again_experiment_and_the_truth(room, question, capsys):
-    with Phone(room.url, "alice") as alice, Phone(room.url, "bob") as bob:
+    with Voter(room.url, "alice") as alice, Voter(room.url, "bob") as bob:
         room.ask(question)
         for phone in (alice, bob):
             hidden = {"round": "first vote", "open": True, "counts": None, "truth": None, "options": [YES, NO]}
@@ -93,7 +93,7 @@ def test_vote_discuss_vote_again_experiment_and_the_truth(room, question, capsys
         alice.ballot(round="second vote", chosen=None, counts=None, open=True)
         alice.vote(1)
         alice.ballot(chosen=1)
-        with Phone(room.url, "carol") as carol:  # one who comes later votes, too
+        with Voter(room.url, "carol") as carol:  # one who comes later votes, too
             carol.ballot(round="second vote")
             carol.vote(1)
             carol.ballot(chosen=1)
@@ -125,7 +125,7 @@ def test_another_question_closes_the_vote_and_after_the_truth_it_is_a_new_ballot
     room.ask(other)
     assert [row.question for row in room.results.rows] == ["Is bob answered?"] * 2 + ["And carol?"] * 4
     assert board.pinned("hall")["rounds"] == [{"label": "first vote", "votes": 0, "counts": None}]
-    with Phone(room.url, "alice") as alice:
+    with Voter(room.url, "alice") as alice:
         alice.ballot(question="And carol?", round="first vote", truth=None)
     other.close()
 
@@ -170,15 +170,16 @@ def test_what_cannot_be_asked_or_shown(room):
 def test_phones_stay_and_lose_no_line_when_the_server_changes(room, server):
     port = server.address[1]
     room.change(echo_kit.serve_single)
-    with Phone(room.url, "alice") as alice, Phone(room.url, "bob") as bob:
-        assert alice.hears(alice.say("first"))
-        waits = bob.say("I wait")
+    with Voter(room.url, "alice") as alice, Voter(room.url, "bob") as bob:
+        assert alice.hears(alice.types("first"))
+        waits = bob.types("I wait")
         room.change(echo_kit.serve_threaded)
-        alice.is_("served")
-        assert alice.hears(alice.say("second")) == "second"
+        alice.until(state="changing")
+        alice.until(state="served")
+        assert alice.hears(alice.types("second")) == "second"
         assert bob.hears(waits) == "I wait"
         room.change()  # back
-        assert alice.hears(alice.say("third")) == "third"
+        assert alice.hears(alice.types("third")) == "third"
     assert (server.running, server.address[1], server.serves) == (True, port, echo_kit.serve_single)
     assert echo_kit.server.newest("hall") is server
 
@@ -210,16 +211,16 @@ def test_a_function_that_does_not_start_leaves_the_class_with_the_earlier_one(ro
     def fails(host, port):
         raise ValueError("not <b>I</b>")
 
-    with Phone(room.url, "alice") as alice:
+    with Voter(room.url, "alice") as alice:
         with pytest.raises(ValueError, match="not <b>I</b>"):
             room.change(fails)
         assert (server.running, server.serves) == (True, echo_kit.serve_threaded)
-        assert alice.hears(alice.say("still here")) == "still here"
+        assert alice.hears(alice.types("still here")) == "still here"
         room._other = fails
         room.do("hello")
         room.do("change")
         room.until(lambda page: page.get("note", "").startswith("not <b>I</b>"))
-        assert alice.hears(alice.say("and here")) == "and here"
+        assert alice.hears(alice.types("and here")) == "and here"
 
 
 def test_what_is_no_server_and_no_function(server):
@@ -247,13 +248,13 @@ def test_a_port_that_is_taken_leaves_nothing(server):
 
 
 def test_when_its_cell_is_run_again_the_class_goes_on_with_the_new_server(room, server):
-    with Phone(room.url, "alice") as alice:
-        assert alice.hears(alice.say("one")) == "one"
+    with Voter(room.url, "alice") as alice:
+        assert alice.hears(alice.types("one")) == "one"
         with echo_kit.start(echo_kit.serve_single, name="hall") as second:
-            assert alice.hears(alice.say("two")) == "two"
+            assert alice.hears(alice.types("two")) == "two"
             room.change(echo_kit.serve_threaded)
             assert room.server is second
-            assert alice.hears(alice.say("three")) == "three"
+            assert alice.hears(alice.types("three")) == "three"
 
 
 # -- the page ----------------------------------------------------------------------------------------------------------
@@ -261,8 +262,8 @@ def test_when_its_cell_is_run_again_the_class_goes_on_with_the_new_server(room, 
 
 def test_the_page_is_told_where_to_join_and_who_has(room):
     room.do("hello")
-    with Phone(room.url, "alice <b>") as alice:
-        alice.hears(alice.say("hello"))
+    with Voter(room.url, "alice <b>") as alice:
+        alice.hears(alice.types("hello"))
         room.until(lambda page: page.get("rows") and page["rows"][0][2].endswith("1 of 1 answered"))
         ((number, name, words, trouble),) = room.page["rows"]
         assert (name, trouble) == ("alice <b>", "")
@@ -272,13 +273,13 @@ def test_the_page_is_told_where_to_join_and_who_has(room):
         assert room.page["address"]["qr"].startswith("data:image/svg+xml")
         assert (room.page["serves"], room.page["other"]) == ("serve_threaded", "serve_single")
         room.do("out", phone=number)
-        assert alice.is_("out")
+        assert alice.until(state="out")
         room.until(lambda page: not page["rows"])
 
 
 def test_who_disturbs_is_shown_out_by_name_also_who_is_no_phone(room, server):
-    with Phone(room.url, "alice") as alice, echo_kit.Client(server, "nc") as other:
-        alice.is_("served")
+    with Voter(room.url, "alice") as alice, echo_kit.Client(server, "nc") as other:
+        alice.until(state="served")
         other.send("x")
         assert other.receive() == "x"
         room.show_out("nc")
@@ -286,7 +287,7 @@ def test_who_disturbs_is_shown_out_by_name_also_who_is_no_phone(room, server):
             other.receive(timeout=LIMIT)
         room.do("hello")
         room.do("out by name", name="alice")
-        alice.is_("out")
+        alice.until(state="out")
         room.do("out by name", name="nobody <b>")
         room.until(lambda page: "nobody <b>" in page.get("note", ""))
         with pytest.raises(LookupError, match="nobody"):
@@ -374,7 +375,7 @@ def test_what_a_notebook_compares_is_the_same_in_every_run(room, question):
 
 
 def test_as_text_it_says_where_to_join(room):
-    with Phone(room.url, "alice"):
+    with Voter(room.url, "alice"):
         assert str(room) == f"Classroom of hall\nJoin: {room.url}\n1 joined"
     room.close()
     assert str(room) == "Classroom of hall, closed"
@@ -389,13 +390,13 @@ def test_without_segno_the_address_stands_there(server, monkeypatch):
 
 def test_close_ends_it_and_leaves_the_server(room, server, question):
     room.do("hello")
-    with Phone(room.url, "alice") as alice:
+    with Voter(room.url, "alice") as alice:
         room.ask(question)
         alice.ballot(open=True)
         alice.vote(0)
         room.close()
         room.close()
-        alice.is_("out")
+        alice.until(state="out")
     assert board.pinned("hall") is None
     assert server.running
     for call in (room.show, room.change, room.rehearse):
@@ -404,11 +405,30 @@ def test_close_ends_it_and_leaves_the_server(room, server, question):
     assert [row.first for row in room.results.rows][1] == 0  # what was voted is still there
 
 
-def test_a_newer_one_takes_its_place_at_the_same_port(room, server):
+def test_when_its_cell_is_run_again_the_phones_and_the_votes_stay(room, server, question):
+    room.ask(question)
+    with Voter(room.url, "alice") as alice:
+        alice.ballot(open=True)
+        newer = Watched(server, echo_kit.serve_single)
+        assert (room.comm, newer.url) == (None, room.url)
+        alice.vote(0)
+        alice.ballot(chosen=0)
+        pinned(newer, lambda it: it is not None and it["lines"] == ["1 of 1 have voted"])
+        newer.ask(question)  # it is the second vote
+        alice.ballot(round="second vote")
+        assert alice.hears(alice.types("still here")) == "still here"
+        newer.close()
+        alice.until(state="out")
+
+
+def test_a_newer_one_that_listens_elsewhere_takes_the_place_without_the_phones(room, server):
     port = int(re.search(r":(\d+)/", room.url)[1])
-    newer = Watched(server, port=port)
+    with Voter(room.url, "alice") as alice:
+        newer = Watched(server, port=port)
+        alice.until(state="out")
     assert room.comm is None
     assert f":{port}/" in newer.url
+    assert newer.url != room.url
     newer.close()
 
 

@@ -6,10 +6,11 @@ import threading
 import time
 
 import pytest
+import websocket
 
 import echo_kit
 
-from ..voters import Phone
+from ..phones import Voter
 
 pytestmark = pytest.mark.soak
 
@@ -22,12 +23,12 @@ def test_twenty_changes_under_load_lose_no_line():
 
     def typing(number):
         try:
-            with Phone(room._room.rehearsal_url, f"phone {number}") as phone:
+            with Voter(room._room.rehearsal_url, f"phone {number}") as phone:
                 chance, heard, said = random.Random(number), {}, {}
                 while not over.is_set():
                     if len(said) - len(heard) < 20:
                         text = f"{number}: {chance.random()}"
-                        said[phone.say(text)] = text
+                        said[phone.types(text)] = text
                     take(phone, heard)
                     over.wait(chance.uniform(0.2, 0.4))
                 finish.wait(60)
@@ -42,14 +43,14 @@ def test_twenty_changes_under_load_lose_no_line():
 
     def take(phone, heard):
         """What has come so far."""
-        phone._sock.settimeout(0.01)
+        phone.socket.settimeout(0.01)
         try:
             while True:
                 message = phone.take()
                 if "echo" in message:
                     heard[message["echo"]] = message["text"]
-        except TimeoutError:
-            phone._sock.settimeout(60)
+        except websocket.WebSocketTimeoutException:
+            phone.socket.settimeout(60)
 
     finish = threading.Event()
     with echo_kit.start(echo_kit.serve_single, name="hall") as server:

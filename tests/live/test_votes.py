@@ -93,16 +93,6 @@ def test_a_late_vote_for_the_first_round_is_one_for_another_ballot(ballot):
     assert (ballot.id, ballot.open) == (second, True)
 
 
-def test_it_says_when_there_is_something_new():
-    seen = []
-    ballot = Ballot("Q?", ["a", "b"], lambda: seen.append(ballot.board(1)["rounds"][-1]["votes"]))
-    ballot.cast("x", 0)
-    ballot.cast("x", 7)
-    ballot.show()
-    ballot.cast("y", 0)
-    assert seen == [1, 1]
-
-
 def test_threads_that_vote_at_once_lose_no_vote(ballot):
     barrier = threading.Barrier(4)
 
