@@ -2,6 +2,7 @@
 
 const AROUND = [Infinity, 8, 5, 3, 2, 1, 0]; // lines on both sides of a mark that are shown, where not all have room
 const CALM = 5000; // milliseconds for which the letters do not grow
+const SPARE = 20; // times as long as the last search for a size took, nobody searches again
 const WIDE = 0.61; // of a letter of code, its width by its size
 
 // -- where each thread stands ------------------------------------------------------------------------------------------
@@ -14,6 +15,8 @@ class Code {
     this.around = Infinity;
     this.size = 0;
     this.fitted = -CALM;
+    this.took = 0; // milliseconds, the last search for a size
+    this.late = false; // it does not fit, and is to be drawn again soon
   }
 
   draw(code, step, sizes, anew = false) {
@@ -45,8 +48,10 @@ class Code {
 
   fit(code, step, [least, good, most], anew) {
     writeCode(this.root, code, step, this.around);
-    const calm = performance.now() - this.fitted < CALM;
-    if (calm && !anew && this.fits()) return;
+    const fits = this.fits();
+    const early = !anew && performance.now() - this.fitted < (fits ? CALM : SPARE * this.took);
+    this.late = early && !fits;
+    if (early) return;
     this.fitted = performance.now();
     for (const around of AROUND) {
       if (around !== this.around) writeCode(this.root, code, step, (this.around = around));
@@ -63,6 +68,7 @@ class Code {
       else high = this.size;
     }
     this.resize(low);
+    this.took = performance.now() - this.fitted;
   }
 
   fits() {
@@ -71,7 +77,7 @@ class Code {
 
   resize(size) {
     this.size = size;
-    this.root.closest(".echo-stage").style.setProperty("--echo-stage-code", `${size}px`);
+    this.root.style.fontSize = `${size}px`;
   }
 }
 

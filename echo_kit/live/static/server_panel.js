@@ -203,14 +203,14 @@ function render({ model, el }) {
     pause.disabled = stop.disabled = !now.running;
   }
 
-  function drawLog() {
+  function drawLog(lines) {
     const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
-    log.replaceChildren();
-    for (const [who, text] of picture.log) {
+    for (const [who, text] of lines) {
       const line = make("div", "", log);
       make("span", "echo-stage-rest", line, `${who} `);
       make("span", "", line, text);
     }
+    while (log.childElementCount > KEPT_LINES) log.firstChild.remove();
     if (atEnd) log.scrollTop = log.scrollHeight;
   }
 
@@ -269,7 +269,8 @@ function render({ model, el }) {
       if (change.backlog) drawQueue();
       if (change.code) drawCode(false);
     }
-    if (change.log || change.whole) drawLog();
+    if (change.whole) log.replaceChildren();
+    if (change.log) drawLog(change.log);
     if (change.lanes || change.gone || change.whole) {
       legendDue = true;
       if (details.open) drawTable(rows, picture);
@@ -413,6 +414,7 @@ function render({ model, el }) {
   const moving = setInterval(() => {
     if (!visible || document.hidden) return;
     drawHead();
+    if (code.late) drawCode(false);
     if (stands === null && performance.now() - drawn > MOVING * 0.9) drawMoving(); // news draw it, too
   }, MOVING);
   const resized = new ResizeObserver(() => {
