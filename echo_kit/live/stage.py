@@ -124,6 +124,8 @@ class ServerPanel(PanelWithHands):
     def _tick(self, now: float) -> None:
         asked, self._asked = self._asked, False
         picture: dict[str, Any] = {}
+        if self._live is not None and self._frozen != self._head.get("frozen", False):
+            self._tell(now, {"now": self._live.now})  # whoever clicked does not wait for the look
         try:
             picture = self._look(now, asked)
             self._trouble = ""
@@ -133,6 +135,9 @@ class ServerPanel(PanelWithHands):
         board = pinned(self.server.name)
         if board is not self._board or "whole" in picture:  # a picture of a code is long: not at each tick
             picture["board"] = self._board = board
+        self._tell(now, picture)
+
+    def _tell(self, now: float, picture: dict[str, Any]) -> None:
         head = self._make_head()
         if head != self._head or len(picture) > 1 or "board" in picture or (picture and now - self._sent > BEAT):
             self._head, self._sent = head, now

@@ -172,6 +172,17 @@ def test_frozen_it_gives_a_sign_of_life_that_says_at_which_moment(stage):
         assert stage.take(timeout=5)["picture"] == {"now": moment}
 
 
+def test_go_on_does_not_wait_for_the_look(stage, monkeypatch):
+    stage.do("freeze")
+    stage.until(lambda: stage.head["frozen"])
+    looked = threading.Event()
+    monkeypatch.setattr(stage._live, "look", lambda: looked.wait(60) and {})
+    stage.do("go on")
+    stage.until(lambda: not stage.head["frozen"])
+    assert not looked.is_set()
+    looked.set()
+
+
 def test_at_the_end_the_panel_that_watches_is_closed_before_the_others(single, open_panel, monkeypatch):
     monkeypatch.setattr(echo_kit.live.panel, "_open", {})
     stage = open_panel(single)
