@@ -188,7 +188,7 @@ TIPS = """(root) => {  // whatever the pointer finds on the timeline
 IN_A_STAGE = {"SECTION", "DIV", "HEADER", "STRONG", "SPAN", "I", "BUTTON", "H4", "CANVAS", "FOOTER", "LABEL", "SELECT"}
 IN_A_STAGE |= {"INPUT", "OPTION", "DETAILS", "SUMMARY", "TABLE", "THEAD", "TBODY", "TR", "TH", "TD"}
 STYLED = """(root) => [...root.querySelectorAll("[style]")].filter(
-    (each) => !each.matches(".echo-stage-swatch, .echo-stage-tip, .echo-stage-canvas")).length"""
+    (each) => !each.matches(".echo-stage-code, .echo-stage-swatch, .echo-stage-tip, .echo-stage-canvas")).length"""
 
 
 def test_names_messages_and_prints_are_text_on_the_stage(notebook):
