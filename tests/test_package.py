@@ -12,6 +12,8 @@ import pytest
 
 import echo_kit
 
+from .faults.test_faults import FAULTS
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "echo_kit"
 
@@ -420,3 +422,10 @@ def test_a_newcomer_finds_each_file_that_is_named(page):
     missing = [each for each in named if not any((folder / each).exists() for folder in (ROOT, ROOT / "echo_kit"))]
     assert named
     assert not missing
+
+
+@pytest.mark.parametrize("what", FAULTS)
+def test_each_fault_of_the_battery_is_one_place_of_the_code_as_it_is(what):
+    """Else the battery, which the default leaves out, would say so only in CI."""
+    _, module, right, _ = FAULTS[what]
+    assert (PACKAGE / module).read_text("utf-8").count(right) == 1
