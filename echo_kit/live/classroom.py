@@ -69,9 +69,10 @@ class Classroom(PanelWithHands):
     host        "127.0.0.1": only this machine; "0.0.0.0": the room's network, too
     port        of the page for phones; a free one, unless it is given
 
-    A newer classroom at a server of that name takes the place of the earlier one, with its phones and votes if host and
-    port are the same. `close` removes it with all its phones; the server runs on. Raises `TypeError` for what is no
-    server or no function, and `OSError` where nobody can listen at that host and port.
+    A newer classroom at a server of that name takes the place of the earlier one, with its phones if host and port are
+    the same, and with its votes if the server is the same, too. `close` removes it with all its phones; the server runs
+    on. Raises `TypeError` for what is no server or no function, and `OSError` where nobody can listen at that host and
+    port.
     """
 
     _esm = script("classroom")
@@ -102,7 +103,7 @@ class Classroom(PanelWithHands):
         self._hello = False
         self._looked_at_until = self._listed = 0.0
         self._busy = threading.RLock()  # one at a time changes the ballots and the server: a cell, or a button
-        self._at = host, port
+        self._at, self._first = (host, port), self.server
         super().__init__(server.name, name=cut(visible(server.name), NAME_LETTERS))
         try:
             self._room = self._room or Room(self.server, host, port)
@@ -114,13 +115,20 @@ class Classroom(PanelWithHands):
             self._begin()
 
     def _succeed(self, earlier: InOutputs) -> None:
-        """The cell is run again: the phones and the votes stay, unless the page is to listen elsewhere."""
+        """The cell is run again: the phones stay, unless the page is to listen elsewhere; and the votes, unless the
+        server's cell was run again, too: that is another lesson.
+        """
         assert isinstance(earlier, Classroom)
         with earlier._busy:
-            if earlier._at == self._at and not earlier._over:
-                self._room, earlier._room = earlier._room, None
+            if earlier._at != self._at or earlier._room is None or earlier._over:
+                return
+            self._room, earlier._room = earlier._room, None
+            self._rehearsal, earlier._rehearsal = earlier._rehearsal, None
+            if earlier._first is self._first:
                 self._ballots, self._asked, self._joins = earlier._ballots, earlier._asked, earlier._joins
-                self._rehearsal, earlier._rehearsal = earlier._rehearsal, None
+            else:
+                self._room.ask(None)
+                self._pin()
 
     # -- what a cell calls ---------------------------------------------------------------------------------------------
 
@@ -352,7 +360,7 @@ class Classroom(PanelWithHands):
         words = "phones join it at an address that is here while the kernel runs."
         data = {"text/plain": repr(self), "text/html": f"<p><b>{html.escape(repr(self))}</b>: {words}</p>"}
         seen = Results([each for each in self._ballots if each.seen])
-        if seen.rows:  # what nobody has seen yet stays hidden in a file, too
+        if seen.rows and self._over:  # what nobody has seen yet stays hidden in a file, too
             data["text/plain"] += f"\n{seen!r}"
             data["text/html"] += seen._repr_html_()
         return data, {}

@@ -369,7 +369,10 @@ def test_what_a_notebook_compares_is_the_same_in_every_run(room, question):
     room.ask(question)
     assert room._still()[0] == data  # nobody has seen the votes yet
     room.show()
-    said = room._still()[0]
+    newer = Watched(room.server, echo_kit.serve_single)  # the cell is run again: the votes stay
+    assert newer._still()[0] == data
+    newer.close()
+    said = newer._still()[0]
     assert said["text/plain"].splitlines()[1].split() == ["question", "option", "first", "second", "truth"]
     assert "<table" in said["text/html"]
 
@@ -419,6 +422,18 @@ def test_when_its_cell_is_run_again_the_phones_and_the_votes_stay(room, server, 
         assert alice.hears(alice.types("still here")) == "still here"
         newer.close()
         alice.until(state="out")
+
+
+def test_when_its_servers_cell_is_run_again_too_the_phones_stay_and_the_votes_begin_anew(room, question):
+    room.ask(question)
+    with Voter(room.url, "alice") as alice, echo_kit.start(echo_kit.serve_threaded, name="hall") as again:
+        alice.ballot(open=True)
+        newer = Watched(again)
+        assert newer.url == room.url
+        assert alice.until_it_has("ballot") is None
+        assert (newer.results.rows, board.pinned("hall")) == ([], None)
+        assert alice.hears(alice.types("still here")) == "still here"
+        newer.close()
 
 
 def test_a_newer_one_that_listens_elsewhere_takes_the_place_without_the_phones(room, server):
