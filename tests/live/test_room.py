@@ -173,6 +173,8 @@ def test_after_a_reload_it_is_the_same_phone_and_nothing_is_sent_twice(single, e
     before.say(1, "once")
     before.say(2, "twice")
     assert len(single.backlog().waiting) == 1
+    before.send(do="here")
+    before.until(here=True)  # what has not been read is lost with the page
     before.close()
     bob = enter(room.url, "bob", seat=before.seat)
     bob.until(you={"name": "bob", "id": 2})
