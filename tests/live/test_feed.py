@@ -132,7 +132,9 @@ def agrees(page, server, at_once=False):
             assert (exact is None) == (said is None), (name, mine)
             if name == "connected" and exact is not None and lane.accepted is not None:
                 exact = min(exact, lane.accepted)  # our client may be told of it later than the server
-            assert exact is None or abs(exact - zero - said) < 0.02, (name, mine)
+            # When a stranger connected, two looks at the kernel have found out: each as late as the machine is busy.
+            apart = 0.5 if name == "connected" and lane.client is None else 0.02
+            assert exact is None or abs(exact - zero - said) < apart, (name, mine)
     whole = json.loads(json.dumps(page.live.whole()))
     assert {lane["id"]: lane for lane in whole["lanes"]} == page.lanes
     assert whole["log"] == page.log
