@@ -98,27 +98,34 @@ def jupyterlab(tmp_path_factory):
     running.stop()
 
 
-@pytest.fixture(scope="module")  # Playwright's event loop is the main thread's: it is not to be there for other tests
-def browser(request):
-    """A browser, signed in to JupyterLab: a Playwright BrowserContext."""
+@contextmanager
+def chromium():
+    """A browser, driven by Playwright; where there is none, the test is skipped, which CI does not allow."""
     try:
         from playwright.sync_api import Error, sync_playwright
     except ModuleNotFoundError:
         not_here("Playwright is not installed: pip install playwright")
     with sync_playwright() as playwright:
         try:
-            chromium = playwright.chromium.launch(executable_path=find_browser(), timeout=LIMIT * 1000)
+            running = playwright.chromium.launch(executable_path=find_browser(), timeout=LIMIT * 1000)
         except Error as error:
             not_here(f"no browser: install Chromium, or `playwright install chromium` ({str(error).splitlines()[0]})")
+        yield running
+        running.close()
+
+
+@pytest.fixture(scope="module")  # Playwright's event loop is the main thread's: it is not to be there for other tests
+def browser(request):
+    """A browser, signed in to JupyterLab: a Playwright BrowserContext."""
+    with chromium() as running:
         jupyterlab = request.getfixturevalue("jupyterlab")  # not started where nobody could look at it
-        context = chromium.new_context(
+        context = running.new_context(
             viewport={"width": 1280, "height": 1000}, extra_http_headers={"Authorization": f"token {jupyterlab.token}"}
         )
         context.set_default_timeout(LIMIT * 1000)
         context.request.get(f"{jupyterlab.url}/lab?token={jupyterlab.token}")  # leaves the cookie that signs in
         yield context
         context.close()
-        chromium.close()
 
 
 @pytest.fixture

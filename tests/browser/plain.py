@@ -3,12 +3,8 @@
 import queue
 from contextlib import contextmanager, suppress
 
-from playwright.sync_api import sync_playwright
-
 from echo_kit.live.panel import STATIC
 from echo_kit.live.stage import TABLE, ServerPanel
-
-from ..lab import find_browser
 
 LIMIT = 20  # seconds that anything may take before the test fails
 
@@ -81,14 +77,6 @@ class Stage:
 
     def click(self, button):
         self.root.get_by_role("button", name=button, exact=True).click()
-
-
-@contextmanager
-def chromium():
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=find_browser())
-        yield running
-        running.close()
 
 
 @contextmanager

@@ -9,8 +9,7 @@ import pytest
 import echo_kit
 from echo_kit.live.room import Limits, Room
 
-from ..capture import not_here
-from ..lab import LIMIT, find_browser
+from ..lab import LIMIT, chromium
 
 SIZE = {"width": 390, "height": 844}
 TAKEN = "You are served by the server thread."
@@ -36,25 +35,16 @@ def serve_many(host, port):
 
 
 @pytest.fixture(scope="module")
-def chromium():
-    try:
-        from playwright.sync_api import Error, sync_playwright
-    except ModuleNotFoundError:
-        not_here("Playwright is not installed: pip install playwright")
-    with sync_playwright() as playwright:
-        try:
-            chromium = playwright.chromium.launch(executable_path=find_browser(), timeout=LIMIT * 1000)
-        except Error as error:
-            not_here(f"no browser: install Chromium, or `playwright install chromium` ({str(error).splitlines()[0]})")
-        yield chromium
-        chromium.close()
+def browser():
+    with chromium() as running:
+        yield running
 
 
 class Screen:
     """A phone's screen."""
 
-    def __init__(self, chromium, url, **options):
-        self.context = chromium.new_context(viewport=SIZE, has_touch=True, is_mobile=True, **options)
+    def __init__(self, browser, url, **options):
+        self.context = browser.new_context(viewport=SIZE, has_touch=True, is_mobile=True, **options)
         self.context.set_default_timeout(LIMIT * 1000)
         self.page = self.context.new_page()
         self.wrong, self.asked = [], []
@@ -94,11 +84,11 @@ class Screen:
 
 
 @pytest.fixture
-def screen(chromium):
+def screen(browser):
     opened = []
 
     def open_screen(url, **options):
-        opened.append(Screen(chromium, url, **options))
+        opened.append(Screen(browser, url, **options))
         return opened[-1]
 
     yield open_screen

@@ -10,8 +10,8 @@ from echo_kit import serve_single, serve_threaded
 from echo_kit.live.board import pin
 
 from ..capture import not_here
-from ..lab import CONTRASTS
-from .plain import chromium, shown
+from ..lab import CONTRASTS, chromium
+from .plain import shown
 
 pytestmark = pytest.mark.browser
 

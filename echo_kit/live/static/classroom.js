@@ -1,12 +1,7 @@
 // The classroom's page side: where phones join, the vote, the phones, and the buttons. All that came from the kernel goes
 // in as text, never as HTML; the QR code is a picture. The kernel sends {news}: what has changed of what is shown.
 
-const LOOKING = 2000; // milliseconds after which the kernel is told again that somebody looks
 const ANSWERED_WITHIN = 5000; // milliseconds; a kernel that has not answered a button by then is busy, or gone
-
-function say(node, text) {
-  if (node.textContent !== text) node.textContent = text; // so that a screen reader hears changes only
-}
 
 function render({ model, el }) {
   const name = model.get("name");
@@ -20,14 +15,6 @@ function render({ model, el }) {
     if (what === "find") return;
     clearTimeout(waiting);
     waiting = setTimeout(() => say(note, "The kernel has not answered yet."), ANSWERED_WITHIN);
-  }
-
-  function button(parent, text, title, press) {
-    const node = make("button", "echo-room-button", parent, text);
-    node.type = "button";
-    node.title = title;
-    node.addEventListener("click", press);
-    return node;
   }
 
   // -- where phones join ---------------------------------------------------------------------------------------------
@@ -44,9 +31,9 @@ function render({ model, el }) {
   const tools = make("div", "echo-room-tools", root);
   tools.setAttribute("role", "toolbar");
   tools.setAttribute("aria-label", `what to do with the classroom of ${name}`);
-  const joins = button(tools, "Show the address on the stage", "large, in the place of the vote", () => ask("join"));
+  const joins = button("echo-room-button", tools, "Show the address on the stage", "large, in the place of the vote", () => ask("join"));
   const serves = make("span", "echo-room-serves", tools);
-  const change = button(tools, "Change", "another function serves, at the same port", () => ask("change"));
+  const change = button("echo-room-button", tools, "Change", "another function serves, at the same port", () => ask("change"));
   const said = make("div", "echo-room-said", root);
   said.setAttribute("role", "status");
   const note = make("div", "echo-room-note", root);
@@ -60,9 +47,9 @@ function render({ model, el }) {
   const voted = make("div", "echo-room-voted", vote);
   const bars = make("div", "echo-room-bars", vote);
   const voting = make("div", "echo-room-tools", vote);
-  const open = button(voting, "Close the vote", "no vote can be given or changed then", () => ask("vote"));
-  const show = button(voting, "Show the votes", "close the vote, and show the bars to all", () => ask("show"));
-  const again = button(voting, "Vote again", "after the discussion, beside the first vote", () => ask("again"));
+  const open = button("echo-room-button", voting, "Close the vote", "no vote can be given or changed then", () => ask("vote"));
+  const show = button("echo-room-button", voting, "Show the votes", "close the vote, and show the bars to all", () => ask("show"));
+  const again = button("echo-room-button", voting, "Vote again", "after the discussion, beside the first vote", () => ask("again"));
 
   // -- the phones ----------------------------------------------------------------------------------------------------
 
@@ -72,7 +59,7 @@ function render({ model, el }) {
   find.maxLength = 40;
   find.addEventListener("input", () => ask("find", { name: find.value }));
   const other = "a phone, or a client that is not in this list, like nc";
-  button(phones, "Show out by name", other, () => find.value && ask("out by name", { name: find.value }));
+  button("echo-room-button", phones, "Show out by name", other, () => find.value && ask("out by name", { name: find.value }));
   const table = make("table", "", phones);
   const heads = make("tr", "", make("thead", "", table));
   for (const text of ["phone", "where it is", "trouble", ""]) make("th", "", heads, text).scope = "col";
@@ -85,7 +72,7 @@ function render({ model, el }) {
   const rehearsal = make("div", "echo-room-tools", root);
   const number = make("input", "echo-room-input", make("label", "", rehearsal, "a class of "));
   Object.assign(number, { type: "number", min: 1, max: 1000, value: 30 });
-  const rehearse = button(rehearsal, "Rehearse", "simulated students from other processes, for 20 seconds", () => {
+  const rehearse = button("echo-room-button", rehearsal, "Rehearse", "simulated students from other processes, for 20 seconds", () => {
     if (runs) ask("stop");
     else if (number.reportValidity()) ask("rehearse", { students: number.valueAsNumber });
   });
@@ -167,7 +154,7 @@ function render({ model, el }) {
       if (!rows.has(id)) {
         const row = document.createElement("tr");
         for (let cell = 0; cell < 4; cell++) make("td", "", row);
-        button(row.lastChild, "Show out", `end the connection of ${who}, who may not come back`, () =>
+        button("echo-room-button", row.lastChild, "Show out", `end the connection of ${who}, who may not come back`, () =>
           ask("out", { phone: id }),
         ).setAttribute("aria-label", `Show out ${who}`);
         rows.set(id, row);
@@ -185,23 +172,13 @@ function render({ model, el }) {
     for (const [what, value] of Object.entries(news)) draw[what]?.(value);
   }
 
-  let visible = true;
-  const look = () => visible && !document.hidden && model.send({ do: "look" });
-  const watcher = new IntersectionObserver((entries) => {
-    visible = entries.at(-1).isIntersecting;
-    look();
-  });
-  watcher.observe(root);
-  document.addEventListener("visibilitychange", look);
-  const looking = setInterval(look, LOOKING);
+  const sight = whileSeen(root, () => model.send({ do: "look" }));
   escapeLeaves(root);
   model.on("msg:custom", hear);
   ask("hello");
   return () => {
-    clearInterval(looking);
+    sight.end();
     clearTimeout(waiting);
-    watcher.disconnect();
-    document.removeEventListener("visibilitychange", look);
     model.off("msg:custom", hear);
   };
 }

@@ -124,8 +124,8 @@ function near(lines, around) {
 function drawMark(row, [kind, sign, thread, words], step) {
   const text = `${sign} ${thread ? `${thread}: ` : ""}${words}`;
   if (kind === "paused" && thread && step) {
-    const chip = button(row, `${text} ▸`, `let only ${thread} make its next call`, () => step(thread));
-    chip.className = "echo-stage-mark echo-stage-paused";
+    const title = `let only ${thread} make its next call`;
+    const chip = button("echo-stage-mark echo-stage-paused", row, `${text} ▸`, title, () => step(thread));
     chip.dataset.thread = thread;
     return;
   }

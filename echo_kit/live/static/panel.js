@@ -1,6 +1,7 @@
 // What the pages of all panels have in common. It stands before the panel's own script: see `script` in panel.py.
 
 const VIEW = "application/vnd.jupyter.widget-view+json";
+const LOOKING = 2000; // milliseconds after which the kernel is told again that somebody looks
 const WAS_HERE = "echo_kit_view"; // in the metadata of an output, in a file
 
 function make(tag, className, parent, text = "") {
@@ -9,6 +10,38 @@ function make(tag, className, parent, text = "") {
   node.textContent = text;
   parent.append(node);
   return node;
+}
+
+function button(className, parent, text, title, press) {
+  const node = make("button", className, parent, text);
+  node.type = "button";
+  node.title = title;
+  node.addEventListener("click", press);
+  return node;
+}
+
+function say(node, text) {
+  if (node.textContent !== text) node.textContent = text; // so that a screen reader hears changes only
+}
+
+// Calls `look` when `root` comes on the screen, and every now and then as long as a person can see it there.
+function whileSeen(root, look) {
+  let visible = true;
+  const seen = () => visible && !document.hidden;
+  const tell = () => seen() && look();
+  const watcher = new IntersectionObserver((entries) => {
+    visible = entries.at(-1).isIntersecting;
+    tell();
+  });
+  watcher.observe(root);
+  document.addEventListener("visibilitychange", tell);
+  const telling = setInterval(tell, LOOKING);
+  const end = () => {
+    watcher.disconnect();
+    document.removeEventListener("visibilitychange", tell);
+    clearInterval(telling);
+  };
+  return { seen, end };
 }
 
 // Escape moves the focus from the panel to its cell, where JupyterLab's keys work again.

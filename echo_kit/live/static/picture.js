@@ -3,14 +3,13 @@
 
 const KEPT_STRETCHES = 200; // of a lane, as the kernel keeps them
 const KEPT_MARKS = 100;
-const KEPT_LINES = 200;
 const LOOK_BACK = 120; // seconds that can be looked back at
 const KEPT_MOMENTS = 1200; // of code, backlog and words
 const NAMED = 3; // clients that are told by name at once
 
 function emptyPicture() {
   const facts = { stopped: false, thinned: false, since: 0, now: 0 };
-  return { words: "", code: null, backlog: null, lanes: new Map(), log: [], ...facts };
+  return { words: "", code: null, backlog: null, lanes: new Map(), ...facts };
 }
 
 function takeIn(picture, change) {
@@ -26,7 +25,6 @@ function takeIn(picture, change) {
     picture.lanes.set(given.id, lane);
   }
   for (const id of change.gone ?? []) picture.lanes.delete(id);
-  if (change.log) picture.log = [...picture.log, ...change.log].slice(-KEPT_LINES);
 }
 
 function seconds(time) {

@@ -4,22 +4,10 @@
 const WINDOWS = [10, 30, 120]; // seconds that the timeline can show
 const SILENT = 4; // seconds without news, after which the page says so
 const MOVING = 100; // milliseconds after which the time moves on, if there are no news
-const LOOKING = 2000; // milliseconds after which the kernel is told again that somebody looks
 const TELLING = 2000; // milliseconds from one thing that a screen reader is told to the next
+const KEPT_LINES = 200; // of what was printed, as the kernel keeps them
 const BOARD = 0.36; // of the height, that a board may have
 const REFUSED = "This browser allows no full screen here: the stage fills the window. Escape leaves it.";
-
-function button(parent, text, title, press) {
-  const node = make("button", "echo-stage-button", parent, text);
-  node.type = "button";
-  node.title = title;
-  node.addEventListener("click", press);
-  return node;
-}
-
-function say(node, text) {
-  if (node.textContent !== text) node.textContent = text; // so that a screen reader hears changes only
-}
 
 function drawTable(body, picture) {
   body.replaceChildren();
@@ -103,16 +91,16 @@ function render({ model, el }) {
   tools.setAttribute("role", "toolbar");
   tools.setAttribute("aria-label", `what to do with ${name}`);
   let now = { stepping: false, frozen: false, running: false, state: "" };
-  const pause = button(tools, "Step by step", "every thread stops before its next socket call (space)", () =>
+  const pause = button("echo-stage-button", tools, "Step by step", "every thread stops before its next socket call (space)", () =>
     ask(now.stepping ? "run" : "pause"),
   );
-  const step = button(tools, "Step", "every thread that is paused makes one call (S)", () => ask("step"));
-  const freeze = button(tools, "Freeze", "the picture stands still; the server goes on (F)", () =>
+  const step = button("echo-stage-button", tools, "Step", "every thread that is paused makes one call (S)", () => ask("step"));
+  const freeze = button("echo-stage-button", tools, "Freeze", "the picture stands still; the server goes on (F)", () =>
     ask(now.frozen ? "go on" : "freeze"),
   );
-  const restart = button(tools, "Restart", "stop the server and start the same function again", () => ask("start"));
-  const stop = button(tools, "Stop", "end the server, as Ctrl+C would", () => ask("stop"));
-  const full = button(tools, "Full screen", "the stage alone, as large as the screen (Escape leaves)", () =>
+  const restart = button("echo-stage-button", tools, "Restart", "stop the server and start the same function again", () => ask("start"));
+  const stop = button("echo-stage-button", tools, "Stop", "end the server, as Ctrl+C would", () => ask("stop"));
+  const full = button("echo-stage-button", tools, "Full screen", "the stage alone, as large as the screen (Escape leaves)", () =>
     screen.toggle(),
   );
   const note = make("div", "echo-stage-note", root);
@@ -140,7 +128,7 @@ function render({ model, el }) {
   find.placeholder = "find a client";
   find.setAttribute("aria-label", "find a client: its lane is shown alone");
   const found = make("span", "echo-stage-found", foot);
-  const stepOne = button(foot, "", "let only the thread of this client make its next call", () =>
+  const stepOne = button("echo-stage-button", foot, "", "let only the thread of this client make its next call", () =>
     ask("step", { thread: chosen().thread }),
   );
   const thinned = make("span", "echo-stage-rest", foot);
@@ -149,7 +137,7 @@ function render({ model, el }) {
   const slider = make("input", "echo-stage-slider", back);
   Object.assign(slider, { type: "range", min: "0", max: "0", step: "0.5", value: "0" });
   slider.setAttribute("aria-label", "look back: the moment that is shown");
-  const toNow = button(back, "Now", "show what is now", () => lookAt(null));
+  const toNow = button("echo-stage-button", back, "Now", "show what is now", () => lookAt(null));
   const choice = make("select", "echo-stage-button", make("label", "echo-stage-rest", foot, "the last "));
   choice.setAttribute("aria-label", "seconds that the timeline shows");
   for (const span of WINDOWS) make("option", "", choice, `${span} s`).value = String(span);
@@ -171,7 +159,6 @@ function render({ model, el }) {
   let past = null; // the time that is looked back at
   let moment = null; // what was seen then
   let heard = performance.now();
-  let visible = true; // whether the panel is on the screen
   let laidOut = ""; // the room for which the letters were chosen
   let crowd = false; // as the legend shows it
   let legendDue = true;
@@ -400,19 +387,10 @@ function render({ model, el }) {
   choice.addEventListener("change", drawMoving);
   find.addEventListener("input", () => (drawFound(), drawMoving()));
   slider.addEventListener("input", () => lookAt(Number(slider.value) === 0 ? null : time() + Number(slider.value)));
-  const watcher = new IntersectionObserver((entries) => {
-    visible = entries.at(-1).isIntersecting;
-    look();
-  });
-  watcher.observe(outer);
-  function look() {
-    if (visible && !document.hidden) ask("look");
-  }
-  document.addEventListener("visibilitychange", look);
-  const asking = setInterval(look, LOOKING);
+  const sight = whileSeen(outer, () => ask("look"));
   const telling = setInterval(tell, TELLING);
   const moving = setInterval(() => {
-    if (!visible || document.hidden) return;
+    if (!sight.seen()) return;
     drawHead();
     if (code.late) drawCode(false);
     if (stands === null && performance.now() - drawn > MOVING * 0.9) drawMoving(); // news draw it, too
@@ -430,11 +408,10 @@ function render({ model, el }) {
   drawFound();
   return () => {
     model.off("msg:custom", hear);
-    watcher.disconnect();
+    sight.end();
     resized.disconnect();
     screen.end();
-    document.removeEventListener("visibilitychange", look);
-    for (const each of [asking, telling, moving]) clearInterval(each);
+    for (const each of [telling, moving]) clearInterval(each);
   };
 }
 
