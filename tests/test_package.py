@@ -24,14 +24,19 @@ MAY_IMPORT = {
     "server": {"watch", "views"},
     "client": {"watch", "server"},
     "program": {"watch", "views", "server"},
+    "load": {"watch", "views", "server"},
     "live": {"watch", "views", "server", "client"},
     "course": {"watch", "views", "server", "client", "program", "servers"},
     # And the three that need no package at all.
     "servers": set(),
-    "__main__": {"watch", "client", "servers", "course"},
+    "__main__": {"watch", "client", "servers", "course", "load"},
     "__init__": set(),
 }
-LATE = {("__main__", "course.mark")}  # imported when it is called: the other commands load next to nothing
+LATE = {
+    ("__main__", "course.mark"),
+    ("__main__", "load.command"),
+    ("load.report", "views.draw_latency"),
+}  # imported when it is called: the other commands load next to nothing
 TYPES_ONLY = {("client", "server")}  # `python -m echo_kit client` loads no server
 HEAVY = {"matplotlib", "IPython"}  # a function may import these, and the drawing that needs them, when it is called
 DOCUMENTED = {
