@@ -32,11 +32,8 @@ MAY_IMPORT = {
     "__main__": {"watch", "client", "servers", "course", "load"},
     "__init__": set(),
 }
-LATE = {
-    ("__main__", "course.mark"),
-    ("__main__", "load.command"),
-    ("load.report", "views.draw_latency"),
-}  # imported when it is called: the other commands load next to nothing
+# Imported when it is called: the other commands load next to nothing.
+LATE = {("__main__", "course.mark"), ("__main__", "load.command")}
 TYPES_ONLY = {("client", "server")}  # `python -m echo_kit client` loads no server
 HEAVY = {"matplotlib", "IPython"}  # a function may import these, and the drawing that needs them, when it is called
 DOCUMENTED = {
@@ -48,7 +45,7 @@ DOCUMENTED = {
     "_replace",
 }  # public, whatever they look like
 BORROWED = "watch.borrowed"  # the one module that uses what others call private
-LARGEST, ALL = 400, 15_000  # lines: of a module, of the package
+LARGEST, ALL = 400, 16_500  # lines: of a module, of the package
 
 
 def sources():

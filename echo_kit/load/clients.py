@@ -21,6 +21,11 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+try:
+    import resource
+except ImportError:  # Windows
+    pass
+
 SPARE = 32  # file descriptors that Python and its selector need beside the clients'
 WINDOWS = 500  # sockets that its select takes
 TELL = 0.1  # seconds from one line to the next
@@ -45,8 +50,20 @@ def message(client: int, number: int, size: int) -> bytes:
 class Client:
     """One of them. Its `state` is new, connecting, idle (nothing is on its way), waiting, or how it has ended."""
 
-    __slots__ = ("answered", "due", "events", "got", "longest", "number", "out", "role", "since", "sock", "state")
-    __slots__ += ("want",)
+    __slots__ = (
+        "answered",
+        "due",
+        "events",
+        "got",
+        "longest",
+        "number",
+        "out",
+        "role",
+        "since",
+        "sock",
+        "state",
+        "want",
+    )
 
     def __init__(self, number: int, role: str, family: int) -> None:
         self.number, self.role, self.state = number, role, "new"
@@ -262,8 +279,6 @@ def room_for(clients: int) -> str:
     """Raise this process's limit on file descriptors as far as it may be; why so many clients have no room, or ""."""
     most = WINDOWS
     if sys.platform != "win32":
-        import resource
-
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         most = hard if hard != resource.RLIM_INFINITY else clients + SPARE
         if soft != resource.RLIM_INFINITY and soft < clients + SPARE:
@@ -283,7 +298,7 @@ def run(plan: Plan, tell: Callable[[dict[str, Any]], object] = bool, go: Callabl
     if wrong := room_for(plan["clients"]):
         return {"wrong": wrong}
     try:
-        found = socket.getaddrinfo(*plan["address"], type=socket.SOCK_STREAM)
+        found = socket.getaddrinfo(plan["address"][0], plan["address"][1], type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         return {"wrong": f"{plan['address'][0]!r} is not a host that {socket.gethostname()} knows"}
     family, _, _, _, address = min(found)  # IPv4 first

@@ -1,4 +1,4 @@
-"""`python -m echo_kit swarm HOST PORT`: many clients, from a terminal; by its exit code, whether every byte came back."""
+"""`python -m echo_kit swarm HOST PORT`: many clients, and an exit code that says whether every byte came back."""
 
 from __future__ import annotations
 

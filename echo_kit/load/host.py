@@ -7,16 +7,21 @@ what the server prints it says, in lines that begin with TOLD, at which port it 
 from __future__ import annotations
 
 import ast
-import importlib
 import json
 import linecache
 import os
+import pkgutil
 import signal
 import socket
 import sys
 import threading
 import traceback
 from typing import Any
+
+try:
+    import resource
+except ImportError:  # Windows
+    pass
 
 DEFINES = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
 TOLD = "\x1e echo_kit: "
@@ -49,7 +54,7 @@ def main() -> None:
     tell_who_listens()
     try:
         if plan["text"] is None:
-            serve = getattr(importlib.import_module(plan["module"]), plan["name"])
+            serve = pkgutil.resolve_name(f"{plan['module']}:{plan['name']}")
         else:
             names: dict[str, Any] = {"__name__": NAME, "__file__": plan["file"]}
             sys.modules[NAME] = module = type(sys)(NAME)  # so that its classes can be pickled
@@ -79,8 +84,6 @@ def limit(plan: dict[str, Any]) -> None:
         if plan["descriptors"]:
             print("Windows has no limit on file descriptors to lower: this process has the usual one", flush=True)
     else:
-        import resource
-
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         few = plan["descriptors"] or hard
         try:
