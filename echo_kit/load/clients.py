@@ -21,10 +21,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-try:
+with contextlib.suppress(ImportError):  # Windows
     import resource
-except ImportError:  # Windows
-    pass
 
 SPARE = 32  # file descriptors that Python and its selector need beside the clients'
 WINDOWS = 500  # sockets that its select takes

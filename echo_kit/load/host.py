@@ -7,6 +7,7 @@ what the server prints it says, in lines that begin with TOLD, at which port it 
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import linecache
 import os
@@ -18,10 +19,8 @@ import threading
 import traceback
 from typing import Any
 
-try:
+with contextlib.suppress(ImportError):  # Windows
     import resource
-except ImportError:  # Windows
-    pass
 
 DEFINES = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
 TOLD = "\x1e echo_kit: "
