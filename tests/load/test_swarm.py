@@ -230,6 +230,28 @@ def test_one_slow_reader_stops_a_server_for_one_at_a_time():
     assert beside.complete
 
 
+def test_a_slow_reader_that_goes_ends_nobody_else():
+    numbers, late = iter(range(9)), threading.Event()
+    came, gone = threading.Event(), threading.Event()
+
+    def handle(conn):
+        number = next(numbers)
+        with conn:
+            while data := conn.recv(65536):
+                if number == 0:
+                    came.wait(LIMIT)
+                    break  # the slow one: a reset, since it has sent more
+                came.set()
+                gone.wait(LIMIT)
+                late.wait(0.2 * number)  # the second talker is still waiting when the first one has all its answers
+                conn.sendall(data)
+        gone.set()
+
+    with server(handle) as address:
+        report = swarm(address, 3, 2, slow=1)
+    assert (report.answered, report.lost) == (4, 0)
+
+
 def test_a_pace_counts_from_when_a_message_was_due():
     """A server that is late once is late for the messages behind, too."""
     late = threading.Event()

@@ -6,6 +6,7 @@ import os
 import pty
 import subprocess
 import sys
+import termios
 
 import pytest
 
@@ -76,6 +77,7 @@ def test_no_package_is_needed(address):
 
 def test_a_terminal_has_a_bar_while_it_takes_long(address):
     master, slave = pty.openpty()
+    termios.tcsetwinsize(slave, (24, 100))
     with contextlib.ExitStack() as stack:
         stack.callback(os.close, master)
         given = [sys.executable, "-m", "echo_kit", "swarm", *map(str, address), "--clients", "4"]
