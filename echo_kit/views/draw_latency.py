@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 from .draw_timeline import DARK, LIGHT
 
@@ -45,9 +45,16 @@ def latency_figure(title: str, at: list[float], times: list[float], per_second: 
         step = math.ceil(len(times) / POINTS)  # every so many: those of a moment stand together
         right.plot(at[::step], times[::step], ".", color=LINE, markersize=3, alpha=0.5)
         right.set_yscale("log")
-        right.yaxis.set_major_formatter(FuncFormatter(duration))
-        right.yaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
+        _durations(right.yaxis, times)
     return figure
+
+
+def _durations(axis: Any, times: list[float]) -> None:
+    """Ticks at 1, 10, 100, and at 2 and 5 times as much where there would be few."""
+    few = max(times) < 100 * min(times)
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
+    axis.set_major_formatter(FuncFormatter(duration))
+    axis.set_minor_formatter(FuncFormatter(lambda *_: ""))
 
 
 def _distribution(axes: Any, times: list[float], colours: dict[str, str]) -> None:
@@ -63,6 +70,5 @@ def _distribution(axes: Any, times: list[float], colours: dict[str, str]) -> Non
     axes.set_xscale("log")
     axes.set_xlim(times[0] / 1.5, times[-1] * 1.5)
     axes.set_ylim(0, 104)
-    axes.xaxis.set_major_formatter(FuncFormatter(duration))
-    axes.xaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
+    _durations(axes.xaxis, times)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f} %"))
