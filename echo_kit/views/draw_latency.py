@@ -39,6 +39,8 @@ def latency_figure(title: str, at: list[float], times: list[float], per_second: 
     left.set_ylabel("answers that were there by then", color=colours["ink"], fontsize=13)
     right.set_xlabel("seconds since the first connect", color=colours["ink"], fontsize=13)
     right.set_ylabel("time to the answer", color=colours["ink"], fontsize=13)
+    for axes in (left, right):
+        axes.set_visible(bool(times))
     if times:
         _distribution(left, sorted(times), colours)
         right.set_title(f"{per_second:,.0f} answers a second", color=colours["ink"], fontsize=13)
