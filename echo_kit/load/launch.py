@@ -146,7 +146,8 @@ def launch(
     if (before := _launched.get(plan["name"])) is not None:
         before.stop()
     port = free_port()
-    plan |= {"host": "127.0.0.1", "port": port, "descriptors": descriptors, "cores": cores, "path": sys.path}
+    plan |= {"host": "127.0.0.1", "port": port, "descriptors": descriptors, "cores": cores}
+    plan["path"] = [] if python else sys.path  # another Python has packages of its own
     try:
         process = subprocess.Popen(
             [str(python or sys.executable), "-u", "-P", str(Path(program.__file__))],

@@ -29,6 +29,7 @@ class Progress:
             self._bar = bar(
                 total=total,
                 desc=words,
+                unit=" messages",
                 file=sys.stderr if place is None else place,
                 ascii=False,
                 ncols=None if place is None else 90,
