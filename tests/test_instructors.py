@@ -182,7 +182,7 @@ def exercises():
 
 def test_each_exercise_is_in_class_or_homework():
     numbers = exercises()
-    sessions = part_of(GUIDE, "## Two sessions")
+    sessions = part_of(GUIDE, "## Three sessions")
     in_class = re.findall(r"\[Exercise (\d\.\d)\]", sessions)
     homework = re.findall(r"^\*\*Homework after session \d:\*\*.*(?:\n.+)*", sessions, re.M)
     at_home = [each for text in homework for each in re.findall(r"\b\d\.\d\b", text)]

@@ -396,7 +396,7 @@ def test_both_parts_show_in_three_views_why_bob_waits_or_does_not():
 @every_notebook
 def test_cells_are_short_and_define_one_thing(name):
     for cell in code_cells(name):
-        whole = "server" in cell.metadata.get("tags", [])  # `launch` runs the one cell: all that its server needs is there
+        whole = "server" in cell.metadata.get("tags", [])  # `launch` runs one cell: all that its server needs
         assert len(cell.source.splitlines()) <= (50 if whole else 25)
         tree = ast.parse(cell.source)
         assert sum(isinstance(node, ast.FunctionDef | ast.ClassDef) for node in tree.body) <= 1

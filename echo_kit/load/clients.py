@@ -27,7 +27,7 @@ with contextlib.suppress(ImportError):  # Windows
 SPARE = 32  # file descriptors that Python and its selector need beside the clients'
 WINDOWS = 500  # sockets that its select takes
 TELL = 0.1  # seconds from one line to the next
-PROBE = 2.0  # seconds at most in which the server must answer a client that comes after the silent ones
+PROBE = 10.0  # seconds at most in which the server must answer a client that comes after the silent ones
 FLOOD, SMALL = 16 * 2**20, 4096  # bytes that a slow client sends at most, and of its receive buffer
 STUCK = 0.3  # seconds after which the others come, since the server takes no more from the slow ones
 BLOCK = 65536  # bytes read or sent at once

@@ -83,6 +83,15 @@ class Launched:
         counts = [_number(f"/proc/{pid}/status", "Threads:") for pid in self._processes()]
         return sum(counts) - 1 if sum(counts) else None  # one is ours: it waits for the end of this kernel
 
+    def waits(self) -> int | None:
+        """How often its threads have gone to sleep so far, to wait for a lock, a client or a clock. None as for `memory`."""
+        counts = []
+        for pid in self._processes():
+            with contextlib.suppress(OSError):  # a process that has ended meanwhile
+                tasks = Path(f"/proc/{pid}/task").iterdir()
+                counts += [_number(f"{task}/status", "voluntary_ctxt_switches:") for task in tasks]
+        return sum(counts) if counts else None
+
     def processor(self) -> float | None:
         """Seconds of a processor that it has used, with the processes that it has started. None as for `memory`."""
         ticks = 0

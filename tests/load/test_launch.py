@@ -63,6 +63,15 @@ def test_a_cell_runs_in_a_process_of_its_own():
     assert (server.memory(), server.threads(), server.processor()) == (None, None, None)
 
 
+@pytest.mark.skipif(not LINUX, reason="only Linux counts it")
+def test_each_wait_of_its_threads_counts():
+    with echo_kit.launch(cell(CELL.format(more=""))) as server:
+        before = server.waits()
+        assert echo_kit.swarm(server, 20, 1).complete
+        assert server.waits() - before >= 20, "once for each client at least: in accept, in recv, or for the lock"
+    assert server.waits() is None
+
+
 def test_what_the_cell_runs_besides_is_left_out():
     """The cell may hold the very call of launch, and whatever it did with the server."""
     more = "import echo_kit\nseen = []\nx = echo_kit.free_port()\nprint('run'); seen.append(1)\nfor _ in 'ab': 1 / 0"
