@@ -8,12 +8,13 @@ cannot hold a trial up: every wait has a bound, and where it is certain that not
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import random
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,6 +64,7 @@ class Trial:
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)  # for the messages of an exercise
+        self.computes = threading.Semaphore(0)  # released, the server of 3.3 goes on
 
     def letters(self, size: int) -> bytes:
         """So many letters, figures and spaces, no two parts of which are alike."""
@@ -291,11 +293,23 @@ class Guest:
         """Send without reading until the server takes no more: an echo server is then stuck in sendall."""
         with contextlib.suppress(EchoError):
             self.client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            for _ in range(MUCH):
-                if not self.client.offer(bytes(65536)):
-                    self.trial.settle()
-                    if not self.client.offer(bytes(65536)):
-                        return
+        self.floods(itertools.repeat(bytes(65536), MUCH))
+
+    def floods(self, pieces: Iterable[bytes]) -> int:
+        """Send without reading, until all is sent or the server takes no more. How many bytes it took."""
+        taken = 0
+        with contextlib.suppress(EchoError):
+            for piece in pieces:
+                left = memoryview(piece)
+                while left:
+                    size = self.client.offer(left)
+                    if not size:
+                        self.trial.settle()
+                        size = self.client.offer(left)
+                        if not size:
+                            return taken
+                    taken, left = taken + size, left[size:]
+        return taken
 
     def has_ended(self) -> bool:
         """Whether the server has hung up. What came before is read."""
