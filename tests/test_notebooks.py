@@ -111,7 +111,7 @@ def test_each_objective_is_checked_by_an_exercise(name):
         assert re.search(r"\)\)[;.]$", objective), objective  # it ends with its exercises
         assert numbers, objective
         checked.update(numbers)
-    headings = re.findall(r"^#+ .*?(\d\.\d)\b", prose(f"{part}_exercises"), re.M)
+    headings = re.findall(r"^#+ .*?([\dS]\.\d)\b", prose(f"{part}_exercises"), re.M)
     assert checked == set(headings)
 
 
@@ -120,7 +120,7 @@ def test_each_objective_of_the_surprises_is_checked_by_an_exercise():
     objectives = re.split(r"\n(?=\d\. )", contract.split("**You will be able to**\n\n")[1].split("\n\n")[0])
     assert len(objectives) >= 4
     for objective in objectives:
-        (number, page) = re.search(r"\(\[exercise (\d\.\d)\]\((\w+)\.ipynb\)\)[;.]$", objective).groups()
+        (number, page) = re.search(r"\(\[exercise ([\dS]\.\d)\]\((\w+)\.ipynb\)\)[;.]$", objective).groups()
         assert re.search(rf"^## {re.escape(number)} ", prose(page), re.M), objective
     assert "**Questions**" in contract
     assert re.search(

@@ -63,7 +63,7 @@ def test_it_survives_a_restart():
     keep("1.3", "A greeting", "nobody is greeted")
     told = in_a_new_kernel("import echo_kit; print(echo_kit.progress())")
     lines = told.splitlines()
-    assert lines[0] == "exercise               attempts  passed  open"
+    assert lines[0] == "exercise                       attempts  passed  open"
     assert "1.2 Shout                     1     yes" in lines
     assert "1.3 A greeting                1      no  nobody is greeted" in lines
     assert "2.7 A clean end               0      no  not tried yet" in lines
