@@ -402,7 +402,7 @@ def test_student_code_needs_only_the_standard_library(name):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             for each in [node.module] if isinstance(node, ast.ImportFrom) else names:
                 assert each in {
-                    *("echo_kit", "socket", "threading", "concurrent.futures"),
+                    *("echo_kit", "selectors", "socket", "threading", "concurrent.futures"),
                     *("difflib", "errno", "hashlib", "inspect", "signal", "subprocess", "sys", "time"),
                 }
 
