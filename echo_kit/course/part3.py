@@ -84,7 +84,7 @@ def selectors_echo(trial: Trial) -> None:
 
 def _computes_nothing(trial: Trial) -> None:
     """The server's thread waits while there is nothing to do. (Where the system tells; on Linux it does.)"""
-    used = []
+    used: list[float] = []
     while len(used) < 3 and not any(after - before < BUSY for before, after in itertools.pairwise(used)):
         trial.until(lambda: False, QUIET if used else 0.0)
         used.append(sum(task.processor_time() for task in trial.server.observation.alive()))
