@@ -66,9 +66,8 @@ def say_goodbye(trial: Trial) -> None:
 
 
 def ends_well(trial: Trial, guest: Guest, hint: str, no_more: str, why: str, silent: bool = False) -> None:
-    """After its answer the client gets an end of file, and no reset, also not later, when it has been `silent`.
-
-    no_more, why  what is expected, and the hint, if further bytes come first
+    """After its answer the client gets an end of file, and no reset, also not later, when it has been `silent`. If
+    further bytes come first, `no_more` was expected, and `why` is the hint.
     """
     guest.hears_nothing(why, no_more, may_end=True).is_hung_up(hint)
     trial.settle()

@@ -8,13 +8,12 @@ cannot hold a trial up: every wait has a bound, and where it is certain that not
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 import random
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -293,22 +292,20 @@ class Guest:
         """Send without reading until the server takes no more: an echo server is then stuck in sendall."""
         with contextlib.suppress(EchoError):
             self.client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        self.floods(itertools.repeat(bytes(65536), MUCH))
+        self.floods(bytes(65536 * MUCH))
 
-    def floods(self, pieces: Iterable[bytes]) -> int:
-        """Send without reading, until all is sent or the server takes no more. How many bytes it took."""
+    def floods(self, data: bytes) -> int:
+        """Send it without reading, until the server takes no more. How many bytes it took."""
         taken = 0
         with contextlib.suppress(EchoError):
-            for piece in pieces:
-                left = memoryview(piece)
-                while left:
+            while left := memoryview(data)[taken : taken + 65536]:
+                size = self.client.offer(left)
+                if not size:
+                    self.trial.settle()
                     size = self.client.offer(left)
                     if not size:
-                        self.trial.settle()
-                        size = self.client.offer(left)
-                        if not size:
-                            return taken
-                    taken, left = taken + size, left[size:]
+                        break
+                taken += size
         return taken
 
     def has_ended(self) -> bool:

@@ -20,8 +20,6 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 import echo_kit
 from echo_kit.course.serving import check_host
 
-from . import right_answers
-
 WRONG = []  # (number, function, part of `expected`, part of `got`, part of `hint` at its second level)
 SLOW = set()  # some of these functions
 
@@ -3835,34 +3833,33 @@ def selects_and_drops_the_rest(host, port):
     selecting(host, port, drops_the_rest, errors=ConnectionError)
 
 
+BOTH = selectors.EVENT_READ | selectors.EVENT_WRITE
+
+
+def reads_and_sends(selector, conn, kept, ready):
+    """It reads also while a rest waits for room."""
+    if ready & selectors.EVENT_READ:
+        data = conn.recv(65536)
+        if not data:
+            return False
+        kept["rest"] += data
+    if ready & selectors.EVENT_WRITE:
+        kept["rest"] = kept["rest"][conn.send(kept["rest"]) :]
+    return True
+
+
 @wrong("3.1", "computes for less than", "select returned again and again", "only while you have something to send")
 def always_asks_for_room(host, port):
-    def talk(selector, conn, kept, ready):
-        if ready & selectors.EVENT_READ:
-            data = conn.recv(65536)
-            if not data:
-                return False
-            kept["rest"] += data
-        if ready & selectors.EVENT_WRITE and kept["rest"]:
-            kept["rest"] = kept["rest"][conn.send(kept["rest"]) :]
-        return True
-
-    both = selectors.EVENT_READ | selectors.EVENT_WRITE
-    selecting(host, port, talk, events=both, errors=ConnectionError)
+    selecting(host, port, reads_and_sends, events=BOTH, errors=ConnectionError)
 
 
 @wrong("3.1", "computes for less than", "select returned again and again", "only while you have something to send")
 def asks_for_room_ever_after(host, port):
     def talk(selector, conn, kept, ready):
-        if ready & selectors.EVENT_READ:
-            data = conn.recv(65536)
-            if not data:
-                return False
-            kept["rest"] += data
-            selector.modify(conn, selectors.EVENT_READ | selectors.EVENT_WRITE, kept)
-        elif kept["rest"]:
-            kept["rest"] = kept["rest"][conn.send(kept["rest"]) :]
-        return True
+        is_there = reads_and_sends(selector, conn, kept, ready)
+        if is_there:
+            selector.modify(conn, BOTH, kept)
+        return is_there
 
     selecting(host, port, talk, errors=ConnectionError)
 
@@ -3899,16 +3896,10 @@ def ends_with_a_reset_while_it_sends(host, port):
 @wrong("3.1", "erin gets", "erin", "only then hang up")
 def hangs_up_before_the_rest_is_sent(host, port):
     def talk(selector, conn, kept, ready):
-        if ready & selectors.EVENT_READ:
-            data = conn.recv(65536)
-            if not data:
-                return False
-            kept["rest"] += data
-        if ready & selectors.EVENT_WRITE:
-            kept["rest"] = kept["rest"][conn.send(kept["rest"]) :]
-        rest = selectors.EVENT_WRITE if kept["rest"] else 0
-        selector.modify(conn, selectors.EVENT_READ | rest, kept)
-        return True
+        is_there = reads_and_sends(selector, conn, kept, ready)
+        if is_there:
+            selector.modify(conn, BOTH if kept["rest"] else selectors.EVENT_READ, kept)
+        return is_there
 
     selecting(host, port, talk, errors=ConnectionError)
 
@@ -4006,7 +3997,7 @@ def hangs_up_without_a_word(host, port):
     shedding(host, port, lambda conn, places: conn.close())
 
 
-@wrong("3.2", "dave", "bytes", "read what the client has sent")
+@wrong("3.2", "dave", "bytes", "until the client hangs up")
 def says_full_and_closes(host, port):
     def refuse(conn, places):
         with conn, contextlib.suppress(OSError):
@@ -4015,7 +4006,7 @@ def says_full_and_closes(host, port):
     shedding(host, port, refuse)
 
 
-@wrong("3.2", "waits until dave hangs up, too", "and has closed", "until it hangs up")
+@wrong("3.2", "waits until dave hangs up, too", "and has closed", "until the client hangs up")
 def says_full_and_reads_once(host, port):
     def refuse(conn):
         with conn, contextlib.suppress(OSError):
@@ -4052,7 +4043,7 @@ def refuses_in_the_loop_over_accept(host, port):
     shedding(host, port, refuse)
 
 
-@wrong("3.2", "closes its connection to erin", "still open", "a thread for ever")
+@wrong("3.2", "closes its connection to erin", "it is open", "a thread for ever")
 @slow
 def keeps_a_thread_for_each_refused_client(host, port):
     def refuse(conn):
@@ -4097,6 +4088,15 @@ def serves_two(host, port):
 # -- 3.3 Who makes everybody wait? -------------------------------------------------------------------------------------
 
 
+def holds(calls):
+    """How long each message held the thread, whose it was, and whether another client sent something meanwhile."""
+    for row, after in itertools.pairwise(row for row in calls if row["thread"] == "server thread"):
+        began, over = row["seconds"] + row["took"], after["seconds"]
+        others = [each for each in calls if each["call"] == "client send" and each["client"] != row["client"]]
+        if row["call"] == "recv":
+            yield over - began, row["client"], any(began < each["seconds"] < over for each in others)
+
+
 @wrong("3.3", 'your function returns "', "it returned", "which message was read")
 def names_who_sent_most(calls):
     sent = [row["client"] for row in calls if row["call"] == "client send"]
@@ -4131,13 +4131,8 @@ def names_who_waited_longest(calls):
 
 @wrong("3.3", 'your function returns "', "it returned", "which message was read")
 def names_who_computed_longest_when_nobody_waited(calls):
-    mine = [row for row in calls if row["thread"] == "server thread"]
-    held = [
-        (after["seconds"] - row["seconds"] - row["took"], row["client"])
-        for row, after in itertools.pairwise(mine)
-        if row["call"] == "recv"
-    ]
-    return max(held)[1], max(held)[0]
+    seconds, name, _ = max(holds(calls))
+    return name, seconds
 
 
 @wrong("3.3", 'your function returns "', "it returned", "which message was read")
@@ -4149,13 +4144,13 @@ def takes_the_pause_after_an_answer(calls):
 
 @wrong("3.3", 'your function returns "', "it returned", "seconds + took")
 def names_the_right_one_in_milliseconds(calls):
-    name, seconds = right_answers.find_culprit(calls)
+    seconds, name, _ = max(each for each in holds(calls) if each[2])
     return name, seconds * 1000
 
 
 @wrong("3.3", 'your function returns "', "it returned", "return name, seconds")
 def names_the_right_one_only(calls):
-    return right_answers.find_culprit(calls)[0]
+    return max(each for each in holds(calls) if each[2])[1]
 
 
 # -- S.1 A clean goodbye -----------------------------------------------------------------------------------------------
