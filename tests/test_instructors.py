@@ -158,7 +158,7 @@ def test_a_session_is_90_minutes_and_has_the_core_path_with_its_minutes(session,
         at += int(given)
         if section := re.match(rf"\[Part {session}, section \d\]\(\w+\.ipynb#(.+)\)$", what):
             taught[section[1].replace("-", " ")] = int(given)
-        for number in re.findall(r"\[Exercise (\d\.\d)\]", what):
+        for number in re.findall(r"\[Exercise ([\dS]\.\d)\]", what):
             assert int(given) >= exercises()[number]
     assert at == 90
     core = {
@@ -175,7 +175,7 @@ def exercises():
     for book in BOOKS:
         for cell in BOOKS[book].cells if book.endswith("_exercises") else []:
             found |= {
-                number: int(said) for number, said in re.findall(r"^## (\d\.\d) .*\((\d+) min", cell.source, re.M)
+                number: int(said) for number, said in re.findall(r"^## ([\dS]\.\d) .*\((\d+) min", cell.source, re.M)
             }
     return found
 
@@ -183,13 +183,13 @@ def exercises():
 def test_each_exercise_is_in_class_or_homework():
     numbers = exercises()
     sessions = part_of(GUIDE, "## Three sessions")
-    in_class = re.findall(r"\[Exercise (\d\.\d)\]", sessions)
+    in_class = re.findall(r"\[Exercise ([\dS]\.\d)\]", sessions)
     homework = re.findall(r"^\*\*Homework after session \d:\*\*.*(?:\n.+)*", sessions, re.M)
-    at_home = [each for text in homework for each in re.findall(r"\b\d\.\d\b", text)]
+    at_home = [each for text in homework for each in re.findall(r"\b[\dS]\.\d\b", text)]
     assert sorted(in_class + at_home) == sorted(numbers)
     for text in homework:
         must, said = re.search(r"exercises (.+?), (\d+) minutes together", text, re.S).groups()
-        assert sum(numbers[each] for each in re.findall(r"\d\.\d", must)) == int(said)
+        assert sum(numbers[each] for each in re.findall(r"[\dS]\.\d", must)) == int(said)
 
 
 # -- the guide: what one types -----------------------------------------------------------------------------------------

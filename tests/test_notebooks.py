@@ -111,7 +111,7 @@ def test_each_objective_is_checked_by_an_exercise(name):
         assert re.search(r"\)\)[;.]$", objective), objective  # it ends with its exercises
         assert numbers, objective
         checked.update(numbers)
-    headings = re.findall(r"^#+ .*?(\d\.\d)\b", prose(f"{part}_exercises"), re.M)
+    headings = re.findall(r"^#+ .*?([\dS]\.\d)\b", prose(f"{part}_exercises"), re.M)
     assert checked == set(headings)
 
 
@@ -120,7 +120,7 @@ def test_each_objective_of_the_surprises_is_checked_by_an_exercise():
     objectives = re.split(r"\n(?=\d\. )", contract.split("**You will be able to**\n\n")[1].split("\n\n")[0])
     assert len(objectives) >= 4
     for objective in objectives:
-        (number, page) = re.search(r"\(\[exercise (\d\.\d)\]\((\w+)\.ipynb\)\)[;.]$", objective).groups()
+        (number, page) = re.search(r"\(\[exercise ([\dS]\.\d)\]\((\w+)\.ipynb\)\)[;.]$", objective).groups()
         assert re.search(rf"^## {re.escape(number)} ", prose(page), re.M), objective
     assert "**Questions**" in contract
     assert re.search(
@@ -410,7 +410,16 @@ def test_student_code_needs_only_the_standard_library(name):
             for each in [node.module] if isinstance(node, ast.ImportFrom) else names:
                 assert each in {
                     *("echo_kit", "socket", "threading", "concurrent.futures"),
-                    *("asyncio", "multiprocessing", "selectors", "functools", "resource", "shutil", "statistics"),
+                    *(
+                        "asyncio",
+                        "functools",
+                        "multiprocessing",
+                        "resource",
+                        "select",
+                        "selectors",
+                        "shutil",
+                        "statistics",
+                    ),
                     *("difflib", "errno", "hashlib", "inspect", "signal", "subprocess", "sys", "time"),
                 }
 

@@ -84,7 +84,7 @@ class Launched:
         return sum(counts) - 1 if sum(counts) else None  # one is ours: it waits for the end of this kernel
 
     def waits(self) -> int | None:
-        """How often its threads have gone to sleep so far, to wait for a lock, a client or a clock. None as for `memory`."""
+        """How often its threads have gone to sleep, to wait for a lock, a client or a clock. None as for `memory`."""
         counts = []
         for pid in self._processes():
             with contextlib.suppress(OSError):  # a process that has ended meanwhile
