@@ -34,7 +34,8 @@ def clients_program():
 
 def numbers(program, *arguments):
     """What the program prints, by line."""
-    done = subprocess.run([*program, *map(str, arguments)], stdout=subprocess.PIPE, text=True, timeout=LIMIT, check=True)
+    command = [*program, *map(str, arguments)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=LIMIT, check=True)
     return [[float(each) for each in line.split()] for line in done.stdout.splitlines()]
 
 
