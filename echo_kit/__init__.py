@@ -29,6 +29,9 @@ if TYPE_CHECKING:  # what a type checker, and an editor, sees; a test compares i
     from .live.clients import ClientPanel as ClientPanel, panels as panels
     from .live.prediction import Prediction as Prediction, predict as predict
     from .live.stage import ServerPanel as ServerPanel
+    from .load.launch import Launched as Launched, launch as launch
+    from .load.report import Swarm as Swarm
+    from .load.swarm import swarm as swarm
     from .program import Program as Program, run as run
     from .server import Server as Server, ServerStuck as ServerStuck, start as start
     from .servers import serve_single as serve_single, serve_threaded as serve_threaded
@@ -41,6 +44,7 @@ _HOME = {
     "ClientPanel": "live.clients",
     "EchoError": "client",
     "Exercise": "course.exercises",
+    "Launched": "load.launch",
     "NoReply": "client",
     "NotSolved": "course.report",
     "Prediction": "live.prediction",
@@ -53,9 +57,11 @@ _HOME = {
     "ServerPanel": "live.stage",
     "ServerStuck": "server",
     "Snapshot": "views.shown",
+    "Swarm": "load.report",
     "Timeline": "views.shown",
     "check": "course.exercises",
     "free_port": "watch.sockets",
+    "launch": "load.launch",
     "panels": "live.clients",
     "predict": "live.prediction",
     "progress": "course.exercises",
@@ -64,6 +70,7 @@ _HOME = {
     "serve_threaded": "servers",
     "side_by_side": "views.shown",
     "start": "server",
+    "swarm": "load.swarm",
 }
 
 __all__ = list(_HOME)

@@ -1,4 +1,4 @@
-"""The command line: `python -m echo_kit server|server-thread|client [HOST PORT]`, and `mark FOLDER` for instructors.
+"""The command line: `python -m echo_kit server|server-thread|client [HOST PORT]`, `swarm HOST PORT`, `mark FOLDER`.
 
 The standard library is enough.
 """
@@ -29,6 +29,7 @@ COMMANDS = {
     "server": "the server of Part 1: one client at a time",
     "server-thread": "the server of Part 2: a thread for each client",
     "client": "a client: type a line, see its echo",
+    "swarm": "many clients at once: python -m echo_kit swarm --help",
     "mark": "mark a folder of answers (for instructors): python -m echo_kit mark --help",
 }
 
@@ -47,8 +48,12 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
+        if arguments[:1] == ["swarm"]:
+            from .load import command  # all that the other commands do not need, as below
+
+            return command.main(_Parser(prog="python -m echo_kit swarm"), arguments[1:])
         if arguments[:1] == ["mark"]:
-            from .course import mark  # all that the other commands do not need
+            from .course import mark
 
             return mark.main(_Parser(prog="python -m echo_kit mark"), arguments[1:])
         given = (parser := _parser()).parse_args(arguments)

@@ -95,6 +95,13 @@ class Snapshots(Shown, tuple[Snapshot, ...]):
         return snapshot_figure(self, dark)
 
 
+def answers_figure(title: str, at: list[float], times: list[float], per_second: float, dark: bool = False) -> Figure:
+    """How long answers took. See `draw_latency.latency_figure`."""
+    from .draw_latency import latency_figure
+
+    return latency_figure(title, at, times, per_second, dark)
+
+
 def side_by_side(*views: Any) -> Timelines | Snapshots:
     """Several timelines, or several snapshots, in one picture. Times start at 0 in each, with the same scale.
 
