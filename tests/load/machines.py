@@ -30,7 +30,7 @@ class Cluster:
         self._reader.start()
         try:
             # An engine is there after a heartbeat or two, every 200 ms, and gone after 100 that are missing.
-            options = [f"--ip={ip}", f"--location={ip}", "--ping=200", "--HeartMonitor.max_heartmonitor_misses=100"]
+            options = [f"--IPController.engine_ip={ip}", "--ping=200", "--HeartMonitor.max_heartmonitor_misses=100"]
             self.run([sys.executable, "-m", "ipyparallel.controller", *options], "ipcontroller-engine.json")
             self.client = ipyparallel.Client(connection_info=str(self._file("client")), timeout=LIMIT)
         except BaseException:
