@@ -275,19 +275,21 @@ class Swarm:
 
 def room_for(clients: int) -> str:
     """Raise this process's limit on file descriptors as far as it may be; why so many clients have no room, or ""."""
-    most = WINDOWS
+    most, need = WINDOWS, clients + SPARE
+    with contextlib.suppress(OSError):  # no /dev/fd; an engine of a cluster has many open for itself
+        need = clients + max(SPARE, len(os.listdir("/dev/fd")) + SPARE // 2)
     if sys.platform != "win32":
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        most = hard if hard != resource.RLIM_INFINITY else clients + SPARE
-        if soft != resource.RLIM_INFINITY and soft < clients + SPARE:
+        most = hard if hard != resource.RLIM_INFINITY else need
+        if soft != resource.RLIM_INFINITY and soft < need:
             with contextlib.suppress(ValueError, OSError):  # macOS has a limit of its own
-                resource.setrlimit(resource.RLIMIT_NOFILE, (min(clients + SPARE, most), hard))
+                resource.setrlimit(resource.RLIMIT_NOFILE, (min(need, most), hard))
             most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if clients + SPARE <= most:
+    if need <= most:
         return ""
     return (
-        f"{clients:,} clients need {clients + SPARE:,} file descriptors, and {socket.gethostname()} gives a process "
-        f"{most:,} (ulimit -Hn): take {max(most - SPARE, 1):,} clients or fewer"
+        f"{clients:,} clients need {need:,} file descriptors, and {socket.gethostname()} gives a process "
+        f"{most:,} (ulimit -Hn): take {max(most - need + clients, 1):,} clients or fewer"
     )
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import socket
+from collections.abc import Callable
+from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any
 
+from ..watch.text import counted, cut, listed
 from . import clients as program
 from .clients import Outcome, Plan
 
@@ -17,37 +22,66 @@ def on_engines(view: Any, plan: Plan) -> list[Outcome]:
 
     An engine needs Python and ipyparallel, and no echo_kit: the clients' program is sent as text.
     """
-    if not hasattr(view, "apply_async") or not hasattr(view, "targets"):
-        raise TypeError(f"view= takes an ipyparallel view like rc[:], not {view!r}")
-    targets = view.targets if isinstance(view.targets, list) else [view.targets]
-    view = view.client[targets]
-    if "127." in plan["address"][0][:4] or plan["address"][0] == "localhost":
-        _only_this_machine(view, plan)
+    client, targets = getattr(view, "client", None), getattr(view, "targets", None)
+    if client is not None and targets == "all":
+        targets = client.ids
+    targets = [targets] if isinstance(targets, int) else targets
+    if client is None or not isinstance(targets, list) or not targets:
+        raise TypeError(
+            f"view= takes an ipyparallel view of one engine or more, like rc[:], not {cut(repr(view), 100)}"
+        )
+    targets = list(dict.fromkeys(targets))
+    if plan["address"][0].startswith("127.") or plan["address"][0] in ("localhost", "::1"):
+        here = socket.gethostname()
+        if others := sorted(set(_each(client, socket.gethostname, dict.fromkeys(targets, ()), LATE)) - {here}):
+            raise RuntimeError(
+                f"{plan['address'][0]} is a machine's own address, and there are engines on {listed(others)}: let the "
+                f"server listen at 0.0.0.0, and give the swarm the address of its machine in your network"
+            )
     text = Path(program.__file__).read_text("utf-8")
-    waiting = [
-        view.client[target].apply_async(_run_text, text, part)
-        for target, part in zip(targets, parts(plan, len(targets)), strict=True)
-        if part["clients"]
-    ]
-    outcomes = []
-    for each in waiting:
-        outcome = each.get(timeout=plan["timeout"] + LATE)
-        if "wrong" in outcome:
-            raise RuntimeError(outcome["wrong"])
-        outcomes.append(outcome)
+    asked = {target: (text, part) for target, part in zip(targets, parts(plan, len(targets)), strict=True)}
+    asked = {target: each for target, each in asked.items() if each[1]["clients"]}
+    outcomes = _each(client, _run_text, asked, plan["timeout"] + LATE)
+    if wrong := [each["wrong"] for each in outcomes if "wrong" in each]:
+        raise RuntimeError(wrong[0])
     return outcomes
 
 
 def parts(plan: Plan, count: int) -> list[Plan]:
-    """The plan cut into so many: as many clients, active and slow ones in each as possible."""
+    """The plan cut into so many, which differ by one client, active and slow one at most."""
     made, first = [], 0
     for place in range(count):
-        part = dict(plan, first=first)
-        for name in ("clients", "active", "slow"):
-            part[name] = plan[name] * (place + 1) // count - plan[name] * place // count
+        part = plan | {"first": first, "stagger": plan["stagger"] * count}
+        part |= {name: plan[name] // count + (place < plan[name] % count) for name in ("clients", "active", "slow")}
         first += part["clients"]
         made.append(part)
     return made
+
+
+def _each(client: Any, function: Callable[..., Any], asked: dict[int, tuple[Any, ...]], seconds: float) -> list[Any]:
+    """What the function returns on each of these engines, within so many seconds, or RuntimeError."""
+    running: dict[Any, int] = {}
+    try:
+        for target, arguments in asked.items():
+            running[client[target].apply_async(function, *arguments)] = target
+        returned = []
+        for each in as_completed(list(running), seconds):
+            returned.append(each.result())
+            del running[each]
+        return returned
+    except BaseException as error:
+        busy = {each: target for each, target in running.items() if not each.done()}
+        with contextlib.suppress(Exception):
+            if isinstance(error, TimeoutError):  # its plan has an end: it has not begun, and runs something else
+                client.abort(list(busy), block=False)
+            else:
+                client.send_signal(signal.SIGINT, list(busy.values()), block=False)
+        if isinstance(error, TimeoutError):
+            late = f"{counted(len(busy), 'engine')} ({listed([str(each) for each in busy.values()])})"
+            raise RuntimeError(f"{late} did not answer within {seconds:g} s: do they run something else?") from None
+        if isinstance(error, Exception):
+            raise RuntimeError(f"an engine did not run its part of the clients: {cut(str(error), 200)}") from None
+        raise
 
 
 def _run_text(text: str, plan: Plan) -> Outcome:
@@ -59,12 +93,3 @@ def _run_text(text: str, plan: Plan) -> Outcome:
 
 
 _run_text.__module__ = "__main__"  # so that ipyparallel sends the function itself, and not where an engine finds it
-
-
-def _only_this_machine(view: Any, plan: Plan) -> None:
-    hosts = set(view.apply_sync(socket.gethostname))
-    if others := sorted(hosts - {socket.gethostname()}):
-        raise RuntimeError(
-            f"{plan['address'][0]} is a machine's own address, and there are engines on {', '.join(others)}: let the "
-            f"server listen at 0.0.0.0, and give the swarm this machine's address in your network"
-        )
