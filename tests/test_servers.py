@@ -14,11 +14,12 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import echo_kit
-from echo_kit import free_port
+from echo_kit import free_port, servers
 from echo_kit.servers import handle_client, readable
 
 from .programs import LIMIT, ROOT, SYSTEMS, Program, ask, connect, read, read_to_end, reset, serving
@@ -329,7 +330,7 @@ setattr(threading, name, start_new_thread)
 
 ARRIVALS = """
 import contextlib, os, signal, socket, sys, threading, time
-from echo_kit import free_port
+from echo_kit import free_port, servers
 from echo_kit.servers import serve_threaded
 
 out, sys.stdout = sys.stdout, open(os.devnull, "w")
@@ -435,6 +436,23 @@ def test_an_active_client_is_not_hung_up_on(stack):
         assert time.monotonic() < deadline
         assert ask(active, b"hello") == b"hello"
     assert ask(active, b"and again") == b"and again"
+
+
+@pytest.mark.parametrize("platform", ["linux", "elsewhere"])
+def test_the_idle_limit_may_be_a_part_of_a_second(stack, monkeypatch, capsys, platform):
+    monkeypatch.setattr(servers, "IDLE", 0.05)
+    monkeypatch.setattr(servers, "sys", SimpleNamespace(platform=platform if sys.platform == "linux" else "elsewhere"))
+    listener = stack.enter_context(socket.create_server(("127.0.0.1", free_port())))
+    silent = stack.enter_context(socket.create_connection(listener.getsockname()))
+    handler, began = threading.Thread(target=handle_client, args=listener.accept()), time.monotonic()
+    handler.start()
+    handler.join(LIMIT)
+    took = time.monotonic() - began
+    silent.shutdown(socket.SHUT_RDWR)  # in any case it ends now
+    handler.join(LIMIT)
+    assert 0.04 < took < LIMIT
+    me = silent.getsockname()
+    assert capsys.readouterr().out == f"Connected by {me}\nLost {me} : timed out\n"
 
 
 def room_for_a_thousand():

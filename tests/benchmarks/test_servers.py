@@ -31,10 +31,10 @@ HERE = Path(__file__).parent
 EPOLL = "C, epoll"
 NAMES = {function.__name__: name for function, name in servers.KINDS.items()} | {"epoll": EPOLL}
 SINGLE = ("classic_single", "finished_single")
-BLOCKS = {1: 16, 10: 20, 100: 16}  # by the number of clients
-MILLISECONDS, WARM = 25, 4
+BLOCKS = {1: 12, 10: 16, 100: 12}  # by the number of clients
+MILLISECONDS, WARM = 25, 3
 SETS = 3  # of fresh processes: how threads come to share the interpreter lock is chance, and stays as it began
-AT_ONCE, PATIENCE = 1000, 3  # clients that connect at the same time, and seconds that they wait
+AT_ONCE, PATIENCE = 1000, 2  # clients that connect at the same time, and seconds that they wait
 IDLE = 1000  # clients whose memory is measured
 # A server, its peer, and by the number of clients what it shall make at least of the peer's messages.
 AIMS = [
@@ -123,7 +123,7 @@ def measured(kinds, program, epoll):
         if kind in SINGLE:
             continue
         with serving(kind, epoll) as (process, port):
-            rows[kind]["connections/s"] = numbers(program, "connect", 10, 1000, port)[0][0]
+            rows[kind]["connections/s"] = numbers(program, "connect", 10, 500, port)[0][0]
         with serving(kind, epoll) as (process, port):
             soon, heard, last = numbers(program, "once", AT_ONCE, PATIENCE * 1000, port)[0]
             rows[kind]["at once"] = {"served after 1 s": soon, "in the end": heard, "last after s": last}
