@@ -21,6 +21,10 @@ def a_lesson(answer: str) -> None:
     assert_type(room.results.to_csv(), str)
     assert_type(echo_kit.free_port(), int)
     assert_type(server.stop(), None)
+    with echo_kit.launch(echo_kit.serve_threaded, cores=1) as launched:
+        report = assert_type(echo_kit.swarm(launched, clients=100, active=10), echo_kit.Swarm)
+        assert_type((launched, launched.memory()), tuple[echo_kit.Launched, int | None])
+    assert_type((report.complete, report.p99, report.memory_per_client), tuple[bool, float, float | None])
     echo_kit.strat  # type: ignore[attr-defined]  # noqa: B018
 
 

@@ -18,7 +18,7 @@ PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 BOOKS = {path.stem: nbformat.read(path, as_version=4) for path in PATHS}
 SANITIZE = get_sanitize_patterns((ROOT / "notebooks" / "sanitize.cfg").read_text("utf-8"))
 VIEW = "application/vnd.jupyter.widget-view+json"
-PARTS = ["part1_single_socket", "part2_multithreaded"]
+PARTS = ["part1_single_socket", "part2_multithreaded", "part3_many_clients"]
 DEMO = "classroom_demo"
 every_notebook = pytest.mark.parametrize("name", BOOKS)
 every_part = pytest.mark.parametrize("name", PARTS)
@@ -32,7 +32,7 @@ def prose(name):
     return "\n".join(cell.source for cell in BOOKS[name].cells if cell.cell_type == "markdown")
 
 
-def test_both_parts_are_here():
+def test_all_parts_are_here():
     assert {*PARTS, "surprises"} <= BOOKS.keys()
 
 
@@ -111,7 +111,7 @@ def test_each_objective_is_checked_by_an_exercise(name):
         assert re.search(r"\)\)[;.]$", objective), objective  # it ends with its exercises
         assert numbers, objective
         checked.update(numbers)
-    headings = re.findall(r"^#+ .*?(\d\.\d)\b", prose(f"{part}_exercises"), re.M)
+    headings = re.findall(r"^#+ .*?([\dS]\.\d)\b", prose(f"{part}_exercises"), re.M)
     assert checked == set(headings)
 
 
@@ -120,7 +120,7 @@ def test_each_objective_of_the_surprises_is_checked_by_an_exercise():
     objectives = re.split(r"\n(?=\d\. )", contract.split("**You will be able to**\n\n")[1].split("\n\n")[0])
     assert len(objectives) >= 4
     for objective in objectives:
-        (number, page) = re.search(r"\(\[exercise (\d\.\d)\]\((\w+)\.ipynb\)\)[;.]$", objective).groups()
+        (number, page) = re.search(r"\(\[exercise ([\dS]\.\d)\]\((\w+)\.ipynb\)\)[;.]$", objective).groups()
         assert re.search(rf"^## {re.escape(number)} ", prose(page), re.M), objective
     assert "**Questions**" in contract
     assert re.search(
@@ -156,6 +156,11 @@ def texts_of(output):
     return output.get("text") or output.get("data", {}).get("text/plain", "")
 
 
+def told(cell):
+    """Its outputs, without the place of a swarm's progress bar, which is empty when all is over."""
+    return [output for output in cell.outputs if output.get("data") != {"text/plain": ""}]
+
+
 def texts(cell):
     """The texts below a cell, as one."""
     return "\n".join(map(texts_of, cell.outputs))
@@ -188,7 +193,7 @@ def test_all_that_answers_a_prediction_is_in_its_result_which_is_closed(name):
     for variable, asks, _, compares in predictions(name):
         between = [cell for cell in cells[asks + 1 : compares] if cell.cell_type == "code"]
         assert not between, variable
-        (output,) = cells[compares].outputs
+        (output,) = told(cells[compares])
         assert "<details><summary>What happened</summary>" in output.data["text/html"]
     for cell in cells:
         assert "outputs_hidden" not in cell.metadata.get("jupyter", {}), cell.source
@@ -207,7 +212,7 @@ def test_every_experiment_is_explained_where_it_does_not_give_itself_away(name):
 def test_the_questions_are_about_as_many_as_there_is_time_for():
     asked = {name: len(list(predictions(name))) for name in BOOKS if name != DEMO}  # that one is for a lecture
     assert all(asked[name] >= 7 for name in PARTS)
-    assert 20 <= sum(asked.values()) <= 28
+    assert 20 <= sum(asked.values()) <= 40
 
 
 MARK = re.compile(r"^\*(Core path|Optional), (\d+) minutes?\.\*$", re.M)
@@ -273,7 +278,8 @@ def test_the_core_path_is_complete_in_itself(name):
             tree = ast.parse(cell.source)
             nodes = [node for top in tree.body for node in ast.walk(top)]
             made |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-            made |= {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ExceptHandler) and node.name}
+            defined = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ExceptHandler)
+            made |= {node.name for node in nodes if isinstance(node, defined) and node.name}
             made |= {node.arg for node in nodes if isinstance(node, ast.arg)}
             made |= {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
             made |= {alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names}
@@ -390,7 +396,8 @@ def test_both_parts_show_in_three_views_why_bob_waits_or_does_not():
 @every_notebook
 def test_cells_are_short_and_define_one_thing(name):
     for cell in code_cells(name):
-        assert len(cell.source.splitlines()) <= 25
+        whole = "server" in cell.metadata.get("tags", [])  # `launch` runs one cell: all that its server needs
+        assert len(cell.source.splitlines()) <= (50 if whole else 25)
         tree = ast.parse(cell.source)
         assert sum(isinstance(node, ast.FunctionDef | ast.ClassDef) for node in tree.body) <= 1
 
@@ -403,7 +410,9 @@ def test_student_code_needs_only_the_standard_library(name):
             for each in [node.module] if isinstance(node, ast.ImportFrom) else names:
                 assert each in {
                     *("echo_kit", "socket", "threading", "concurrent.futures"),
-                    *("difflib", "errno", "hashlib", "inspect", "signal", "subprocess", "sys", "time"),
+                    *("asyncio", "functools", "multiprocessing", "resource", "select", "selectors", "shutil"),
+                    *("difflib", "errno", "hashlib", "inspect", "signal", "statistics", "struct", "subprocess"),
+                    *("sys", "time"),
                 }
 
 
@@ -416,10 +425,13 @@ def test_links_and_pictures_exist(name):
 @pytest.mark.parametrize(
     ("name", "functions"),
     [
-        ("part1_single_socket", ["readable", "handle_client", "listen", "serve_single"]),
+        ("part1_single_socket", ["readable", "limit_silence", "handle_client", "listen", "serve_single"]),
         (
             "part2_multithreaded",
-            ["readable", "handle_client", "listen", "serve_threaded", "hang_up", "next_client", "client_thread"],
+            [
+                *("readable", "limit_silence", "handle_client", "listen"),
+                *("serve_threaded", "hang_up", "next_client", "client_thread"),
+            ],
         ),
     ],
 )
@@ -442,7 +454,7 @@ def test_without_a_kernel_the_page_still_says_what_a_panel_is(name):
     book = nbformat.from_dict(BOOKS[name])
     page, _ = HTMLExporter().from_notebook_node(book)
     assert page.count(TYPE_HERE) == sum(map(clients_to_type_into, code_cells(name)))
-    if name in PARTS:
+    if name in PARTS[:2]:  # the clients of the third are too many for panels
         assert page.count(TYPE_HERE) > 0
         assert page.count("<img") >= 3
     # The "lab" template, which is nbconvert's first choice, leaves out the words of all pictures.

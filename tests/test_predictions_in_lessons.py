@@ -11,9 +11,10 @@ from nbconvert import HTMLExporter
 from echo_kit.live.prediction import Comparison
 
 from .lab import KERNEL
+from .test_notebooks import told
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
-LESSONS = ["part1_single_socket", "part2_multithreaded", "surprises", "classroom_demo"]
+LESSONS = ["part1_single_socket", "part2_multithreaded", "part3_many_clients", "surprises", "classroom_demo"]
 ASKS = "echo_kit.predict("
 
 
@@ -34,7 +35,7 @@ def wrong_in_the_file(book):
             yield f"an option's value tells: {asks.source}"
         if not ast.unparse(ast.parse(experiment.source).body[-1]).startswith(f"{assign.targets[0].id}.compare("):
             yield f"the next code cell does not end in the comparison: {experiment.source}"
-        shown = [each.get("data", {}).get("text/html", "") for each in experiment.outputs]
+        shown = [each.get("data", {}).get("text/html", "") for each in told(experiment)]
         if [each[: len(CLOSED)] for each in shown] != [CLOSED]:
             yield f"a closed result is not the only output: {experiment.source}"
         if not explains.source.startswith(EXPLAIN):
@@ -76,7 +77,7 @@ def test_the_right_option_is_not_always_in_the_same_place(name):
     places = set()
     for asks, experiment, _ in questions(nbformat.read(NOTEBOOKS / f"{name}.ipynb", 4)):
         options = [line[4:] for line in asks.outputs[0].data["text/plain"].splitlines()[1:]]
-        said = experiment.outputs[0].data["text/plain"].splitlines()[0].removeprefix("What happened: ")
+        said = told(experiment)[0].data["text/plain"].splitlines()[0].removeprefix("What happened: ")
         places |= {place for place, option in enumerate(options) if said.rstrip(".") == option.rstrip(".")}
     assert len(places) > 1
 

@@ -1,7 +1,7 @@
 """`check`: from a student's function to the report; and `EXERCISES`, one row for each exercise of the notebooks.
 
 The function becomes a server, and clients try it (`trial.py`) as the exercise requires (`part1.py`, `part2.py`,
-`surprises.py`); what they see becomes a `Report`. Nothing that a server does can hold a check up: every
+`part3.py`, `surprises.py`); what they see becomes a `Report`. Nothing that a server does can hold a check up: every
 wait has a bound, the number of its threads has one, and in the end it is stopped.
 """
 
@@ -22,7 +22,7 @@ from ..watch.patches import exit_as_in_python, no_default_timeout
 from ..watch.reasons import PRINTED
 from ..watch.stopping import TO_BE_RID
 from ..watch.text import cut, visible
-from . import part1, part2, shared, surprises
+from . import part1, part2, part3, shared, surprises
 from .progress import Progress, keep as keep_progress, kept
 from .report import LINE, LONGEST, NotSolved, NotYet, Report, died_of
 from .seems import PART
@@ -83,8 +83,11 @@ EXERCISES = {
         Exercise("2.5", "At most three", SERVER, as_it_is, part2.at_most_three, steps=8),
         Exercise("2.6", "A pool", SERVER, as_it_is, part2.pool, steps=6),
         Exercise("2.7", "A clean end", SERVER, as_it_is, part2.clean_end, steps=5),
-        Exercise("3.1", "A clean goodbye", HANDLER, one_at_a_time, surprises.say_goodbye, steps=7),
-        Exercise("3.2", "Much at once", CLIENT, surprises.small_buffers, surprises.much_at_once, _server, steps=3),
+        Exercise("3.1", "An echo with selectors", SERVER, as_it_is, part3.selectors_echo, steps=16),
+        Exercise("3.2", "Say no politely", SERVER, as_it_is, part3.refuse_politely, steps=9),
+        Exercise("3.3", "Who makes everybody wait?", ("calls",), part3.one_loop, part3.find_the_culprit, steps=4),
+        Exercise("S.1", "A clean goodbye", HANDLER, one_at_a_time, surprises.say_goodbye, steps=7),
+        Exercise("S.2", "Much at once", CLIENT, surprises.small_buffers, surprises.much_at_once, _server, steps=3),
     )
 }
 

@@ -60,19 +60,21 @@ FUNCTIONS = {  # what the exercises call the function that is the answer
     "2.5": "serve_three",
     "2.6": "serve_pool",
     "2.7": "serve_until_ctrl_c",
-    "3.1": "say_goodbye",
-    "3.2": "send_and_read",
+    "3.1": "serve_with_selectors",
+    "3.2": "serve_politely",
+    "3.3": "find_culprit",
+    "S.1": "say_goodbye",
+    "S.2": "send_and_read",
 }
 NUMBERS = {name: number for number, name in FUNCTIONS.items()}
-ANSWERS = re.compile(r"""^(?:async\s+)?def\s+(?P<name>\w+)|\bcheck\(\s*["'](?P<number>\d\.\d)["']""", re.MULTILINE)
+ANSWERS = re.compile(r"""^(?:async\s+)?def\s+(?P<name>\w+)|\bcheck\(\s*["'](?P<number>[\dS]\.\d)["']""", re.MULTILINE)
 MOODLE = re.compile(r"(.+?)_(\d+)_assignsubmission_[a-z]+_?")
 NOT_HERE = {"__pycache__", "__MACOSX", "site-packages", "solutions"}  # the last are the course's own
 LARGEST = 50 * 2**20  # bytes of a notebook that is read
 COLUMNS = ("student", "exercise", "passed", "steps", "seconds", "first thing that was wrong")
 WIDTHS = (28, 40, 100)  # of a name, an exercise and a sentence in the table; the CSV file has all of it
-MISTAKES = 10  # that the summary lists
 BESIDES = 3  # answers at a time for each processor: a check waits most of the time (measured: 17 % of it is CPU time)
-TOLERANCE = 30  # seconds after an answer's limit in which its worker must reply
+MISTAKES, TOLERANCE = 10, 30  # that the summary lists; seconds after an answer's limit in which its worker must reply
 
 
 @dataclass

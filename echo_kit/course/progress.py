@@ -107,7 +107,7 @@ def kept(titles: Mapping[str, str], on: bool | None) -> Progress:
     if not _is_on() and not rows:
         why = ", until the kernel is restarted" if not _switch["on"] else ": the environment says ECHO_KIT_PROGRESS=0"
         said = f"Nothing is kept{why}."
-    listed = [rows.pop(number, Row(number, title)) for number, title in titles.items()]
+    listed = [_of(rows.pop(number, None), number, title) for number, title in titles.items()]
     return Progress((*listed, *rows.values()), said)
 
 
@@ -119,10 +119,15 @@ def _text(words: str) -> str:
     return cut(visible(words), LONG)
 
 
+def _of(row: Row | None, number: str, title: str) -> Row:
+    """What is kept of this exercise: nothing, where another one had its number."""
+    return row if row is not None and row.title == title else Row(number, title)
+
+
 def _folded(rows: dict[str, Row], attempts: Iterable[Row]) -> dict[str, Row]:
     """With these attempts. The exercise that was tried last comes last."""
     for each in attempts:
-        old = rows.pop(each.number, Row(each.number, each.title))
+        old = _of(rows.pop(each.number, None), each.number, each.title)
         passed = old.passed + each.passed
         rows[each.number] = Row(each.number, each.title, old.attempts + 1, passed, "" if passed else each.open)
     return rows

@@ -22,7 +22,7 @@ MANY = 2_000_000  # bytes: more than the buffers between the client and this ser
 # Bytes that are asked for each of them. With a receive buffer of 16,384 the system drops packets that do not fit in it
 # (`RcvQDrop` of nstat), and goes on slowly: on a busy machine a right answer then took up to 30 s.
 BUFFERS = {socket.SO_SNDBUF: 16_384, socket.SO_RCVBUF: 49_152}
-STILL = 1.5  # seconds without a byte after which the function of 3.2 is stuck,
+STILL = 1.5  # seconds without a byte after which the function of S.2 is stuck,
 LONGEST = 30  # and in which it must return
 
 
@@ -31,7 +31,7 @@ def small_buffers(function: Callable[..., Any], trial: Trial) -> Serve:
 
     def serve(host: str, port: int) -> None:
         with socket.create_server((host, port)) as s:
-            _shrink(s)  # the sockets that accept returns inherit it
+            shrink(s)  # the sockets that accept returns inherit it
             while True:
                 conn, _ = s.accept()
                 # Otherwise the rest of each echo waits for the client's acknowledgment: to send and to read by turns
@@ -44,7 +44,8 @@ def small_buffers(function: Callable[..., Any], trial: Trial) -> Serve:
     return serve
 
 
-def _shrink(sock: socket.socket) -> None:
+def shrink(sock: socket.socket) -> None:
+    """Its buffers become small."""
     for buffer, size in BUFFERS.items():
         sock.setsockopt(socket.SOL_SOCKET, buffer, size)
 
@@ -61,12 +62,14 @@ def say_goodbye(trial: Trial) -> None:
         ("erin", "the same bytes", b" \xff\r\xc3(\n", read),
     ):
         guest = trial.tries(f"{name} sends {words}").guest(name).says(data).hears(data[:2], TWO)
-        _ends_well(trial, guest, hint, silent=name == "carol")
+        ends_well(trial, guest, hint, "no more than two bytes are sent back", TWO, silent=name == "carol")
 
 
-def _ends_well(trial: Trial, guest: Guest, hint: str, silent: bool) -> None:
-    """After its two bytes the client gets an end of file, and no reset, also not later, when it has been `silent`."""
-    guest.hears_nothing(TWO, "no more than two bytes are sent back", may_end=True).is_hung_up(hint)
+def ends_well(trial: Trial, guest: Guest, hint: str, no_more: str, why: str, silent: bool = False) -> None:
+    """After its answer the client gets an end of file, and no reset, also not later, when it has been `silent`. If
+    further bytes come first, `no_more` was expected, and `why` is the hint.
+    """
+    guest.hears_nothing(why, no_more, may_end=True).is_hung_up(hint)
     trial.settle()
     there, sent = trial.server.observation.accepted[guest.client.connection.client], guest.client.connection.sent
     reset = isinstance(guest.client.ended, ConnectionResetError)
@@ -94,7 +97,7 @@ def much_at_once(trial: Trial) -> None:
     hint = "read while you send: a thread that reads, or a small piece and then its echo, by turns"
     count = "the server does not hang up: count the bytes, and stop when all have come"
     sock = trial.at_the_end.enter_context(_closed_silently(socket.socket()))
-    _shrink(sock)
+    shrink(sock)
     sock.settimeout(LONGEST)  # with a limit send() takes a part of the bytes, as it may do always
     sock.connect(trial.server.address)
     sizes = _buffers(sock)

@@ -63,6 +63,7 @@ class Trial:
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)  # for the messages of an exercise
+        self.computes = threading.Semaphore(0)  # released, the server of 3.3 goes on
 
     def letters(self, size: int) -> bytes:
         """So many letters, figures and spaces, no two parts of which are alike."""
@@ -291,11 +292,21 @@ class Guest:
         """Send without reading until the server takes no more: an echo server is then stuck in sendall."""
         with contextlib.suppress(EchoError):
             self.client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            for _ in range(MUCH):
-                if not self.client.offer(bytes(65536)):
+        self.floods(bytes(65536 * MUCH))
+
+    def floods(self, data: bytes) -> int:
+        """Send it without reading, until the server takes no more. How many bytes it took."""
+        taken = 0
+        with contextlib.suppress(EchoError):
+            while left := memoryview(data)[taken : taken + 65536]:
+                size = self.client.offer(left)
+                if not size:
                     self.trial.settle()
-                    if not self.client.offer(bytes(65536)):
-                        return
+                    size = self.client.offer(left)
+                    if not size:
+                        break
+                taken += size
+        return taken
 
     def has_ended(self) -> bool:
         """Whether the server has hung up. What came before is read."""

@@ -27,7 +27,7 @@ with contextlib.suppress(ImportError):  # Windows
 SPARE = 32  # file descriptors that Python and its selector need beside the clients'
 WINDOWS = 500  # sockets that its select takes
 TELL = 0.1  # seconds from one line to the next
-PROBE = 2.0  # seconds at most in which the server must answer a client that comes after the silent ones
+PROBE = 10.0  # seconds at most in which the server must answer a client that comes after the silent ones
 FLOOD, SMALL = 16 * 2**20, 4096  # bytes that a slow client sends at most, and of its receive buffer
 STUCK = 0.3  # seconds after which the others come, since the server takes no more from the slow ones
 BLOCK = 65536  # bytes read or sent at once
@@ -86,7 +86,7 @@ class Swarm:
         self.at: list[float] = []  # of each answer: seconds since the first connect
         self.took: list[float] = []
         self.connects: list[float] = []
-        self.open = 0  # clients that have still something to do
+        self.open, self.role = 0, ""  # clients of the present role that have still something to do
         self.began = self.first = self.last = self.told = self.moved = time.perf_counter()
         self.until = self.began + plan["timeout"]
 
@@ -110,7 +110,7 @@ class Swarm:
     def begin(self, clients: list[Client]) -> None:
         """Connect them, and go on until each has done what it is for."""
         now, first = time.perf_counter(), self.plan["first"]
-        self.open = len(clients)
+        self.open, self.role = len(clients), clients[0].role if clients else ""
         for place, each in enumerate(clients):
             heapq.heappush(self.due, (now + place * self.plan["stagger"], each.number - first))
         while self.open and (now := time.perf_counter()) < self.until:
@@ -255,7 +255,7 @@ class Swarm:
             self.counts[state] += 1
             if client.state == "waiting":
                 client.longest = max(client.longest, time.perf_counter() - client.due)
-        self.open -= 1
+        self.open -= client.role == self.role
         client.state = state
         self.watch(client, 0)
         if state != "done":

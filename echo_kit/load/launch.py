@@ -83,6 +83,15 @@ class Launched:
         counts = [_number(f"/proc/{pid}/status", "Threads:") for pid in self._processes()]
         return sum(counts) - 1 if sum(counts) else None  # one is ours: it waits for the end of this kernel
 
+    def waits(self) -> int | None:
+        """How often its threads have gone to sleep, to wait for a lock, a client or a clock. None as for `memory`."""
+        counts = []
+        for pid in self._processes():
+            with contextlib.suppress(OSError):  # a process that has ended meanwhile
+                tasks = Path(f"/proc/{pid}/task").iterdir()
+                counts += [_number(f"{task}/status", "voluntary_ctxt_switches:") for task in tasks]
+        return sum(counts) if counts else None
+
     def processor(self) -> float | None:
         """Seconds of a processor that it has used, with the processes that it has started. None as for `memory`."""
         ticks = 0
@@ -146,7 +155,8 @@ def launch(
     if (before := _launched.get(plan["name"])) is not None:
         before.stop()
     port = free_port()
-    plan |= {"host": "127.0.0.1", "port": port, "descriptors": descriptors, "cores": cores, "path": sys.path}
+    plan |= {"host": "127.0.0.1", "port": port, "descriptors": descriptors, "cores": cores}
+    plan["path"] = [] if python else sys.path  # another Python has packages of its own
     try:
         process = subprocess.Popen(
             [str(python or sys.executable), "-u", "-P", str(Path(program.__file__))],

@@ -148,4 +148,4 @@ class Swarm(Shown):
         return {name: getattr(self, name) for name in names + more} | times
 
     def figure(self, dark: bool = False) -> Figure:
-        return answers_figure(repr(self).split("\n")[0], self.at, self.times, self.per_second, dark)
+        return answers_figure(" ".join(repr(self).split("\n")[:2]), self.at, self.times, self.per_second, dark)

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 from .draw_timeline import DARK, LIGHT
 
@@ -39,15 +39,24 @@ def latency_figure(title: str, at: list[float], times: list[float], per_second: 
     left.set_ylabel("answers that were there by then", color=colours["ink"], fontsize=13)
     right.set_xlabel("seconds since the first connect", color=colours["ink"], fontsize=13)
     right.set_ylabel("time to the answer", color=colours["ink"], fontsize=13)
+    for axes in (left, right):
+        axes.set_visible(bool(times))
     if times:
         _distribution(left, sorted(times), colours)
         right.set_title(f"{per_second:,.0f} answers a second", color=colours["ink"], fontsize=13)
         step = math.ceil(len(times) / POINTS)  # every so many: those of a moment stand together
         right.plot(at[::step], times[::step], ".", color=LINE, markersize=3, alpha=0.5)
         right.set_yscale("log")
-        right.yaxis.set_major_formatter(FuncFormatter(duration))
-        right.yaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
+        _durations(right.yaxis, times)
     return figure
+
+
+def _durations(axis: Any, times: list[float]) -> None:
+    """Ticks at 1, 10, 100, and at 2 and 5 times as much where there would be few."""
+    few = max(times) < 100 * min(times)
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
+    axis.set_major_formatter(FuncFormatter(duration))
+    axis.set_minor_formatter(FuncFormatter(lambda *_: ""))
 
 
 def _distribution(axes: Any, times: list[float], colours: dict[str, str]) -> None:
@@ -63,6 +72,5 @@ def _distribution(axes: Any, times: list[float], colours: dict[str, str]) -> Non
     axes.set_xscale("log")
     axes.set_xlim(times[0] / 1.5, times[-1] * 1.5)
     axes.set_ylim(0, 104)
-    axes.xaxis.set_major_formatter(FuncFormatter(duration))
-    axes.xaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
+    _durations(axes.xaxis, times)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f} %"))

@@ -5,18 +5,19 @@ FOLDER`, where FOLDER holds the other `echo_kit`.
 """
 
 import contextlib
-import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from statistics import median
 
 import pytest
 
-HERE = Path(__file__).parent
-ROOT = HERE.parent.parent
-LIMIT = 120  # seconds that anything may take before the test fails
+if __name__ == "__main__":
+    from closed_loop import LIMIT, clients_program, numbers
+else:
+    from .closed_loop import LIMIT, clients_program, numbers
+
+ROOT = Path(__file__).parent.parent.parent
 BLOCKS, MILLISECONDS = 100, 25  # short ones, by turns: what else runs on the machine hits all alike
 WARM = 10  # blocks until the interpreter has specialised the code
 # By the number of clients, what is left of the plain server's messages; 0.95, 0.8 and 0.6 were wished for. At one a
@@ -70,26 +71,17 @@ def serving(kind, root=ROOT):
         process.communicate(timeout=LIMIT)
 
 
-@contextlib.contextmanager
-def clients():
-    """The command that runs them: a C program, which does not wait for Python, or else a Python one."""
-    compiler = shutil.which("cc")
-    with tempfile.TemporaryDirectory() as folder:
-        program = Path(folder, "closed_loop")
-        if compiler and sys.platform == "linux":
-            subprocess.run([compiler, "-O2", "-o", program, HERE / "closed_loop.c"], check=True, timeout=LIMIT)
-            yield [program]
-        else:
-            yield [sys.executable, HERE / "closed_loop.py"]
+def talked(number, servers, blocks=BLOCKS, milliseconds=MILLISECONDS):
+    """What the clients tell of each server's blocks, and in the end of each server."""
+    with contextlib.ExitStack() as stack:
+        ports = [stack.enter_context(serving(*server)) for server in servers]
+        lines = numbers(stack.enter_context(clients_program()), "talk", number, blocks, milliseconds, *ports)
+    return lines[:blocks], lines[blocks:]
 
 
 def measured(number, servers):
     """Messages a second of each server with so many clients, and the part of the first one's that it makes."""
-    with contextlib.ExitStack() as stack:
-        ports = [stack.enter_context(serving(*server)) for server in servers]
-        command = [*stack.enter_context(clients()), str(number), str(BLOCKS), str(MILLISECONDS), *ports]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=True)
-    blocks = [[float(each) for each in line.split()] for line in done.stdout.splitlines()[WARM:]]
+    blocks = talked(number, servers)[0][WARM:]
     return [
         (median(block[place] for block in blocks), median(block[place] / block[0] for block in blocks))
         for place in range(len(servers))
@@ -109,6 +101,16 @@ def test_an_observed_server_answers_nearly_as_many(number, capsys):
     for kind, (_, ratio) in zip(KINDS, results, strict=True):
         too_slow = 1 - ratio > 2 * (1 - AIMS[number])
         assert kind == "growing" or not too_slow, f"{kind}: {ratio:.2f} of the plain server's messages"
+
+
+@pytest.mark.bench
+def test_of_100_busy_clients_none_waits_for_long(capsys):
+    _, ((p50, p99, longest, served),) = talked(100, [("observed",)], blocks=3, milliseconds=1000)
+    with capsys.disabled():
+        print(f"\n100 busy clients, observed: {served:.0f} have an answer in each second;", end=" ")
+        print(f"p50 {p50 / 1000:.1f} ms, p99 {p99 / 1000:.1f} ms, the longest wait {longest / 1000:.0f} ms (aim: 1 s)")
+    assert served == 100
+    assert longest <= 2e6
 
 
 if __name__ == "__main__":

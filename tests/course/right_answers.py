@@ -1232,10 +1232,240 @@ def serve_until_ctrl_c_and_join_again(host, port):
                     thread.join(1)
 
 
-# -- 3.1 A clean goodbye -----------------------------------------------------------------------------------------------
+# -- 3.1 An echo with selectors ----------------------------------------------------------------------------------------
+
+
+def read_or_send(selector, conn, rest):
+    if rest:
+        rest = rest[conn.send(rest) :]
+    elif not (rest := conn.recv(1024)):
+        return False
+    selector.modify(conn, selectors.EVENT_WRITE if rest else selectors.EVENT_READ, rest)
+    return True
 
 
 @right("3.1")
+def serve_with_selectors(host, port):
+    with socket.create_server((host, port)) as s, selectors.DefaultSelector() as selector:
+        s.setblocking(False)
+        selector.register(s, selectors.EVENT_READ)
+        while True:
+            for key, _ in selector.select():
+                conn, is_there = key.fileobj, True
+                try:
+                    if conn is s:
+                        conn, addr = s.accept()
+                        conn.setblocking(False)
+                        selector.register(conn, selectors.EVENT_READ)
+                    else:
+                        is_there = read_or_send(selector, conn, key.data)
+                except BlockingIOError:
+                    pass
+                except ConnectionError:
+                    is_there = False
+                if not is_there:
+                    selector.unregister(conn)
+                    conn.close()
+
+
+@right("3.1")
+def serve_with_select_and_reads_on(host, port):
+    """It reads while an echo waits for room: the rest grows, and is sent also after the end of file."""
+    rests, ended = {}, set()
+    with socket.create_server((host, port)) as s:
+        s.setblocking(False)
+        while True:
+            readers = [conn for conn in rests if conn not in ended]
+            writers = [conn for conn, rest in rests.items() if rest]
+            readable, writable, _ = select.select([s, *readers], writers, [], 5)
+            for conn in readable:
+                if conn is s:
+                    new, addr = s.accept()
+                    new.setblocking(False)
+                    rests[new] = bytearray()
+                    continue
+                try:
+                    data = conn.recv(65536)
+                except OSError:
+                    ended.add(conn)
+                    rests[conn].clear()
+                    continue
+                rests[conn] += data
+                if not data:
+                    ended.add(conn)
+            for conn in writable:
+                try:
+                    del rests[conn][: conn.send(rests[conn][:65536])]
+                except OSError:
+                    ended.add(conn)
+                    rests[conn].clear()
+            for conn in [each for each in ended if not rests[each]]:
+                ended.discard(conn)
+                del rests[conn]
+                conn.close()
+
+
+@right("3.1")
+def serve_with_callbacks(host, port):
+    """It sends at once, and asks for room only when not all was taken."""
+    selector = selectors.DefaultSelector()
+
+    def leave(conn):
+        selector.unregister(conn)
+        conn.close()
+
+    def read(conn):
+        data = conn.recv(4096)
+        if data:
+            write(conn, data)
+        else:
+            leave(conn)
+
+    def write(conn, data):
+        try:
+            size = conn.send(data)
+        except BlockingIOError:
+            size = 0
+        rest = data[size:]
+        if rest:
+            selector.modify(conn, selectors.EVENT_WRITE, lambda conn: write(conn, rest))
+        else:
+            selector.modify(conn, selectors.EVENT_READ, read)
+
+    def accept(s):
+        conn, addr = s.accept()
+        conn.setblocking(False)
+        selector.register(conn, selectors.EVENT_READ, read)
+
+    with selector, socket.create_server((host, port)) as s:
+        s.setblocking(False)
+        selector.register(s, selectors.EVENT_READ, accept)
+        while True:
+            for key, _ in selector.select(timeout=0.5):
+                try:
+                    key.data(key.fileobj)
+                except ConnectionError:
+                    leave(key.fileobj)
+
+
+# -- 3.2 Say no politely -----------------------------------------------------------------------------------------------
+
+
+def refuse(conn):
+    with conn:
+        try:
+            conn.settimeout(2)
+            conn.sendall(b"full\n")
+            conn.shutdown(socket.SHUT_WR)
+            while conn.recv(1024):
+                pass
+        except OSError:
+            pass
+
+
+def handle_and_release(conn, addr, places):
+    try:
+        handle_client(conn, addr)
+    finally:
+        places.release()
+
+
+@right("3.2")
+def serve_politely(host, port):
+    places = threading.Semaphore(3)
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            if places.acquire(blocking=False):
+                threading.Thread(target=handle_and_release, args=(conn, addr, places)).start()
+            else:
+                threading.Thread(target=refuse, args=(conn,)).start()
+
+
+@right("3.2")
+def serve_politely_and_count_threads(host, port):
+    served = []
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            served = [each for each in served if each.is_alive()]
+            if len(served) < 3:
+                served.append(threading.Thread(target=handle_client, args=(conn, addr)))
+                served[-1].start()
+            else:
+                threading.Thread(target=refuse, args=(conn,)).start()
+
+
+@right("3.2")
+def serve_politely_with_a_deadline(host, port):
+    """Each thread decides for its own client; and however much a refused client sends, two seconds are all."""
+    lock, served = threading.Lock(), set()
+
+    def talk(conn, addr):
+        with conn:
+            with lock:
+                if len(served) < 3:
+                    served.add(conn)
+            try:
+                if conn in served:
+                    while data := conn.recv(1024):
+                        conn.sendall(data)
+                    return
+                conn.sendall(b"full\n")
+                conn.shutdown(socket.SHUT_WR)
+                deadline = time.monotonic() + 2
+                while (left := deadline - time.monotonic()) > 0 and select.select([conn], [], [], left)[0]:
+                    if not conn.recv(1024):
+                        break
+            except OSError:
+                print(f"Lost {addr}")
+            finally:
+                with lock:
+                    served.discard(conn)
+
+    with socket.create_server((host, port)) as s:
+        while True:
+            threading.Thread(target=talk, args=s.accept(), daemon=True).start()
+
+
+# -- 3.3 Who makes everybody wait? -------------------------------------------------------------------------------------
+
+
+@right("3.3")
+def find_culprit(calls):
+    mine = [row for row in calls if row["thread"] == "server thread"]
+    name, longest = None, 0.0
+    for row, after in itertools.pairwise(mine):
+        began, over = row["seconds"] + row["took"], after["seconds"]
+        others = [each for each in calls if each["call"] == "client send" and each["client"] != row["client"]]
+        waited = any(began < each["seconds"] < over for each in others)
+        if row["call"] == "recv" and waited and over - began > longest:
+            name, longest = row["client"], over - began
+    return name, longest
+
+
+@right("3.3")
+def find_culprit_by_answers(calls):
+    """From the recv to the send of the same client, both with the time of their calls."""
+    held, read = [], None
+    for row in calls:
+        if row["thread"] == "server thread" and row["call"] == "recv" and row["bytes"]:
+            read = row
+        elif row["thread"] == "server thread" and row["call"] == "send" and read is not None:
+            held.append(
+                (row["seconds"] + row["took"] - read["seconds"], read["seconds"], row["seconds"], row["client"])
+            )
+            read = None
+    for seconds, began, over, name in sorted(held, reverse=True):
+        for row in calls:
+            if row["call"] == "client send" and row["client"] != name and began < row["seconds"] < over:
+                return name, seconds
+
+
+# -- S.1 A clean goodbye -----------------------------------------------------------------------------------------------
+
+
+@right("S.1")
 def goodbye_with_a_time_limit(conn, addr):
     conn.sendall(conn.recv(2))
     conn.shutdown(socket.SHUT_WR)
@@ -1245,7 +1475,7 @@ def goodbye_with_a_time_limit(conn, addr):
             pass
 
 
-@right("3.1")
+@right("S.1")
 def goodbye_by_file(conn, addr):
     with conn.makefile("rb", buffering=0) as file:
         conn.sendall(file.read(2))
@@ -1253,7 +1483,7 @@ def goodbye_by_file(conn, addr):
         file.readall()
 
 
-@right("3.1")
+@right("S.1")
 def goodbye_by_messages(conn, addr):
     conn.sendmsg([conn.recvmsg(2)[0]])
     conn.shutdown(socket.SHUT_WR)
@@ -1261,7 +1491,7 @@ def goodbye_by_messages(conn, addr):
         pass
 
 
-@right("3.1")
+@right("S.1")
 def goodbye_past_the_socket(conn, addr):
     os.write(conn.fileno(), os.read(conn.fileno(), 2))
     conn.shutdown(socket.SHUT_WR)
@@ -1269,7 +1499,7 @@ def goodbye_past_the_socket(conn, addr):
         pass
 
 
-@right("3.1")
+@right("S.1")
 def goodbye_into_a_buffer(conn, addr):
     buffer = bytearray(1000)
     conn.sendall(conn.recvfrom(2)[0])
@@ -1278,10 +1508,10 @@ def goodbye_into_a_buffer(conn, addr):
         pass
 
 
-# -- 3.2 Much at once --------------------------------------------------------------------------------------------------
+# -- S.2 Much at once --------------------------------------------------------------------------------------------------
 
 
-@right("3.2")
+@right("S.2")
 def sends_in_a_thread(sock, data):
     sender = threading.Thread(target=sock.sendall, args=(data,))
     sender.start()
@@ -1292,7 +1522,7 @@ def sends_in_a_thread(sock, data):
     return came
 
 
-@right("3.2")
+@right("S.2")
 def a_piece_by_turns(sock, data):
     came = b""
     for at in range(0, len(data), 20_000):
@@ -1302,7 +1532,7 @@ def a_piece_by_turns(sock, data):
     return came
 
 
-@right("3.2")
+@right("S.2")
 def a_small_piece_by_turns(sock, data):
     came = b""
     for at in range(0, len(data), 1000):
@@ -1313,7 +1543,7 @@ def a_small_piece_by_turns(sock, data):
     return came
 
 
-@right("3.2")
+@right("S.2")
 def one_thread_for_both(sock, data):
     sock.setblocking(False)
     left, came = memoryview(data), b""
@@ -1326,7 +1556,7 @@ def one_thread_for_both(sock, data):
     return came
 
 
-@right("3.2")
+@right("S.2")
 def says_that_it_is_all_and_reads_to_the_end(sock, data):
     def send():
         sock.sendall(data)
@@ -1336,7 +1566,7 @@ def says_that_it_is_all_and_reads_to_the_end(sock, data):
     return b"".join(iter(lambda: sock.recv(65536), b""))
 
 
-@right("3.2")
+@right("S.2")
 def reads_in_a_thread(sock, data):
     came = bytearray(len(data))
 
@@ -1354,7 +1584,7 @@ def reads_in_a_thread(sock, data):
     return bytes(came)
 
 
-@right("3.2")
+@right("S.2")
 def reads_with_a_file(sock, data):
     with ThreadPoolExecutor() as pool, sock.makefile("rb") as file:
         came = pool.submit(file.read, len(data))

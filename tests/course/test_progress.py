@@ -63,10 +63,10 @@ def test_it_survives_a_restart():
     keep("1.3", "A greeting", "nobody is greeted")
     told = in_a_new_kernel("import echo_kit; print(echo_kit.progress())")
     lines = told.splitlines()
-    assert lines[0] == "exercise               attempts  passed  open"
-    assert "1.2 Shout                     1     yes" in lines
-    assert "1.3 A greeting                1      no  nobody is greeted" in lines
-    assert "2.7 A clean end               0      no  not tried yet" in lines
+    assert lines[0] == "exercise                       attempts  passed  open"
+    assert "1.2 Shout                             1     yes" in lines
+    assert "1.3 A greeting                        1      no  nobody is greeted" in lines
+    assert "2.7 A clean end                       0      no  not tried yet" in lines
     assert lines[-1] == f"Kept in {Path(FILE).absolute()}. echo_kit.progress(keep=False) deletes it."
 
 
@@ -221,3 +221,10 @@ def test_markup_is_text():
     assert "<script>" not in html
     assert "&lt;script&gt;" in html
     assert "&lt;b&gt;&amp;" in html
+
+
+def test_an_exercise_is_not_solved_because_another_one_had_its_number(capsys):
+    keep("3.1", "A clean goodbye", "")
+    assert row("3.1") == Row("3.1", EXERCISES["3.1"].title)
+    keep("3.1", EXERCISES["3.1"].title, "bob waits")
+    assert row("3.1") == Row("3.1", EXERCISES["3.1"].title, 1, 0, "bob waits")

@@ -6,9 +6,11 @@ The order is that of the exercises. Each function is whole, as a student's cell 
 # ruff: noqa: B007, B008, B023, RUF059, E722, F841
 
 import contextlib
+import itertools
 import multiprocessing
 import queue
 import select
+import selectors
 import socket
 import sys
 import threading
@@ -3768,28 +3770,411 @@ def forgets_whom_a_thread_serves(host, port):
                 thread.join()
 
 
-# -- 3.1 A clean goodbye -----------------------------------------------------------------------------------------------
+# -- 3.1 An echo with selectors ----------------------------------------------------------------------------------------
 
 
-@wrong("3.1", "waits until alice hangs up", "has closed", "you send no more")
+def selecting(host, port, talk, *, blocking=False, events=selectors.EVENT_READ, unregister=True, close=True, errors=()):
+    """The loop of a right answer, but for what `talk` and the options say."""
+    with socket.create_server((host, port)) as s, selectors.DefaultSelector() as selector:
+        s.setblocking(False)
+        selector.register(s, selectors.EVENT_READ)
+        while True:
+            for key, ready in selector.select():
+                if key.fileobj is s:
+                    conn, addr = s.accept()
+                    conn.setblocking(blocking)
+                    selector.register(conn, events, {"rest": b""})
+                    continue
+                try:
+                    is_there = talk(selector, key.fileobj, key.data, ready)
+                except errors:
+                    is_there = False
+                if not is_there and unregister:
+                    selector.unregister(key.fileobj)
+                if not is_there and close:
+                    key.fileobj.close()
+
+
+def rest_is_kept(selector, conn, kept, ready):
+    if kept["rest"]:
+        kept["rest"] = kept["rest"][conn.send(kept["rest"]) :]
+    else:
+        kept["rest"] = conn.recv(65536)
+        if not kept["rest"]:
+            return False
+    selector.modify(conn, selectors.EVENT_WRITE if kept["rest"] else selectors.EVENT_READ, kept)
+    return True
+
+
+def sends_all(selector, conn, kept, ready):
+    data = conn.recv(1024)
+    conn.sendall(data)
+    return data
+
+
+def drops_the_rest(selector, conn, kept, ready):
+    data = conn.recv(65536)
+    conn.send(data)
+    return data
+
+
+@wrong("3.1", 'gets "hi"', "server thread waits in sendall: dave does not read", "send, not sendall")
+def selects_and_sends_all(host, port):
+    selecting(host, port, sends_all, blocking=True, errors=ConnectionError)
+
+
+@wrong("3.1", 'gets "hi"', "BlockingIOError", "send, not sendall")
+def selects_and_sends_all_without_waiting(host, port):
+    selecting(host, port, sends_all, errors=ConnectionError)
+
+
+@wrong("3.1", "alice gets", "alice got", "keep the rest")
+def selects_and_drops_the_rest(host, port):
+    selecting(host, port, drops_the_rest, errors=ConnectionError)
+
+
+BOTH = selectors.EVENT_READ | selectors.EVENT_WRITE
+
+
+def reads_and_sends(selector, conn, kept, ready):
+    """It reads also while a rest waits for room."""
+    if ready & selectors.EVENT_READ:
+        data = conn.recv(65536)
+        if not data:
+            return False
+        kept["rest"] += data
+    if ready & selectors.EVENT_WRITE:
+        kept["rest"] = kept["rest"][conn.send(kept["rest"]) :]
+    return True
+
+
+@wrong("3.1", "computes for less than", "select returned again and again", "only while you have something to send")
+def always_asks_for_room(host, port):
+    selecting(host, port, reads_and_sends, events=BOTH, errors=ConnectionError)
+
+
+@wrong("3.1", "computes for less than", "select returned again and again", "only while you have something to send")
+def asks_for_room_ever_after(host, port):
+    def talk(selector, conn, kept, ready):
+        is_there = reads_and_sends(selector, conn, kept, ready)
+        if is_there:
+            selector.modify(conn, BOTH, kept)
+        return is_there
+
+    selecting(host, port, talk, errors=ConnectionError)
+
+
+@wrong("3.1", "can connect", "KeyError", "unregister it")
+def closes_and_does_not_unregister(host, port):
+    selecting(host, port, rest_is_kept, unregister=False, errors=ConnectionError)
+
+
+@wrong("3.1", "hangs up on erin", "nothing came to erin", "hang up")
+@slow
+def unregisters_and_does_not_close(host, port):
+    selecting(host, port, rest_is_kept, close=False, errors=ConnectionError)
+
+
+@wrong("3.1", "can connect", "ConnectionResetError", "except ConnectionError")
+def ends_with_the_first_reset(host, port):
+    selecting(host, port, rest_is_kept)
+
+
+@wrong("3.1", "zoe", "Error", "also while you send")
+def ends_with_a_reset_while_it_sends(host, port):
+    def talk(selector, conn, kept, ready):
+        if not kept["rest"]:
+            try:
+                return rest_is_kept(selector, conn, kept, ready)
+            except ConnectionError:
+                return False
+        return rest_is_kept(selector, conn, kept, ready)
+
+    selecting(host, port, talk)
+
+
+@wrong("3.1", "erin gets", "erin", "only then hang up")
+def hangs_up_before_the_rest_is_sent(host, port):
+    def talk(selector, conn, kept, ready):
+        is_there = reads_and_sends(selector, conn, kept, ready)
+        if is_there:
+            selector.modify(conn, BOTH if kept["rest"] else selectors.EVENT_READ, kept)
+        return is_there
+
+    selecting(host, port, talk, errors=ConnectionError)
+
+
+@wrong("3.1", "one thread serves all three", "there are 4 threads", "no threads")
+def gives_each_a_thread(host, port):
+    def talk(conn):
+        with conn, contextlib.suppress(ConnectionError):
+            while data := conn.recv(1024):
+                conn.sendall(data)
+
+    with socket.create_server((host, port)) as s, selectors.DefaultSelector() as selector:
+        s.setblocking(False)
+        selector.register(s, selectors.EVENT_READ)
+        while selector.select():
+            threading.Thread(target=talk, args=s.accept()[:1]).start()
+
+
+@wrong("3.1", "the listening socket does not block", "accept may wait", "setblocking(False)")
+def lets_accept_wait(host, port):
+    with socket.create_server((host, port)) as s, selectors.DefaultSelector() as selector:
+        selector.register(s, selectors.EVENT_READ)
+        while True:
+            for key, ready in selector.select():
+                if key.fileobj is s:
+                    selector.register(s.accept()[0], selectors.EVENT_READ, {"rest": b""})
+                elif not rest_is_kept(selector, key.fileobj, key.data, ready):
+                    selector.unregister(key.fileobj)
+                    key.fileobj.close()
+
+
+@wrong("3.1", "carol gets", "nothing came to carol", "one thread for all")
+@slow
+def talks_to_one_after_the_other(host, port):
+    with socket.create_server((host, port)) as s:
+        s.setblocking(False)
+        while True:
+            select.select([s], [], [])
+            conn, addr = s.accept()
+            with conn:
+                conn.setblocking(True)
+                while data := conn.recv(1024):
+                    while data:
+                        data = data[conn.send(data) :]
+
+
+# -- 3.2 Say no politely -----------------------------------------------------------------------------------------------
+
+
+def refuses(conn):
+    with conn, contextlib.suppress(OSError):
+        conn.settimeout(2)
+        conn.sendall(b"full\n")
+        conn.shutdown(socket.SHUT_WR)
+        while conn.recv(1024):
+            pass
+
+
+def gives_its_place_back(conn, addr, places):
+    try:
+        handle_client(conn, addr)
+    finally:
+        places.release()
+
+
+def shedding(host, port, refuse, serve=gives_its_place_back, number=3):
+    """The loop of a right answer, with another way to refuse or to serve."""
+    places = threading.Semaphore(number)
+    with socket.create_server((host, port)) as s:
+        while True:
+            conn, addr = s.accept()
+            if places.acquire(blocking=False):
+                threading.Thread(target=serve, args=(conn, addr, places)).start()
+            else:
+                refuse(conn, places)
+
+
+def in_a_thread(function):
+    return lambda conn, places: threading.Thread(target=function, args=(conn,)).start()
+
+
+@wrong("3.2", 'dave gets "full\\n"', "nothing came to dave", "look for a place")
+@slow
+def lets_them_wait_in_the_backlog(host, port):
+    places = threading.Semaphore(3)
+    with socket.create_server((host, port)) as s:
+        while True:
+            places.acquire()
+            conn, addr = s.accept()
+            threading.Thread(target=gives_its_place_back, args=(conn, addr, places)).start()
+
+
+@wrong("3.2", 'dave gets "full\\n"', "the server hung up on dave", "look for a place")
+def hangs_up_without_a_word(host, port):
+    shedding(host, port, lambda conn, places: conn.close())
+
+
+@wrong("3.2", "dave", "bytes", "until the client hangs up")
+def says_full_and_closes(host, port):
+    def refuse(conn, places):
+        with conn, contextlib.suppress(OSError):
+            conn.sendall(b"full\n")
+
+    shedding(host, port, refuse)
+
+
+@wrong("3.2", "waits until dave hangs up, too", "and has closed", "until the client hangs up")
+def says_full_and_reads_once(host, port):
+    def refuse(conn):
+        with conn, contextlib.suppress(OSError):
+            conn.sendall(b"full\n")
+            conn.shutdown(socket.SHUT_WR)
+            conn.recv(1024)
+
+    shedding(host, port, in_a_thread(refuse))
+
+
+@wrong("3.2", "hangs up on dave", "nothing", "you send no more")
+@slow
+def says_full_and_stays(host, port):
+    def refuse(conn):
+        with conn, contextlib.suppress(OSError):
+            conn.settimeout(10)
+            conn.sendall(b"full\n")
+            while conn.recv(1024):
+                pass
+
+    shedding(host, port, in_a_thread(refuse))
+
+
+@wrong("3.2", 'frank gets "full\\n"', "nothing came to frank", "must not hold up the loop")
+@slow
+def refuses_in_the_loop_over_accept(host, port):
+    def refuse(conn, places):
+        with conn, contextlib.suppress(OSError):
+            conn.sendall(b"full\n")
+            conn.shutdown(socket.SHUT_WR)
+            while conn.recv(1024):
+                pass
+
+    shedding(host, port, refuse)
+
+
+@wrong("3.2", "closes its connection to erin", "it is open", "a thread for ever")
+@slow
+def keeps_a_thread_for_each_refused_client(host, port):
+    def refuse(conn):
+        with conn, contextlib.suppress(OSError):
+            conn.sendall(b"full\n")
+            conn.shutdown(socket.SHUT_WR)
+            while conn.recv(1024):
+                pass
+
+    shedding(host, port, in_a_thread(refuse))
+
+
+@wrong("3.2", 'gets "hi"', "got", "its place is free")
+def gives_no_place_back_after_a_reset(host, port):
+    def serve(conn, addr, places):
+        with conn:
+            while data := conn.recv(1024):
+                conn.sendall(data)
+        places.release()
+
+    shedding(host, port, in_a_thread(refuses), serve)
+
+
+@wrong("3.2", 'gets "full\\n"', "nothing came to", "gives none back")
+@slow
+def gives_back_a_place_that_was_not_taken(host, port):
+    def refuse(conn, places):
+        def both():
+            refuses(conn)
+            places.release()
+
+        threading.Thread(target=both).start()
+
+    shedding(host, port, refuse)
+
+
+@wrong("3.2", 'carol gets "hello', "carol got", "three at once")
+def serves_two(host, port):
+    shedding(host, port, in_a_thread(refuses), number=2)
+
+
+# -- 3.3 Who makes everybody wait? -------------------------------------------------------------------------------------
+
+
+def holds(calls):
+    """How long each message held the thread, whose it was, and whether another client sent something meanwhile."""
+    for row, after in itertools.pairwise(row for row in calls if row["thread"] == "server thread"):
+        began, over = row["seconds"] + row["took"], after["seconds"]
+        others = [each for each in calls if each["call"] == "client send" and each["client"] != row["client"]]
+        if row["call"] == "recv":
+            yield over - began, row["client"], any(began < each["seconds"] < over for each in others)
+
+
+@wrong("3.3", 'your function returns "', "it returned", "which message was read")
+def names_who_sent_most(calls):
+    sent = [row["client"] for row in calls if row["call"] == "client send"]
+    name = max(set(sent), key=sent.count)
+    return name, float(sent.count(name))
+
+
+@wrong("3.3", 'your function returns "', "it returned", "which message was read")
+def names_who_was_first(calls):
+    return calls[0]["client"], calls[0]["took"]
+
+
+@wrong("3.3", 'your function returns "', "it returned", "which message was read")
+def names_who_was_there_longest(calls):
+    first = {}
+    for row in calls:
+        first.setdefault(row["client"], row["seconds"])
+    name = min(first, key=first.get)
+    return name, calls[-1]["seconds"] - first[name]
+
+
+@wrong("3.3", 'your function returns "', "it returned", "which message was read")
+def names_who_waited_longest(calls):
+    waited, sent = (0.0, ""), {}
+    for row in calls:
+        if row["call"] == "client send":
+            sent[row["client"]] = row["seconds"]
+        elif row["call"] == "client recv" and row["client"] in sent:
+            waited = max(waited, (row["seconds"] - sent.pop(row["client"]), row["client"]))
+    return waited[1], waited[0]
+
+
+@wrong("3.3", 'your function returns "', "it returned", "which message was read")
+def names_who_computed_longest_when_nobody_waited(calls):
+    seconds, name, _ = max(holds(calls))
+    return name, seconds
+
+
+@wrong("3.3", 'your function returns "', "it returned", "which message was read")
+def takes_the_pause_after_an_answer(calls):
+    mine = [row for row in calls if row["thread"] == "server thread"]
+    held = [(after["seconds"] - row["seconds"], row["client"]) for row, after in itertools.pairwise(mine)]
+    return max(held)[1], max(held)[0]
+
+
+@wrong("3.3", 'your function returns "', "it returned", "seconds + took")
+def names_the_right_one_in_milliseconds(calls):
+    seconds, name, _ = max(each for each in holds(calls) if each[2])
+    return name, seconds * 1000
+
+
+@wrong("3.3", 'your function returns "', "it returned", "return name, seconds")
+def names_the_right_one_only(calls):
+    return max(each for each in holds(calls) if each[2])[1]
+
+
+# -- S.1 A clean goodbye -----------------------------------------------------------------------------------------------
+
+
+@wrong("S.1", "waits until alice hangs up", "has closed", "you send no more")
 def just_leaves(conn, addr):
     conn.sendall(conn.recv(2))
 
 
-@wrong("3.1", "waits until alice hangs up", "has closed", "you send no more")
+@wrong("S.1", "waits until alice hangs up", "has closed", "you send no more")
 def shuts_down_and_leaves(conn, addr):
     conn.sendall(conn.recv(2))
     conn.shutdown(socket.SHUT_RDWR)
 
 
-@wrong("3.1", "waits until bob hangs up", "has closed", "recv until it returns no bytes")
+@wrong("S.1", "waits until bob hangs up", "has closed", "recv until it returns no bytes")
 def reads_once_more(conn, addr):
     conn.sendall(conn.recv(2))
     conn.shutdown(socket.SHUT_WR)
     conn.recv(1024)
 
 
-@wrong("3.1", "hangs up on alice", "waits in recv for alice", "SHUT_WR")
+@wrong("S.1", "hangs up on alice", "waits in recv for alice", "SHUT_WR")
 @slow
 def only_reads(conn, addr):
     conn.sendall(conn.recv(2))
@@ -3797,7 +4182,7 @@ def only_reads(conn, addr):
         pass
 
 
-@wrong("3.1", "no more than two bytes", 'bob got "llo"', "two bytes at most")
+@wrong("S.1", "no more than two bytes", 'bob got "llo"', "two bytes at most")
 def reads_more_than_two(conn, addr):
     conn.sendall(conn.recv(1024))
     conn.shutdown(socket.SHUT_WR)
@@ -3805,7 +4190,7 @@ def reads_more_than_two(conn, addr):
         pass
 
 
-@wrong("3.1", "waits until carol hangs up", "has closed, although carol was still there", "a silence is no end of file")
+@wrong("S.1", "waits until carol hangs up", "has closed, although carol was still there", "a silence is no end of file")
 def leaves_after_a_short_silence(conn, addr):
     conn.sendall(conn.recv(2))
     conn.shutdown(socket.SHUT_WR)
@@ -3815,7 +4200,7 @@ def leaves_after_a_short_silence(conn, addr):
             pass
 
 
-@wrong("3.1", "waits until carol hangs up", "has closed, although carol was still there", "a silence is no end of file")
+@wrong("S.1", "waits until carol hangs up", "has closed, although carol was still there", "a silence is no end of file")
 @slow
 def leaves_after_a_silence(conn, addr):
     conn.sendall(conn.recv(2))
@@ -3824,7 +4209,7 @@ def leaves_after_a_silence(conn, addr):
         pass
 
 
-@wrong("3.1", "the server reads what bob has sent", "it has read 2 of 5 bytes", "no bytes of it are unread")
+@wrong("S.1", "the server reads what bob has sent", "it has read 2 of 5 bytes", "no bytes of it are unread")
 @slow
 def sleeps_and_reads_what_is_there(conn, addr):
     conn.sendall(conn.recv(2))
@@ -3836,7 +4221,7 @@ def sleeps_and_reads_what_is_there(conn, addr):
             pass
 
 
-@wrong("3.1", r'dave gets " \xff"', r'dave got "\xff"', "strip() takes white space away")
+@wrong("S.1", r'dave gets " \xff"', r'dave got "\xff"', "strip() takes white space away")
 def says_goodbye_without_white_space(conn, addr):
     conn.sendall(conn.recv(2).strip())
     conn.shutdown(socket.SHUT_WR)
@@ -3844,7 +4229,7 @@ def says_goodbye_without_white_space(conn, addr):
         pass
 
 
-@wrong("3.1", r'dave gets " \xff"', "UnicodeDecodeError", "recv(2)")
+@wrong("S.1", r'dave gets " \xff"', "UnicodeDecodeError", "recv(2)")
 def says_goodbye_to_text(conn, addr):
     data = conn.recv(2)
     conn.sendall(data.decode().encode())
@@ -3853,11 +4238,11 @@ def says_goodbye_to_text(conn, addr):
         pass
 
 
-# -- 3.2 Much at once --------------------------------------------------------------------------------------------------
+# -- S.2 Much at once --------------------------------------------------------------------------------------------------
 
 
 @wrong(
-    "3.2",
+    "S.2",
     "your function returns",
     "stands at  sock.sendall(data)\n(server thread waits in sendall: client 1 does not read",
     "read while you send",
@@ -3868,7 +4253,7 @@ def sends_all_then_reads(sock, data):
     return sock.recv(len(data))
 
 
-@wrong("3.2", "returns all", "bytes", "a loop")
+@wrong("S.2", "returns all", "bytes", "a loop")
 def asks_for_it_once(sock, data):
     def send():
         with contextlib.suppress(OSError):
@@ -3878,7 +4263,7 @@ def asks_for_it_once(sock, data):
     return sock.recv(1000)
 
 
-@wrong("3.2", "returns all", "returned NoneType", "return")
+@wrong("S.2", "returns all", "returned NoneType", "return")
 def forgets_to_return(sock, data):
     threading.Thread(target=sock.sendall, args=(data,), daemon=True).start()
     came = b""
@@ -3887,7 +4272,7 @@ def forgets_to_return(sock, data):
 
 
 @wrong(
-    "3.2",
+    "S.2",
     "your function returns",
     "stands at  while piece := sock.recv(65536):\n(server thread waits in recv",
     "count the bytes",
@@ -3901,7 +4286,7 @@ def reads_to_an_end_that_never_comes(sock, data):
     return came
 
 
-@wrong("3.2", "returns all of the 2,000,000 bytes", "it returned 1,", "a loop")
+@wrong("S.2", "returns all of the 2,000,000 bytes", "it returned 1,", "a loop")
 def one_recv_a_piece(sock, data):
     came = b""
     for at in range(0, len(data), 1000):
@@ -3910,7 +4295,7 @@ def one_recv_a_piece(sock, data):
     return came
 
 
-@wrong("3.2", "all of the 2,000,000 bytes", "it returned", "join()")
+@wrong("S.2", "all of the 2,000,000 bytes", "it returned", "join()")
 def does_not_wait_for_the_reader(sock, data):
     came = []
 
@@ -3923,32 +4308,32 @@ def does_not_wait_for_the_reader(sock, data):
     return b"".join(came)
 
 
-@wrong("3.2", "the echo of all 2,000,000 bytes is received", "has echoed 0 bytes", "data itself is no echo")
+@wrong("S.2", "the echo of all 2,000,000 bytes is received", "has echoed 0 bytes", "data itself is no echo")
 def returns_the_data(sock, data):
     return data
 
 
-@wrong("3.2", "the echo of all 2,000,000 bytes is received", "the server has echoed", "data itself is no echo")
+@wrong("S.2", "the echo of all 2,000,000 bytes is received", "the server has echoed", "data itself is no echo")
 def sends_and_returns_the_data(sock, data):
     threading.Thread(target=sock.sendall, args=(data,), daemon=True).start()
     sock.recv(1)
     return data
 
 
-@wrong("3.2", "the buffers keep their sizes", "setsockopt has changed them", "a larger buffer helps until")
+@wrong("S.2", "the buffers keep their sizes", "setsockopt has changed them", "a larger buffer helps until")
 def makes_the_buffers_larger(sock, data):
     for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
         sock.setsockopt(socket.SOL_SOCKET, option, 2 * len(data))
     return a_thread_and_a_loop(sock, data)
 
 
-@wrong("3.2", "the buffers keep their sizes", "setsockopt has changed them", "a larger buffer helps until")
+@wrong("S.2", "the buffers keep their sizes", "setsockopt has changed them", "a larger buffer helps until")
 def makes_one_buffer_a_little_larger(sock, data):
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 200_000)
     return a_thread_and_a_loop(sock, data)
 
 
-@wrong("3.2", "your function returns", "stands at  sock.sendall(data[at : at + 200_000])", "read while you send")
+@wrong("S.2", "your function returns", "stands at  sock.sendall(data[at : at + 200_000])", "read while you send")
 @slow
 def sends_large_pieces(sock, data):
     came = b""
@@ -3959,7 +4344,7 @@ def sends_large_pieces(sock, data):
     return came
 
 
-@wrong("3.2", "your function returns", "stands at", "sendall sends all of them")
+@wrong("S.2", "your function returns", "stands at", "sendall sends all of them")
 @slow
 def sends_in_a_thread_without_all(sock, data):
     threading.Thread(target=sock.send, args=(data,), daemon=True).start()
@@ -3969,7 +4354,7 @@ def sends_in_a_thread_without_all(sock, data):
     return came
 
 
-@wrong("3.2", "in their order", "another order", "one thread sends, and one reads")
+@wrong("S.2", "in their order", "another order", "one thread sends, and one reads")
 def reads_with_two_threads(sock, data):
     pieces, lock, turn = [], threading.Lock(), threading.Barrier(2)
 

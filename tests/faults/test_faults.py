@@ -80,6 +80,24 @@ FAULTS = {
         '_sentence("What happened:", self.fits)',
         '_sentence("What happened:", next(iter(values)))',
     ),
+    "a swarm does not compare what comes back": (
+        "part3_many_clients",
+        "load/clients.py",
+        "        client.got += data\n",
+        "        client.got += data[1:]\n",
+    ),
+    "a launched server has all descriptors that the system gives": (
+        "part3_many_clients",
+        "load/launch.py",
+        '"descriptors": descriptors, "cores"',
+        '"descriptors": None, "cores"',
+    ),
+    "a launched server's memory is never known": (
+        "part3_many_clients",
+        "load/launch.py",
+        "        return 1024 * sum(sizes) if sum(sizes) else None\n",
+        "        return None\n",
+    ),
     "a check takes every answer for right": (
         "part1_exercises",
         "course/trial.py",
