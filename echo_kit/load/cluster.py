@@ -41,10 +41,7 @@ def on_engines(view: Any, plan: Plan) -> list[Outcome]:
     text = Path(program.__file__).read_text("utf-8")
     asked = {target: (text, part) for target, part in zip(targets, parts(plan, len(targets)), strict=True)}
     asked = {target: each for target, each in asked.items() if each[1]["clients"]}
-    outcomes = _each(client, _run_text, asked, plan["timeout"] + LATE)
-    if wrong := [each["wrong"] for each in outcomes if "wrong" in each]:
-        raise RuntimeError(wrong[0])
-    return outcomes
+    return _each(client, _run_text, asked, plan["timeout"] + LATE)
 
 
 def parts(plan: Plan, count: int) -> list[Plan]:
@@ -66,22 +63,22 @@ def _each(client: Any, function: Callable[..., Any], asked: dict[int, tuple[Any,
             running[client[target].apply_async(function, *arguments)] = target
         returned = []
         for each in as_completed(list(running), seconds):
-            returned.append(each.result())
-            del running[each]
+            returned.append(result := each.result())
+            if isinstance(result, dict) and "wrong" in result:
+                raise RuntimeError(result["wrong"])
         return returned
     except BaseException as error:
         busy = {each: target for each, target in running.items() if not each.done()}
         with contextlib.suppress(Exception):
-            if isinstance(error, TimeoutError):  # its plan has an end: it has not begun, and runs something else
-                client.abort(list(busy), block=False)
-            else:
-                client.send_signal(signal.SIGINT, list(busy.values()), block=False)
-        if isinstance(error, TimeoutError):
+            client.abort(list(busy), block=False)  # those that have not begun
+        if isinstance(error, TimeoutError):  # a plan has an end, so that they run something else
             late = f"{counted(len(busy), 'engine')} ({listed([str(each) for each in busy.values()])})"
             raise RuntimeError(f"{late} did not answer within {seconds:g} s: do they run something else?") from None
-        if isinstance(error, Exception):
-            raise RuntimeError(f"an engine did not run its part of the clients: {cut(str(error), 200)}") from None
-        raise
+        with contextlib.suppress(Exception):
+            client.send_signal(signal.SIGINT, list(busy.values()), block=False)
+        if type(error) is RuntimeError or not isinstance(error, Exception):
+            raise
+        raise RuntimeError(f"an engine did not run its part of the clients: {cut(str(error), 200)}") from None
 
 
 def _run_text(text: str, plan: Plan) -> Outcome:

@@ -13,10 +13,13 @@ import ipyparallel
 
 LIMIT = 60  # seconds that anything may take before the test fails
 
+# Each program ends when its standard input does: when the tests are killed, no cluster is left.
+ENDS = """import os, runpy, signal, sys, threading
+threading.Thread(target=lambda: (os.read(0, 1), os.killpg(0, signal.SIGKILL)), daemon=True).start()
+"""
+CONTROLLER = ENDS + "runpy.run_module('ipyparallel.controller', run_name='__main__')"
 # An engine on a machine that has no echo_kit.
-ENGINE = (
-    "import sys, runpy; sys.modules['echo_kit'] = None; runpy.run_module('ipyparallel.engine', run_name='__main__')"
-)
+ENGINE = ENDS + "sys.modules['echo_kit'] = None; runpy.run_module('ipyparallel.engine', run_name='__main__')"
 
 
 class Cluster:
@@ -31,7 +34,7 @@ class Cluster:
         try:
             # An engine is there after a heartbeat or two, every 200 ms, and gone after 100 that are missing.
             options = [f"--IPController.engine_ip={ip}", "--ping=200", "--HeartMonitor.max_heartmonitor_misses=100"]
-            self.run([sys.executable, "-m", "ipyparallel.controller", *options], "ipcontroller-engine.json")
+            self.run([sys.executable, "-c", CONTROLLER, *options], "ipcontroller-engine.json")
             self.client = ipyparallel.Client(connection_info=str(self._file("client")), timeout=LIMIT)
         except BaseException:
             self.stop()
@@ -53,7 +56,7 @@ class Cluster:
             command,
             env=os.environ | {"IPYTHONDIR": str(self._folder)},
             cwd=self._folder,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=self._writes,
             stderr=self._writes,
             start_new_session=True,
@@ -90,5 +93,6 @@ class Cluster:
             with suppress(OSError):
                 os.killpg(each.pid, signal.SIGKILL)
             each.wait(LIMIT)
+            each.stdin.close()
         self._reader.join(LIMIT)
         assert not self._reader.is_alive(), "a process of the cluster is left"
