@@ -200,14 +200,21 @@ waits.__module__ = "__main__"  # the engine has no tests to import it from
 
 
 def test_an_engine_that_runs_something_else(cluster, server, monkeypatch):
+    name = socket.gethostname()  # a name: which engines have it is not asked first
     monkeypatch.setattr(code, "LATE", 0.5)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_server((name, 0)) as silent:
         listener.settimeout(LIMIT)
         other = cluster.client[1].apply_async(waits, listener.getsockname())
         with listener.accept()[0]:
             with pytest.raises(RuntimeError, match=r"1 engine \(1\) did not answer within .* s: do they run"):
-                swarm((socket.gethostname(), server.address[1]), clients=4, timeout=0.5, view=cluster.client[:2])
-    assert other.get(LIMIT) == b""  # it was not disturbed
+                swarm((name, silent.getsockname()[1]), clients=4, timeout=0.5, view=cluster.client[:2])
+        assert other.get(LIMIT) == b""  # it was not disturbed
+        cluster.client[1].apply_async(os.getpid).get(LIMIT)
+        silent.setblocking(False)
+        for _ in range(2):  # the clients of the other engine
+            silent.accept()[0].close()
+        with pytest.raises(BlockingIOError):  # its own never came, also when it had time for them
+            silent.accept()
     monkeypatch.undo()
     assert swarm(server, clients=4, view=cluster.client[:2]).complete
 
