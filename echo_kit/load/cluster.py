@@ -6,7 +6,7 @@ import contextlib
 import signal
 import socket
 from collections.abc import Callable
-from concurrent.futures import as_completed
+from concurrent.futures import as_completed, wait
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from . import clients as program
 from .clients import Outcome, Plan
 
 LATE = 15.0  # seconds that an engine may answer later than its plan says
+INTERRUPTS, INTERRUPT = 20, 0.2  # when one cannot: how often the others are interrupted, and seconds in between
 
 
 def on_engines(view: Any, plan: Plan) -> list[Outcome]:
@@ -74,8 +75,11 @@ def _each(client: Any, function: Callable[..., Any], asked: dict[int, tuple[Any,
         if isinstance(error, TimeoutError):  # a plan has an end, so that they run something else
             late = f"{counted(len(busy), 'engine')} ({listed([str(each) for each in busy.values()])})"
             raise RuntimeError(f"{late} did not answer within {seconds:g} s: do they run something else?") from None
-        with contextlib.suppress(Exception):
-            client.send_signal(signal.SIGINT, list(busy.values()), block=False)
+        for _ in range(INTERRUPTS):  # the first may come before an engine has begun its part
+            if not (running := {each: busy[each] for each in wait(busy, INTERRUPT).not_done}):
+                break
+            with contextlib.suppress(Exception):
+                client.send_signal(signal.SIGINT, list(running.values()), block=False)
         if type(error) is RuntimeError or not isinstance(error, Exception):
             raise
         raise RuntimeError(f"an engine did not run its part of the clients: {cut(str(error), 200)}") from None
