@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     except OSError as error:
         _end_without_output(error)
-        return 0
+        return int(arguments[:1] == ["swarm"])  # whose exit code says that all is well
 
 
 def _if_it_can(write: Callable[[], object]) -> None:

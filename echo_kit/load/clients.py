@@ -144,9 +144,15 @@ class Swarm:
     def outcome(self) -> Outcome:
         now = time.perf_counter()
         for each in self.clients:
-            if each.state in ("new", "connecting"):
+            if each.state == "new":
+                each.state = "its turn did not come in time"
+                self.counts[each.state] += 1
+            elif each.state == "connecting":
                 each.state = "timed out"
-                each.longest = now - self.first
+                each.longest = now - each.due
+            elif each.role == "silent" and each.state == "done" and self.left(each):
+                each.state = "hung up"
+                self.counts[each.state] += 1
             elif each.state == "waiting" and each.role == "talks":
                 each.longest = max(each.longest, now - each.due)
         self.counts["timed out"] = sum(each.state == "timed out" for each in self.clients)
@@ -159,6 +165,15 @@ class Swarm:
             "talked": self.last - self.first,
             "seconds": self.last - self.began,
         }
+
+    def left(self, client: Client) -> bool:
+        """Whether the server has hung up on it."""
+        try:
+            return client.sock.recv(1, socket.MSG_PEEK) == b""
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
     # -- one client ----------------------------------------------------------------------------------------------------
 

@@ -10,9 +10,10 @@ from .swarm import swarm
 
 
 def main(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
-    """Run it, and return the exit code: 0 if every byte came back, 1 if not, 2 for what cannot be run."""
+    """Run it, and return the exit code: 0 if every byte came back, 1 if not, 2 if it cannot run, 130 for Ctrl+C."""
     parser.description = "Many clients talk to an echo server at once; what became of them, and how long answers took."
-    parser.epilog = "The exit code is 0 if every client was connected and every byte came back, else 1."
+    parser.epilog = "The exit code is 0 if every client was connected and every byte came back, else 1; "
+    parser.epilog += "2 if it cannot run, 130 after Ctrl+C."
     parser.add_argument("host", metavar="HOST")
     parser.add_argument("port", metavar="PORT", type=int)
     parser.add_argument("--clients", type=int, default=1000, metavar="N", help="that connect (default: 1000)")
@@ -28,6 +29,9 @@ def main(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
     address, as_json = (given.pop("host"), given.pop("port")), given.pop("json")
     try:
         report = swarm(address, **given)
+    except KeyboardInterrupt:
+        print("echo_kit: interrupted, nothing is known of the clients", file=sys.stderr)
+        return 130
     except (ValueError, TypeError, RuntimeError) as error:
         print(f"echo_kit: {error}", file=sys.stderr)
         return 2

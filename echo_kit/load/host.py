@@ -62,15 +62,18 @@ def main() -> None:
             linecache.cache[plan["file"]] = len(plan["text"]), None, lines, plan["file"]
             exec(definitions(plan["text"], plan["file"]), module.__dict__)
             serve = module.__dict__[plan["name"]]
-        serve(plan["host"], plan["port"])
-        say(ended="it returned")
+        serve(*plan["arguments"])
+        ended = "it returned"
     except KeyboardInterrupt:
-        pass
+        ended = "Ctrl+C has ended it"
     except SystemExit as error:
-        say(ended=f"it ended with exit code {error.code}")
+        ended = f"it ended with exit code {error.code}"
     except BaseException as error:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # one traceback is enough
         traceback.print_exc()
-        say(ended=f"{type(error).__name__}: {error}")
+        ended = f"{type(error).__name__}: {error}"
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    say(ended=ended)
 
 
 def say(**told: object) -> None:

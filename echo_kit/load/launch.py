@@ -23,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..watch import reasons
 from ..watch.borrowed import before_exit
 from ..watch.kernel import descendants
 from ..watch.sockets import free_port
@@ -94,12 +95,12 @@ class Launched:
 
     def processor(self) -> float | None:
         """Seconds of a processor that it has used, with the processes that it has started. None as for `memory`."""
-        ticks = 0
+        ticks = []
         for pid in self._processes():
             with contextlib.suppress(OSError):
                 fields = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()
-                ticks += int(fields[11]) + int(fields[12])  # utime and stime, proc(5)
-        return ticks / os.sysconf("SC_CLK_TCK") if ticks else None
+                ticks += list(map(int, fields[11:15]))  # utime, stime, and those of children that have ended, proc(5)
+        return sum(ticks) / os.sysconf("SC_CLK_TCK") if ticks else None
 
     def stop(self) -> None:
         """End it as Ctrl+C does, and after two seconds, with all that it has started, as kill -9 does. Bounded."""
@@ -148,14 +149,14 @@ def launch(
     One that was launched under the same name before is stopped. All end with the kernel. Raises TypeError for what is
     no such function, and RuntimeError, with what it had printed, for one that does not listen.
     """
-    plan = _source(serve)
+    plan, port = _source(serve), free_port()
+    plan["arguments"] = reasons.arguments(serve, "127.0.0.1", port)
     for name, value, most in (("descriptors", descriptors, 2**20), ("cores", cores, 2**10)):
         if value is not None and (type(value) is not int or not 1 <= value <= most):
             raise ValueError(f"{name} must be a whole number from 1 to {most:,}, not {value!r}")
     if (before := _launched.get(plan["name"])) is not None:
         before.stop()
-    port = free_port()
-    plan |= {"host": "127.0.0.1", "port": port, "descriptors": descriptors, "cores": cores}
+    plan |= {"descriptors": descriptors, "cores": cores}
     plan["path"] = [] if python else sys.path  # another Python has packages of its own
     try:
         process = subprocess.Popen(
@@ -186,9 +187,10 @@ def launch(
     if "port" not in said:
         server.stop()
         printed = "\n".join(server.log.split("\n")[-SHOWN:])
+        cure = " Its process runs the one cell that defines it: imports and helpers belong there, too."
         raise RuntimeError(
-            f"{server.name} does not listen: {said['ended']}. Its process runs the one cell that defines it: imports "
-            f"and helpers belong there, too." + (f"\nIt had printed:\n{printed}" if printed else "")
+            f"{server.name} does not listen: {said['ended']}.{cure if 'NameError' in said['ended'] else ''}"
+            + (f"\nIt had printed:\n{printed}" if printed else "")
         )
     server.address = ("127.0.0.1", said["port"])
     return server

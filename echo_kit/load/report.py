@@ -22,7 +22,7 @@ class Swarm(Shown):
     connected          clients whose connect succeeded
     refused, timed_out clients that nobody listened for, and whose connect had no answer when the time was over
     failed             reason -> number of clients that could not connect for another reason
-    hung_up            clients whose connection the server ended before they had all their answers
+    hung_up            clients whose connection the server ended before they had all their answers, or that were silent
     answered           messages of which every byte came back
     wrong, lost        messages of which other bytes came back, and that did not come back (in time, or were not sent)
     times, connects    seconds that each answer, and each connect, took
@@ -53,8 +53,8 @@ class Swarm(Shown):
 
     @property
     def complete(self) -> bool:
-        """Whether every client was connected, and every byte of every message came back."""
-        return self.connected == self.clients and not self.lost and not self.wrong
+        """Whether every client was connected, every byte of every message came back, and the silent ones could stay."""
+        return self.connected == self.clients and not self.lost and not self.wrong and not self.hung_up
 
     @property
     def served(self) -> int:

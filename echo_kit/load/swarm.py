@@ -74,7 +74,7 @@ def swarm(
     _check("slow", slow, 0, active, " (slow ones are active)")
     _check("size", size, 1, SIZE)
     _check("timeout", timeout, 0.1, TIMEOUT, number=float)
-    _check("stagger", stagger, 0, TIMEOUT / clients, " (they must all come in time)", number=float)
+    _check("stagger", stagger, 0, timeout / clients, " (they must all come in time)", number=float)
     if pace is not None:
         _check("pace", pace, 0.01, 100_000, number=float)
     if (total := active * messages) > MESSAGES:
@@ -83,6 +83,10 @@ def swarm(
     plan |= {"first": 0, "size": size, "timeout": timeout, "stagger": stagger, "pace": pace}
     if view is not None:
         return Swarm(plan | {"engines": True}, on_engines(view, plan))
+    if isinstance(server, Launched) and not server.running:
+        raise RuntimeError(
+            f"{server!r}. Launch it again. (Launched a second time, a function replaces its first process.)"
+        )
     memory: list[int | None] = [server.memory()] if isinstance(server, Launched) else []
 
     def measure(reached: bool) -> None:

@@ -214,6 +214,28 @@ def test_silent_clients_are_there_first_and_stay():
     assert sum(row["role"] == "silent" for row in report.by_client()) == 17
 
 
+def test_silent_clients_that_are_hung_up_on_are_counted():
+    def handle(conn):
+        with conn:
+            data = conn.recv(65536)
+            conn.sendall(data)
+
+    def shown_out(conn):
+        with silent_ones:
+            numbers.append(conn)
+            silent = len(numbers) <= 2
+        if silent:
+            conn.close()
+        else:
+            handle(conn)
+
+    silent_ones, numbers = threading.Lock(), []
+    with server(shown_out) as address:
+        report = swarm(address, 3, 1, active=1)
+    assert (report.answered, report.hung_up, report.complete) == (1, 2, False)
+    assert "The server hung up on 2 clients." in repr(report)
+
+
 def test_one_slow_reader_stops_a_server_for_one_at_a_time():
     one = threading.Lock()
 
@@ -313,7 +335,7 @@ WHO = ("127.0.0.1", 8000)
         ({"timeout": float("nan")}, ValueError, "timeout must be from 0.1 to 600, not nan"),
         ({"timeout": None}, TypeError, "timeout must be a number"),
         ({"pace": 0}, ValueError, "pace must be from 0.01"),
-        ({"stagger": 1, "clients": 1000}, ValueError, "stagger must be from 0 to 0.6"),
+        ({"stagger": 1, "clients": 1000}, ValueError, "stagger must be from 0 to 0.03 (they must all come in time)"),
         ({"clients": 10_000, "messages": 101}, ValueError, "10,000 clients with 101 messages are 1,010,000"),
         ({"server": ("nobody.invalid", 8000)}, RuntimeError, "'nobody.invalid' is not a host that"),
     ],

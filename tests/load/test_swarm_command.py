@@ -4,6 +4,8 @@ import contextlib
 import json
 import os
 import pty
+import signal
+import socket
 import subprocess
 import sys
 import termios
@@ -66,6 +68,24 @@ def test_bad_input_is_one_line(arguments, words):
     assert words in done.stderr
     assert done.stderr.count("\n") == 1
     assert done.stdout == ""
+
+
+def test_ctrl_c_is_no_success():
+    with socket.create_server(("127.0.0.1", echo_kit.free_port())) as listener:
+        listener.settimeout(LIMIT)
+        given = [sys.executable, "-m", "echo_kit", "swarm", *map(str, listener.getsockname()), "--clients", "1"]
+        with subprocess.Popen(given, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            with listener.accept()[0]:
+                process.send_signal(signal.SIGINT)
+                assert process.wait(LIMIT) == 130
+            assert process.stderr.read() == b"echo_kit: interrupted, nothing is known of the clients\n"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no full disk to write to")
+def test_a_full_disk_is_no_success(address):
+    with open("/dev/full", "w") as full:
+        given = [sys.executable, "-m", "echo_kit", "swarm", *map(str, address), "--clients", "2"]
+        assert subprocess.run(given, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, timeout=LIMIT).returncode == 1
 
 
 def test_no_package_is_needed(address):
