@@ -150,7 +150,7 @@ def solutions():
         for number, cell in enumerate(json.loads(path.read_text("utf-8"))["cells"]):
             if cell["cell_type"] == "code":
                 source = "".join(cell["source"])
-                checks = re.fullmatch(r'echo_kit\.check\("([\d.]+)", (\w+)\)', source.strip())
+                checks = re.fullmatch(r'echo_kit\.check\("([\dS.]+)", (\w+)\)', source.strip())
                 if checks:
                     yield checks[1], names[checks[2]]
                 else:
