@@ -15,6 +15,7 @@ from . import clients as program
 from .clients import Outcome, Plan
 
 LATE = 15.0  # seconds that an engine may answer later than its plan says
+ABORT = 2.0  # seconds that the engines have to answer that they leave out a part
 INTERRUPTS, INTERRUPT = 20, 0.2  # when one cannot: how often the others are interrupted, and seconds in between
 
 
@@ -70,8 +71,8 @@ def _each(client: Any, function: Callable[..., Any], asked: dict[int, tuple[Any,
         return returned
     except BaseException as error:
         busy = {each: target for each, target in running.items() if not each.done()}
-        with contextlib.suppress(Exception):
-            client.abort(list(busy), block=False)  # those that have not begun
+        with contextlib.suppress(Exception):  # those that have not begun: an engine that is there says that it knows
+            client.abort(list(busy), list(busy.values()), block=False).result(ABORT)
         if isinstance(error, TimeoutError):  # a plan has an end, so that they run something else
             late = f"{counted(len(busy), 'engine')} ({listed([str(each) for each in busy.values()])})"
             raise RuntimeError(f"{late} did not answer within {seconds:g} s: do they run something else?") from None
