@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..views.shown import Shown, answers_figure
 from ..watch.text import counted, listed
+from .clients import Outcome
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-Outcome = dict[str, Any]
 
 
 class Swarm(Shown):

@@ -25,16 +25,15 @@ from ..server import Server
 from ..watch.events import Address
 from ..watch.text import cut
 from . import clients as program
+from .clients import Outcome
 from .cluster import on_engines
 from .launch import Launched
 from .progress import Progress
-from .report import Outcome, Swarm
+from .report import Swarm
 
 CLIENTS, MESSAGES, SIZE, TIMEOUT = 10_000, 1_000_000, 2**20, 600  # at most: clients, messages of all, bytes, seconds
 CLUSTER = 100_000  # clients at most on a cluster
 ENDS = 10.0  # seconds that the process may take longer than its plan
-
-Told = dict[str, Any]
 
 
 def swarm(
@@ -87,16 +86,16 @@ def swarm(
         raise RuntimeError(
             f"{server!r}. Launch it again. (Launched a second time, a function replaces its first process.)"
         )
-    memory: list[int | None] = [server.memory()] if isinstance(server, Launched) else []
+    memory = server.memory if isinstance(server, Launched) else lambda: None
+    before, filled = memory(), None
 
     def measure(reached: bool) -> None:
-        if isinstance(server, Launched):
-            memory.append(server.memory() if reached else None)
+        nonlocal filled
+        filled = memory() if reached else None
 
     with Progress(active * messages, f"{clients:,} clients") as progress:
         outcome = _in_a_process(plan, progress, measure)
-    before, grown = memory if len(memory) == 2 else (None, None)
-    return Swarm(plan, [outcome], None if before is None or grown is None else grown - before)
+    return Swarm(plan, [outcome], None if before is None or filled is None else filled - before)
 
 
 def _address(server: object) -> Address:

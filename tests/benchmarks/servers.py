@@ -117,12 +117,17 @@ def uvloop_streams(port):
     uvloop.run(echo_streams(port))
 
 
-def selectors_of_part_3(port):
-    """The one of the notebook, to the letter."""
+def cell_of_part_3(name):
+    """The text of the notebook's cell that defines this server."""
     cells = json.loads((ROOT / "notebooks" / "part3_many_clients.ipynb").read_text(encoding="utf-8"))["cells"]
     texts = ["".join(cell["source"]) for cell in cells]
+    return next(text for text in texts if f"def {name}(host, port):" in text)
+
+
+def selectors_of_part_3(port):
+    """The one of the notebook, to the letter."""
     names = {}
-    exec(next(text for text in texts if "def serve_selectors(host, port):" in text), names)
+    exec(cell_of_part_3("serve_selectors"), names)
     names["serve_selectors"](HOST, port)
 
 
