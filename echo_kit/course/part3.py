@@ -58,7 +58,7 @@ def selectors_echo(trial: Trial) -> None:
     erin, data = _floods(trial, "erin", "then says that no more will come, and reads only now")
     erin.client.finish()
     _reads(erin, data).is_hung_up("when there is no rest for a client that sends no more, hang up")
-    trial.tries("frank breaks off").guest("frank").vanishes()
+    trial.tries("frank breaks off").guest("frank", GONE).vanishes()
     _floods(trial, "gus", "and breaks off; then zoe comes")[0].vanishes()
     zoe = trial.guest("zoe", HARM).echoes("hi", HARM)
     for guest in (alice, bob, carol, dave):

@@ -3864,7 +3864,7 @@ def asks_for_room_ever_after(host, port):
     selecting(host, port, talk, errors=ConnectionError)
 
 
-@wrong("3.1", "zoe", "KeyError", "unregister it")
+@wrong("3.1", "", "is already registered", "unregister it")  # which client gets an old number again is chance
 def closes_and_does_not_unregister(host, port):
     selecting(host, port, rest_is_kept, unregister=False, errors=ConnectionError)
 
