@@ -115,9 +115,9 @@ class Task:
         """
         return self._told("status")
 
-    def processor_time(self) -> float:
-        """Seconds that it has spent on a processor; 0.0 where the system does not tell."""
-        return int(self._told("schedstat").partition(b" ")[0] or 0) / 1e9
+    def processor_time(self, in_line: bool = False) -> float:
+        """Seconds that it has spent on a processor, or (`in_line`) in line for one, too; 0.0 where none is told."""
+        return sum(map(int, self._told("schedstat").split()[: 1 + in_line])) / 1e9
 
     def _told(self, name: str) -> bytes:
         return told_by_linux(self.thread.native_id if self.thread else self.native_id, name)

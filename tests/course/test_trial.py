@@ -5,6 +5,7 @@ import gc
 import os
 import re
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -16,6 +17,7 @@ from echo_kit import server as runner
 from echo_kit.course.trial import RESTLESS, Guest, Trial
 
 from .right_answers import from_memory, shout
+from .wrong_answers import always_asks_for_room
 
 BOUND = 15  # seconds that a check takes at most, whatever the server does
 LONG = 20  # seconds after which a test gives up
@@ -433,6 +435,24 @@ def test_a_server_that_never_rests_may_be_right():
                 conn.sendall(data.upper())
 
     assert echo_kit.check("1.2", asks_again_and_again).passed
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="where a thread is in line for a processor, only Linux tells")
+def test_a_server_that_never_waits_is_found_on_a_machine_with_no_time_for_it():
+    core = min(os.sched_getaffinity(0))
+
+    def asks_without_end(host, port):
+        os.sched_setaffinity(0, {core})
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)  # one part in 70, beside the process below
+        always_asks_for_room(host, port)
+
+    code = f"import os; os.sched_setaffinity(0, {{{core}}})\nwhile True: pass"
+    with subprocess.Popen([sys.executable, "-c", code]) as other:
+        try:
+            report = echo_kit.check("3.1", asks_without_end)
+        finally:
+            other.kill()
+    assert "computes for less than" in report.problem.expected, report
 
 
 def test_ctrl_c_during_a_check_stops_the_server(monkeypatch):
