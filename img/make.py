@@ -1,5 +1,6 @@
-"""Make the pictures in this folder, and in notebooks/img, anew, from real runs: `python img/make.py [views|terminals|panels|embed …]`.
+"""Make the pictures anew, from real runs: `python img/make.py [views|terminals|panels|embed …]`.
 
+They are in this folder, and those of INSTRUCTORS.md in notebooks/img.
 `terminals` types into real programs in real pseudo-terminals. `panels` takes a real JupyterLab in a real browser, as
 tests/lab.py has them. `embed` puts the pictures of terminals into their notebooks' cells. Without a word it makes all.
 """

@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "__init__": set(),
 }
 # Imported when it is called: the other commands load next to nothing.
-LATE = {("__main__", "course.mark"), ("__main__", "load.command")}
+LATE = {("__main__", "course.lessons"), ("__main__", "course.mark"), ("__main__", "load.command")}
 TYPES_ONLY = {("client", "server")}  # `python -m echo_kit client` loads no server
 HEAVY = {"matplotlib", "IPython"}  # a function may import these, and the drawing that needs them, when it is called
 DOCUMENTED = {

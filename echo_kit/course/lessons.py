@@ -37,7 +37,7 @@ def main(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
             elif not (folder / name).is_file() or (folder / name).read_bytes() != data:
                 kept.append(name)
         except (FileExistsError, NotADirectoryError) as error:
-            return _fail(f"{error.filename!r} is no folder: give another DIR")
+            return _fail(f"{error.filename!r} cannot be a folder, a file is in the way: give another DIR")
         except OSError as error:
             done = f"{counted(copied, 'file')} of {len(sources)} copied; the same command goes on from here"
             return _fail(f"{error.filename or str(folder / name)!r} cannot be written ({error.strerror}): {done}")
