@@ -24,7 +24,7 @@ from .programs import LIMIT, ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 ADDRESS = PROJECT["urls"]["Repository"]
-LONG = 600  # seconds that an installation may take, from the network
+LONG = 1200  # seconds that an installation may take, from the network
 
 
 def text(name):
