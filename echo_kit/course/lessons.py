@@ -6,7 +6,6 @@ An installed package has them in `echo_kit/lessons`; in a clone, which has no su
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from ..watch.text import counted, listed
@@ -16,7 +15,7 @@ ROOMS = ("", "img", "programs")  # the folders of the lessons; the solutions onl
 
 
 def main(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
-    """Run the command. 0: all files are there; 2: one could not be written, and a sentence says why."""
+    """Run the command: 0 if all files are there. The parser ends it with 2 where one cannot be."""
     parser.description = "Copy the notebooks, and what they need, into a folder. No file that is there is overwritten."
     parser.add_argument("folder", metavar="DIR", help="the folder; it is made if there is none")
     parser.add_argument("--solutions", action="store_true", help="copy the solutions, too")
@@ -26,7 +25,7 @@ def main(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
     home = PACKAGE / "lessons" if (PACKAGE / "lessons").is_dir() else PACKAGE.parent / "notebooks"
     sources = [path for room in (*ROOMS, *["solutions"] * given.solutions) for path in _files(home / room)]
     if not sources:
-        return _fail(f"this copy of echo_kit has no notebooks: there is no folder {str(home)!r}")
+        parser.error(f"this copy of echo_kit has no notebooks: there is no folder {str(home)!r}")
     folder, copied, kept = Path(given.folder).absolute(), 0, []
     for source in sources:
         name = source.relative_to(home).as_posix()
@@ -37,17 +36,17 @@ def main(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
             elif not (folder / name).is_file() or (folder / name).read_bytes() != data:
                 kept.append(name)
         except (FileExistsError, NotADirectoryError) as error:
-            return _fail(f"{error.filename!r} cannot be a folder, a file is in the way: give another DIR")
+            parser.error(f"{error.filename!r} cannot be a folder, a file is in the way: give another DIR")
         except OSError as error:
             done = f"{counted(copied, 'file')} of {len(sources)} copied; the same command goes on from here"
-            return _fail(f"{error.filename or str(folder / name)!r} cannot be written ({error.strerror}): {done}")
+            parser.error(f"{error.filename or str(folder / name)!r} cannot be written ({error.strerror}): {done}")
     print(f"{counted(copied, 'file')} copied into {folder}; {len(sources) - copied} were there already")
     if kept:
         print(f"Kept as they are, though this version of echo_kit has others: {listed(kept)}")
         print("To have this version's, give another DIR")
     if not given.solutions:
         print("Without the solutions: with --solutions the same command adds them")
-    print(f"To begin: jupyter lab {folder / 'part1_single_socket.ipynb'}")
+    print(f'To begin: jupyter lab "{folder / "part1_single_socket.ipynb"}"')
     return 0
 
 
@@ -70,8 +69,3 @@ def _write(path: Path, data: bytes) -> bool:
         path.unlink()  # half a notebook would be taken for the student's own the next time
         raise
     return True
-
-
-def _fail(sentence: str) -> int:
-    print(f"echo_kit: {sentence}", file=sys.stderr)
-    return 2

@@ -51,7 +51,7 @@ def test_all_but_the_solutions(tmp_path):
     assert output.splitlines() == [
         f"{len(copied)} files copied into {tmp_path / 'a' / 'course'}; 0 were there already",
         "Without the solutions: with --solutions the same command adds them",
-        f"To begin: jupyter lab {tmp_path / 'a' / 'course' / 'part1_single_socket.ipynb'}",
+        f'To begin: jupyter lab "{tmp_path / "a" / "course" / "part1_single_socket.ipynb"}"',
     ]
 
 
