@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "__init__": set(),
 }
 # Imported when it is called: the other commands load next to nothing.
-LATE = {("__main__", "course.mark"), ("__main__", "load.command")}
+LATE = {("__main__", "course.lessons"), ("__main__", "course.mark"), ("__main__", "load.command")}
 TYPES_ONLY = {("client", "server")}  # `python -m echo_kit client` loads no server
 HEAVY = {"matplotlib", "IPython"}  # a function may import these, and the drawing that needs them, when it is called
 DOCUMENTED = {
@@ -395,6 +395,7 @@ def test_nothing_is_loaded_before_it_is_used(code, absent):
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
+WORKFLOWS = ROOT / ".github" / "workflows"
 
 
 def bounds(requirements):
@@ -413,7 +414,7 @@ def test_conda_and_pip_install_the_same():
 
 
 def test_binder_takes_the_python_that_is_meant(monkeypatch):
-    """What repo2docker, which Binder runs, reads in environment.yml. (With "python>=3.11" it takes its default, 3.10.)"""
+    """What repo2docker, which Binder runs, reads there. (From "python>=3.11" it reads nothing, and takes 3.10.)"""
     conda = pytest.importorskip("repo2docker.buildpacks.conda", reason="needs the package jupyter-repo2docker")
     monkeypatch.chdir(ROOT)
     pack = conda.CondaBuildPack()
@@ -430,9 +431,9 @@ def test_lower_bounds_and_no_pins():
 
 
 def test_the_workflow_tests_every_python_that_is_promised():
-    """By the README's own commands; and release.yml makes no wheel but after them."""
+    """By the README's own commands."""
     versions = [each.split(" :: ")[-1] for each in PROJECT["classifiers"] if " :: Python :: 3." in each]
-    workflow = (ROOT / ".github" / "workflows" / "tests.yml").read_text("utf-8")
+    workflow = (WORKFLOWS / "tests.yml").read_text("utf-8")
     tested = re.search(r"python: \[(.*)\]", workflow)[1].replace('"', "").split(", ")
     assert PROJECT["requires-python"] == f">={versions[0]}"
     assert tested == versions
