@@ -14,6 +14,8 @@ Nothing is imported before it is used: the command line needs neither Jupyter no
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+__version__ = "1.0.0"  # the one place: pyproject.toml reads it here
+
 if TYPE_CHECKING:  # what a type checker, and an editor, sees; a test compares it with the table below
     from .client import (
         Client as Client,

@@ -1,4 +1,4 @@
-"""The command line: `python -m echo_kit server|server-thread|client [HOST PORT]`, `swarm HOST PORT`, `mark FOLDER`.
+"""The command line: `python -m echo_kit server|server-thread|client [HOST PORT]`, or `swarm`, `mark`, `lessons`.
 
 The standard library is enough.
 """
@@ -31,6 +31,7 @@ COMMANDS = {
     "client": "a client: type a line, see its echo",
     "swarm": "many clients at once: python -m echo_kit swarm --help",
     "mark": "mark a folder of answers (for instructors): python -m echo_kit mark --help",
+    "lessons": "copy the notebooks into a folder: python -m echo_kit lessons DIR",
 }
 
 _last_words = threading.Lock()
@@ -56,6 +57,10 @@ def main(arguments: list[str] | None = None) -> int:
             from .course import mark
 
             return mark.main(_Parser(prog="python -m echo_kit mark"), arguments[1:])
+        if arguments[:1] == ["lessons"]:
+            from .course import lessons
+
+            return lessons.main(_Parser(prog="python -m echo_kit lessons"), arguments[1:])
         given = (parser := _parser()).parse_args(arguments)
         host, port = _address(parser, given.command, given.address)
         if not given.address:
@@ -115,12 +120,15 @@ def _parser() -> argparse.ArgumentParser:
     epilog = "\n".join(f"  {name:<14} {purpose}" for name, purpose in COMMANDS.items())
     parser = _Parser(
         prog="python -m echo_kit",
-        description="The course's echo servers, a client for them, and the marking of answers. Ctrl+C ends each.",
+        description="The course's echo servers, a client for them, the lessons, and the marking of answers. "
+        "Ctrl+C ends each.",
         epilog=f"commands:\n{epilog}\n\nHOST PORT: where to listen or connect to; 127.0.0.1 8000 unless given.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("command", choices=COMMANDS, metavar="command", help=", ".join(COMMANDS))
     parser.add_argument("address", nargs="*", metavar="HOST PORT", help="both or neither")
+    version = f"echo_kit {sys.modules[__package__].__version__}, Python {sys.version.split()[0]}"
+    parser.add_argument("--version", action="version", version=version)
     parser.add_argument("--name", help='for a client: its first line is "I am NAME", which a classroom shows')
     return parser
 

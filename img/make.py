@@ -1,5 +1,6 @@
-"""Make the pictures in this folder anew, from real runs: `python img/make.py [views|terminals|panels|embed …]`.
+"""Make the pictures anew, from real runs: `python img/make.py [views|terminals|panels|embed …]`.
 
+They are in this folder, and those of INSTRUCTORS.md in notebooks/img.
 `terminals` types into real programs in real pseudo-terminals. `panels` takes a real JupyterLab in a real browser, as
 tests/lab.py has them. `embed` puts the pictures of terminals into their notebooks' cells. Without a word it makes all.
 """
@@ -14,6 +15,7 @@ from threading import Thread
 import echo_kit
 
 HERE = Path(__file__).parent
+LESSONS = HERE.parent / "notebooks" / "img"  # what INSTRUCTORS.md shows: the notebooks' folder is complete in itself
 PANELS = ("stage", "stage_step_by_step", "client_panels")
 
 
@@ -186,7 +188,7 @@ def shoot_full_screen(book, stage, name: str) -> None:
 
 
 def shoot(panel, name: str) -> None:
-    getattr(panel, "root", panel).screenshot(path=HERE / f"{name}.png")
+    getattr(panel, "root", panel).screenshot(path=LESSONS / f"{name}.png")
     print(f"{name}.png")
 
 

@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "__init__": set(),
 }
 # Imported when it is called: the other commands load next to nothing.
-LATE = {("__main__", "course.mark"), ("__main__", "load.command")}
+LATE = {("__main__", "course.lessons"), ("__main__", "course.mark"), ("__main__", "load.command")}
 TYPES_ONLY = {("client", "server")}  # `python -m echo_kit client` loads no server
 HEAVY = {"matplotlib", "IPython"}  # a function may import these, and the drawing that needs them, when it is called
 DOCUMENTED = {
@@ -393,28 +393,56 @@ def test_nothing_is_loaded_before_it_is_used(code, absent):
 # -- what it needs ----------------------------------------------------------------------------------------------------
 
 
-def requirements():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    return {"python" + project["requires-python"], *project["dependencies"], *project["optional-dependencies"]["test"]}
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+WORKFLOWS = ROOT / ".github" / "workflows"
 
 
-CONDA_NAMES = {"playwright-python": "playwright"}  # conda-forge's own "playwright" is the one for JavaScript
+def bounds(requirements):
+    """The lowest version of each package, by its name."""
+    return dict(each.split(">=") for each in requirements)
 
 
 def test_conda_and_pip_install_the_same():
+    """environment.yml has what pip install -e ".[lab]" brings, and one Python."""
     path = ROOT / "environment.yml"
     lines = [line.split(" #")[0].rstrip() for line in path.read_text("utf-8").splitlines()]
     listed = [line.strip().removeprefix("- ").strip("\"'") for line in lines if line.strip().startswith("- ")]
-    assert listed[0] == "conda-forge"
-    assert listed[-2:] == ["pip:", "-e ."]
-    packages = [each.replace(" ", "") for each in listed[1:-2] if each != "pip"]
-    packages = [re.sub(r"^[a-z-]+", lambda name: CONDA_NAMES.get(name[0], name[0]), each) for each in packages]
-    assert sorted(packages) == sorted(each.replace(" ", "") for each in requirements())
+    assert (listed[0], listed[2], listed[-2:]) == ("conda-forge", "pip", ["pip:", "-e ."])
+    assert re.fullmatch(r"python=3\.\d+", listed[1])
+    assert bounds(listed[3:-2]) == bounds(PROJECT["dependencies"]) | bounds(EXTRAS["lab"])
+
+
+def test_binder_takes_the_python_that_is_meant(monkeypatch):
+    """What repo2docker, which Binder runs, reads there. (From "python>=3.11" it reads nothing, and takes 3.10.)"""
+    conda = pytest.importorskip("repo2docker.buildpacks.conda", reason="needs the package jupyter-repo2docker")
+    monkeypatch.chdir(ROOT)
+    pack = conda.CondaBuildPack()
+    assert pack.detect()
+    assert pack.environment_yaml["name"] == "echo-kit"
+    assert f"python={pack.python_version}" in pack.environment_yaml["dependencies"]
+    assert f"Programming Language :: Python :: {pack.python_version}" in PROJECT["classifiers"]
+    assert any(f"py-{pack.python_version}-" in file for file in pack.get_build_script_files())  # it has a base for it
 
 
 def test_lower_bounds_and_no_pins():
-    for requirement in requirements():
+    for requirement in [*PROJECT["dependencies"], *EXTRAS["lab"], *EXTRAS["test"], *EXTRAS["cluster"]]:
         assert re.fullmatch(r"[a-z][a-z0-9-]*>=\d+(\.\d+)*", requirement), requirement
+
+
+def test_the_workflow_tests_every_python_that_is_promised():
+    """By the README's own commands."""
+    versions = [each.split(" :: ")[-1] for each in PROJECT["classifiers"] if " :: Python :: 3." in each]
+    workflow = (WORKFLOWS / "tests.yml").read_text("utf-8")
+    tested = re.search(r"python: \[(.*)\]", workflow)[1].replace('"', "").split(", ")
+    assert PROJECT["requires-python"] == f">={versions[0]}"
+    assert tested == versions
+    assert re.search(r"os: \[(.*)\]", workflow)[1].split(", ") == ["ubuntu-latest", "macos-latest", "windows-latest"]
+    readme = (ROOT / "README.md").read_text("utf-8")
+    for lead in (".venv/bin/", ".venv\\Scripts\\"):
+        for command in ('pip install -e ".[test]"', "pytest -n 2 --dist loadscope --nbval notebooks tests"):
+            assert lead + command in readme
+            assert lead + command in workflow
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])

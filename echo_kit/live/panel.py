@@ -7,6 +7,7 @@ a text of its last state into its outputs.
 from __future__ import annotations
 
 import contextlib
+import threading
 import uuid
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from ..watch.borrowed import answer_in_any_loop, before_exit
 
 STATIC = Path(__file__).parent / "static"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+LATER = "While a cell runs, the panels here do not answer: they do when it has ended."
 
 Bundle = tuple[dict[str, Any], dict[str, Any]]  # data and metadata, by mime type
 
@@ -90,6 +92,7 @@ class Panel(InOutputs, anywidget.AnyWidget):
 
     _view = traitlets.Unicode().tag(sync=True)  # the id of the widget in whose outputs the page finds it
     _now = traitlets.Dict().tag(sync=True)  # saved in the place of what the output has besides the view, if not empty
+    _note = traitlets.Unicode().tag(sync=True)  # `LATER` below one of the panels, where that is seen to be true
 
     def __init__(self, key: object, **traits: Any) -> None:
         super().__init__(**traits)
@@ -107,7 +110,12 @@ class Panel(InOutputs, anywidget.AnyWidget):
 
     def _on_message(self, _widget: Any, content: Any, _buffers: Any) -> None:
         if isinstance(content, dict):
-            self.seen = self.seen or content.get("do") == "hello"
+            do, late = content.get("do"), threading.current_thread() is threading.main_thread()  # which runs the cells
+            self.seen = self.seen or do == "hello"
+            if self._note and not late:
+                self._note = ""
+            elif do == "again" and late and not any(getattr(each, "_note", "") for each in list(_open.values())):
+                self._note = LATER
             self._do(content)
 
 

@@ -183,4 +183,4 @@ function render({ model, el }) {
   };
 }
 
-export default { initialize: leaveAtTheEnd, render };
+export default { initialize: leaveAtTheEnd, render: withNote(render) };

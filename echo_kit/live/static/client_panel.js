@@ -212,4 +212,4 @@ function render({ model, el }) {
   };
 }
 
-export default { initialize: leaveAtTheEnd, render };
+export default { initialize: leaveAtTheEnd, render: withNote(render) };

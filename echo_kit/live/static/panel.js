@@ -108,3 +108,27 @@ function leaveAtTheEnd({ model }) {
   });
   save();
 }
+
+// `render`, and below what it draws the kernel's one sentence on panels that answer late. Where JupyterLab talks to the
+// kernel beside the cells, it may need a moment to begin with that: so the message that shows it comes later than "hello".
+function withNote(render) {
+  return (context) => {
+    const { model, el } = context;
+    const end = render(context);
+    const note = make("p", "echo-late", el);
+    note.style.margin = "4px 0";
+    note.setAttribute("role", "status");
+    const draw = () => {
+      note.hidden = !model.get("_note");
+      say(note, model.get("_note"));
+    };
+    const asking = setTimeout(() => model.send({ do: "again" }), LOOKING);
+    model.on("change:_note", draw);
+    draw();
+    return () => {
+      clearTimeout(asking);
+      model.off("change:_note", draw);
+      end();
+    };
+  };
+}

@@ -415,4 +415,4 @@ function render({ model, el }) {
   };
 }
 
-export default { initialize: leaveAtTheEnd, render };
+export default { initialize: leaveAtTheEnd, render: withNote(render) };
