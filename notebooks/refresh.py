@@ -61,7 +61,8 @@ def clean(cell) -> None:
         data = output.get("data", {})
         # A view of a model of this run: JupyterLab would prefer it to the words beside. The picture of a stage to which
         # nobody has typed yet says no more than these.
-        if data.pop(WIDGET, None):
+        if WIDGET in data:
+            del data[WIDGET]
             data.pop(PNG, None)
             output.metadata = {}
         # What answers a prediction is open for whoever runs the cell, and for nobody else.

@@ -7,6 +7,7 @@ import sys
 import tomllib
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 import pytest
 
@@ -415,6 +416,28 @@ def test_conda_and_pip_install_the_same():
 def test_lower_bounds_and_no_pins():
     for requirement in requirements():
         assert re.fullmatch(r"[a-z][a-z0-9-]*>=\d+(\.\d+)*", requirement), requirement
+
+
+@pytest.mark.parametrize(
+    ("link", "folder"),
+    [
+        (r"https://mybinder\.org/v2/gh/(?P<project>[\w.-]+/(?P<name>[\w.-]+))/(?P<branch>\w+)\?(?P<query>[^)]+)", ""),
+        (r"https://YOUR-HUB/hub/user-redirect/git-pull\?(?P<query>\S+)", "echo-kit/"),  # which nbgitpuller makes
+    ],
+)
+def test_a_link_opens_part_1_in_jupyterlab(link, folder):
+    """Binder's root is the repository, nbgitpuller's is above it."""
+    found = re.search(link, (ROOT / "README.md").read_text("utf-8")).groupdict()
+    query = dict(parse_qsl(found["query"], strict_parsing=True))
+    application, path = query.pop("urlpath").split(f"lab/tree/{folder}", 1)
+    assert application == ""
+    assert (ROOT / path).is_file()
+    assert (found.get("branch") or query.pop("branch")) == "main"
+    if query:
+        assert re.fullmatch(r"https://github\.com/[\w.-]+/echo-kit", query.pop("repo"))
+    else:
+        assert found["name"] == "echo-kit"
+    assert not query
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])

@@ -145,7 +145,7 @@ def test_ports_stay_only_if_the_notebook_has_the_same_cells(refresh, change):
 
 
 def test_the_picture_of_a_live_panel_is_left_out(refresh):
-    view = shown("words", "PNG", **{refresh.WIDGET: {}, "text/html": "here is a panel"})
+    view = shown("words", "PNG", **{refresh.WIDGET: {"model_id": "1"}, "text/html": "here is a panel"})
     cell = code("panel", [view])
     refresh.clean(cell)
     assert cell.outputs == [
