@@ -18,7 +18,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbval.plugin import coalesce_streams, get_sanitize_patterns
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 HERE = Path(__file__).parent
 SANITIZE = get_sanitize_patterns((HERE / "sanitize.cfg").read_text("utf-8"))
@@ -48,9 +48,9 @@ def refresh(path: Path, pictures: bool = False) -> None:
         for output in cell.outputs:
             data = output.get("data", {})
             if PNG in data:
-                data[PNG] = small(data[PNG])
+                data[PNG] = small_text(data[PNG])
             if "text/html" in data:
-                data["text/html"] = PNG_IN_HTML.sub(lambda found: small(found[0]), data["text/html"])
+                data["text/html"] = PNG_IN_HTML.sub(lambda found: small_text(found[0]), data["text/html"])
     nbformat.write(notebook, path)
 
 
@@ -125,18 +125,24 @@ def sanitised(text):
 # -- small pictures ----------------------------------------------------------------------------------------------------
 
 
-def small(png: str) -> str:
-    """The picture (base64) with a palette, a quarter as large; one that has a palette stays as it is."""
-    drawn = base64.b64decode(png)
-    if drawn[25] == PALETTE:
+def small_text(png: str) -> str:
+    """The same for a picture in base64."""
+    return base64.b64encode(small(base64.b64decode(png))).decode("ascii")
+
+
+def small(png: bytes) -> bytes:
+    """The picture with a palette, about a quarter as large; one that has a palette stays as it is."""
+    if png[25] == PALETTE:
         return png
-    with Image.open(io.BytesIO(drawn)) as picture:
-        picture = picture.convert("RGB")
+    with Image.open(io.BytesIO(png)) as drawn:
+        picture, words = drawn.convert("RGB"), PngImagePlugin.PngInfo()
+        if "Description" in drawn.info:
+            words.add_text("Description", drawn.info["Description"])
     palette = Image.new("P", (1, 1))
     palette.putpalette([shade for colour in colours(picture) for shade in colour])
     saved = io.BytesIO()
-    picture.quantize(palette=palette, dither=Image.Dither.NONE).save(saved, "PNG", optimize=True)
-    return base64.b64encode(saved.getvalue()).decode("ascii")
+    picture.quantize(palette=palette, dither=Image.Dither.NONE).save(saved, "PNG", optimize=True, pnginfo=words)
+    return saved.getvalue()
 
 
 def colours(picture: Image.Image) -> list[tuple[int, int, int]]:

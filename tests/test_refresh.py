@@ -158,9 +158,9 @@ def test_a_small_picture_has_the_frequent_colours_exactly_and_all_others_nearly(
         alice.send("hello")
         alice.receive()
         png = server.snapshot()._repr_mimebundle_()[0]["image/png"]
-    few = refresh.small(png)
+    few = refresh.small_text(png)
     assert len(few) < len(png) / 3
-    assert refresh.small(few) == few
+    assert refresh.small_text(few) == few
     before, after = (Image.open(io.BytesIO(base64.b64decode(each))) for each in (png, few))
     with before, after:
         assert (after.mode, after.size) == ("P", before.size)
@@ -179,6 +179,13 @@ def test_each_picture_in_a_notebook_is_small_and_has_a_palette(path):
         assert len(png) < ONE, "run notebooks/refresh.py"
         with Image.open(io.BytesIO(png)) as picture:
             assert picture.mode == "P", "run notebooks/refresh.py"
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("**/img/*.png")), ids=lambda path: path.stem)
+def test_so_is_each_picture_of_the_pages(path):
+    assert path.stat().st_size < ONE, "run img/make.py"
+    with Image.open(path) as picture:
+        assert picture.mode == "P", "run img/make.py"
 
 
 def test_all_notebooks_together_are_small():
