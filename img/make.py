@@ -5,6 +5,7 @@ They are in this folder, and those of INSTRUCTORS.md in notebooks/img.
 tests/lab.py has them. `embed` puts the pictures of terminals into their notebooks' cells. Without a word it makes all.
 """
 
+import io
 import socket
 import sys
 import tempfile
@@ -181,14 +182,19 @@ def shoot_full_screen(book, stage, name: str) -> None:
     stage.click("Full screen")
     book.page.wait_for_function("document.fullscreenElement")
     pause(1)
-    book.page.screenshot(path=HERE / f"{name}.png")
-    print(f"{name}.png")
+    save(book.page.screenshot(), name)
     stage.click("Leave")
     book.page.set_viewport_size(before)
 
 
 def shoot(panel, name: str) -> None:
-    getattr(panel, "root", panel).screenshot(path=LESSONS / f"{name}.png")
+    save(getattr(panel, "root", panel).screenshot(), name, LESSONS)
+
+
+def save(png: bytes, name: str, folder: Path = HERE) -> None:
+    from refresh import small  # of the notebooks' pictures
+
+    (folder / f"{name}.png").write_bytes(small(png))
     print(f"{name}.png")
 
 
@@ -204,8 +210,10 @@ def views() -> None:
         "single_and_threaded": echo_kit.side_by_side(single, threaded),
     }
     for name, picture in pictures.items():
-        picture.figure().savefig(HERE / f"{name}.png", dpi=110, metadata={"Description": str(picture)})
-        print(f"{name}.png\n{picture}")
+        drawn = io.BytesIO()
+        picture.figure().savefig(drawn, dpi=110, metadata={"Description": str(picture)})
+        save(drawn.getvalue(), name)
+        print(picture)
 
 
 def terminals() -> None:
@@ -235,7 +243,7 @@ def embed() -> None:
 PARTS = {each.__name__: each for each in (views, terminals, panels, embed)}
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(HERE.parent))
+    sys.path[:0] = [str(HERE.parent), str(HERE.parent / "notebooks")]
     for name in sys.argv[1:] or PARTS:
         if name not in PARTS:
             sys.exit(f"{name!r} is not a part of this: {', '.join(PARTS)}")

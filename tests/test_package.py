@@ -7,6 +7,7 @@ import sys
 import tomllib
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 import pytest
 
@@ -443,6 +444,28 @@ def test_the_workflow_tests_every_python_that_is_promised():
         for command in ('pip install -e ".[test]"', "pytest -n 2 --dist loadscope --nbval notebooks tests"):
             assert lead + command in readme
             assert lead + command in workflow
+
+
+@pytest.mark.parametrize(
+    ("link", "folder"),
+    [
+        (r"https://mybinder\.org/v2/gh/(?P<project>[\w.-]+/(?P<name>[\w.-]+))/(?P<branch>\w+)\?(?P<query>[^)]+)", ""),
+        (r"https://YOUR-HUB/hub/user-redirect/git-pull\?(?P<query>\S+)", "echo-kit/"),  # which nbgitpuller makes
+    ],
+)
+def test_a_link_opens_part_1_in_jupyterlab(link, folder):
+    """Binder's root is the repository, nbgitpuller's is above it."""
+    found = re.search(link, (ROOT / "README.md").read_text("utf-8")).groupdict()
+    query = dict(parse_qsl(found["query"], strict_parsing=True))
+    application, path = query.pop("urlpath").split(f"lab/tree/{folder}", 1)
+    assert application == ""
+    assert (ROOT / path).is_file()
+    assert (found.get("branch") or query.pop("branch")) == "main"
+    if query:
+        assert re.fullmatch(r"https://github\.com/[\w.-]+/echo-kit", query.pop("repo"))
+    else:
+        assert found["name"] == "echo-kit"
+    assert not query
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
