@@ -19,7 +19,14 @@ from itertools import count
 
 import pytest
 from hypothesis import HealthCheck, Phase, assume, settings, strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from echo_kit import Client, serve_single, serve_threaded, start
 from echo_kit.client import Reset, ServerClosed
@@ -410,14 +417,26 @@ class Model:
 
 # -- what may come next ----------------------------------------------------------------------------------------------
 
-PIECES = st.lists(st.builds(bytes.__mul__, st.binary(max_size=40), st.sampled_from([1, 1, 1, 60])), max_size=4)
+PIECES = st.lists(st.builds(bytes.__mul__, st.binary(max_size=40), st.sampled_from([1, 1, 60])), min_size=1, max_size=4)
 WHO = st.integers(0, MOST - 1)
+WHOSE = st.sampled_from(["", "", "alice ", "bob "])  # "": not ours, a plain socket
+SPAN = 6  # steps at least from a start to the stop: a run of one step or two shows nothing
 
 
 class Sequences(RuleBasedStateMachine):
     def __init__(self, *kind, **named):
         super().__init__()
         self.model = Model(*kind, **named)
+        self.steps = 0  # since the server was started
+
+    @initialize(whose=st.lists(WHOSE, min_size=1, max_size=4))
+    def some_have_come(self, whose):
+        for each in whose:
+            self.model.connects(each)
+
+    @invariant()
+    def one_more_step(self):
+        self.steps += 1
 
     def some(self, who, may=lambda peer: not peer.finished):
         """One of the clients that are there and `may`, as a list; [] where there is none."""
@@ -425,14 +444,21 @@ class Sequences(RuleBasedStateMachine):
         return [there[who % len(there)]] if there else []
 
     @precondition(lambda self: not self.model.stopped and sum(each.stays for each in self.model.peers) < MOST)
-    @rule(ours=st.sampled_from(["", "", "alice ", "bob "]))
-    def connect(self, ours):
-        self.model.connects(ours)
+    @rule(whose=WHOSE)
+    def connect(self, whose):
+        self.model.connects(whose)
 
     @rule(who=WHO, pieces=PIECES)
     def send(self, who, pieces):
         for peer in self.some(who):
             peer.send(pieces)
+
+    @rule(pieces=st.lists(PIECES, min_size=1, max_size=2))
+    def talk(self, pieces):
+        """All of them at the same time."""
+        for each in pieces:
+            for peer in [each for each in self.model.peers if each.stays and not each.finished]:
+                peer.send(each)
 
     @rule(who=WHO)
     def receive(self, who):
@@ -470,10 +496,11 @@ class Sequences(RuleBasedStateMachine):
     def look(self):
         self.model.look()
 
-    @precondition(lambda self: not self.model.stopped)
+    @precondition(lambda self: not self.model.stopped and self.steps > SPAN)
     @rule(how=st.sampled_from(["calm", "at once"]), again=st.sampled_from(["", "start", "restart"]))
     def stop(self, how, again):
         self.model.ends(how, again)
+        self.steps = 0
 
     @precondition(lambda self: self.model.stopped)
     @rule()
@@ -521,7 +548,7 @@ def hunt(server, **how):
 @pytest.mark.parametrize("server", SERVERS)
 def test_any_sequence(server):
     """Always the same ones, so that who changes something else is not told of what he did not do."""
-    hunt(server, max_examples=8, stateful_step_count=15, derandomize=True)
+    hunt(server, max_examples=12, stateful_step_count=15, derandomize=True)
 
 
 @pytest.mark.soak
