@@ -76,7 +76,7 @@ class Classroom(PanelWithHands):
     """
 
     _esm = script("classroom")
-    _css = STATIC / "classroom.css"
+    _css = (STATIC / "classroom.css").read_text("utf-8")  # of a path, anywidget would keep each panel
     name = traitlets.Unicode().tag(sync=True)
     commands = COMMANDS
     rank = 1  # so that the stage's last picture still shows the phones

@@ -35,7 +35,7 @@ class ClientPanel(Panel):
     """
 
     _esm = script("client_panel")
-    _css = STATIC / "client_panel.css"
+    _css = (STATIC / "client_panel.css").read_text("utf-8")  # of a path, anywidget would keep each panel
     name = traitlets.Unicode().tag(sync=True)
     where = traitlets.Unicode().tag(sync=True)
     state = traitlets.Unicode("not connected").tag(sync=True)

@@ -61,7 +61,7 @@ class Prediction(Panel):
     """What `predict` returns. `compare` shows what was predicted and what happened."""
 
     _esm = script("prediction")
-    _css = STATIC / "prediction.css"
+    _css = (STATIC / "prediction.css").read_text("utf-8")  # of a path, anywidget would keep each panel
     question = traitlets.Unicode().tag(sync=True)
     options = traitlets.List(traitlets.Unicode()).tag(sync=True)  # their texts
     choice = traitlets.Int(NOTHING).tag(sync=True)  # index of the chosen option

@@ -59,7 +59,7 @@ class ServerPanel(PanelWithHands):
     """
 
     _esm = script(*SCRIPTS)
-    _css = STATIC / "server_panel.css"
+    _css = (STATIC / "server_panel.css").read_text("utf-8")  # of a path, anywidget would keep each panel
     name = traitlets.Unicode().tag(sync=True)
     states = traitlets.List(traitlets.Dict(), TABLE).tag(sync=True)
     commands = COMMANDS
