@@ -9,7 +9,7 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
-from .watch.events import PREVIEW, Address, Connection, EventLog, plain_address, shown
+from .watch.events import PREVIEW, Address, Connection, EventLog, plain_address, preview, shown
 from .watch.observation import Observation, observation_at
 from .watch.sockets import Selector, reset_on_close
 from .watch.text import cut, visible
@@ -300,7 +300,7 @@ class Client:
             self.ended = ServerClosed(f"the server at {self._where()} closed the connection")
         self._kept += data
         self.connection.received += len(data)
-        self._log.add("client recv", began, self.connection, size=len(data), data=data[:PREVIEW])
+        self._log.add("client recv", began, self.connection, size=len(data), data=preview(data))
 
     def _end(self, error: OSError) -> EchoError:
         self.ended = self.ended or Reset(f"the connection to {self._where()} was reset by the server")

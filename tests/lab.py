@@ -170,6 +170,7 @@ class Notebook:
         page.on("pageerror", lambda error: self.wrong.append(error.stack or f"{error}"))
         page.on("console", self._on_console)
         page.on("dialog", self._on_dialog)
+        page.on("request", lambda request: self._on_request(jupyterlab.url, request.url))
         workspace = f"{Path(path).stem}-{secrets.token_hex(4)}"
         page.goto(f"{jupyterlab.url}/lab/workspaces/{workspace}/tree/{path}")
 
@@ -198,6 +199,10 @@ class Notebook:
     def _on_dialog(self, dialog):
         self.wrong.append(f"a dialog: {dialog.message}")
         dialog.dismiss()
+
+    def _on_request(self, home, url):
+        if url.startswith(("http:", "https:", "ws:", "wss:")) and not url.startswith(f"{home}/"):
+            self.wrong.append(f"a request to {url}")
 
     # -- JupyterLab's own side -----------------------------------------------------------------------------------------
 
@@ -372,6 +377,18 @@ class Notebook:
     def prediction(self, question, within=".jp-Notebook"):
         """The prediction with that question."""
         return PredictionOnPage(self.page, within, f"Predict: {question}")
+
+
+def axe(page, *within):
+    """What screen readers and weak eyes need is there, in what these selectors find; without one, in the whole page."""
+    try:
+        from axe_playwright_python.sync_playwright import Axe
+    except ModuleNotFoundError:
+        not_here("axe is not installed: pip install axe-playwright-python")
+    for each in within:
+        assert page.locator(each).count(), f"nothing to look at: {each}"
+    report = Axe().run(page, context={"include": [[each] for each in within]} if within else None)
+    assert report.violations_count == 0, report.generate_report()
 
 
 class OnPage:

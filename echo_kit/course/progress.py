@@ -13,11 +13,10 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
-from ..watch.text import cut, visible
+from ..watch.text import cut, in_html, visible
 
 FILE = ".echo_kit_progress.json"
 MOST, LONG, LARGE = 200, 300, 1_000_000  # exercises, characters of a text, and bytes of a file that is read
@@ -63,11 +62,11 @@ class Progress:
     def _repr_html_(self) -> str:
         head = "".join(f"<th>{each}</th>" for each in ("exercise", "attempts", "passed", "open"))
         rows = "".join(
-            f'<tr><td style="text-align: left">{escape(f"{each.number} {each.title}")}</td><td>{each.attempts}</td>'
-            f'<td>{"✔" if each.passed else ""}</td><td style="text-align: left">{escape(each.open)}</td></tr>'
+            f'<tr><td style="text-align: left">{in_html(f"{each.number} {each.title}")}</td><td>{each.attempts}</td>'
+            f'<td>{"✔" if each.passed else ""}</td><td style="text-align: left">{in_html(each.open)}</td></tr>'
             for each in self.rows
         )
-        return f"<table><tr>{head}</tr>{rows}</table><div>{escape(self.kept)}</div>"
+        return f"<table><tr>{head}</tr>{rows}</table><div>{in_html(self.kept)}</div>"
 
 
 def keep(number: str, title: str, wrong: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..views.code import CodeView
 from ..views.snapshot import Snapshot
-from ..watch.text import counted, cut, visible
+from ..watch.text import counted, cut, in_html, visible
 
 LONGEST = 300  # characters of an error's message, or of a line of code, that a report shows
 QUOTED = 60  # characters of a message that a report quotes
@@ -131,17 +131,17 @@ class Report:
 
     def _repr_html_(self) -> str:
         colour = GREEN if self else RED
-        parts = [f'<div style="color: {colour}; font-weight: bold; font-size: 1.1em">{escape(self._title)}</div>']
+        parts = [f'<div style="color: {colour}; font-weight: bold; font-size: 1.1em">{in_html(self._title)}</div>']
         rows = "".join(
             f'<tr><th style="text-align: left; vertical-align: top; white-space: nowrap">{name}</th>'
             f'<td style="text-align: left; white-space: pre-wrap{BOLD if name == "tried" else ""}">'
-            f"{escape(words)}</td></tr>"
+            f"{in_html(words)}</td></tr>"
             for name, words in self._wrong().items()
         )
         if rows:
             parts.append(f'<table style="margin: 4px 0">{rows}</table>')
         if self.done:
-            steps = "".join(f"<li>{escape(each)}</li>" for each in self.done)
+            steps = "".join(f"<li>{in_html(each)}</li>" for each in self.done)
             said = f"<summary>passed: {self._folded}</summary><ul>{steps}</ul>"
             parts.append(f'<details style="opacity: 0.75">{said}</details>')
         return f'<div style="border-left: 4px solid {colour}; padding-left: 10px">{"".join(parts)}</div>'
@@ -151,7 +151,7 @@ class Report:
 
         text, html = str(self), self._repr_html_()
         if self.note:
-            text, html = f"{text}\n{self.note}", f"{html}<div>{escape(self.note)}</div>"
+            text, html = f"{text}\n{self.note}", f"{html}<div>{in_html(self.note)}</div>"
         display({"text/plain": text, "text/html": html}, raw=True)
         if self.view is not None:
             display({"text/plain": str(self.view), "text/html": _seen(self.view)}, raw=True)

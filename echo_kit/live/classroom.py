@@ -13,7 +13,6 @@ The phones are the business of `room.py`, the votes that of `votes.py`.
 from __future__ import annotations
 
 import contextlib
-import html
 import threading
 import time
 import warnings
@@ -24,7 +23,7 @@ import traitlets
 
 from ..server import Server, newest
 from ..watch.reasons import name_of
-from ..watch.text import cut, visible
+from ..watch.text import cut, in_html, visible
 from . import board, rehearsal
 from .crowd import Phone
 from .hands import Commands, PanelWithHands
@@ -358,7 +357,7 @@ class Classroom(PanelWithHands):
 
     def _still(self) -> Bundle:
         words = "phones join it at an address that is here while the kernel runs."
-        data = {"text/plain": repr(self), "text/html": f"<p><b>{html.escape(repr(self))}</b>: {words}</p>"}
+        data = {"text/plain": repr(self), "text/html": f"<p><b>{in_html(repr(self))}</b>: {words}</p>"}
         seen = Results([each for each in self._ballots if each.seen])
         if seen.rows and self._over:  # what nobody has seen yet stays hidden in a file, too
             data["text/plain"] += f"\n{seen!r}"

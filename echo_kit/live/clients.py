@@ -15,7 +15,7 @@ import traitlets
 from ..client import address_of
 from ..server import Server
 from ..watch.events import Address
-from ..watch.text import cut, visible
+from ..watch.text import cut, in_html, visible
 from .panel import STATIC, Bundle, InOutputs, Panel, script
 from .worker import Entry, Worker
 
@@ -80,7 +80,7 @@ class ClientPanel(Panel):
 
     def _still(self) -> Bundle:
         note = (
-            f"<p><b>{html.escape(self.name)}</b>: here is a panel to type messages into. "
+            f"<p><b>{in_html(self.name)}</b>: here is a panel to type messages into. "
             "It needs a running kernel: open the notebook in JupyterLab and run this cell.</p>"
         )
         if any(entry["kind"] == "sent" for entry in self.entries):

@@ -13,11 +13,10 @@ import sys
 import threading
 import time
 from collections import Counter
-from html import escape
 from pathlib import Path
 from typing import Any
 
-from ..watch.text import counted, cut, visible
+from ..watch.text import counted, cut, in_html, visible
 
 MOST = 1_000  # students
 LONGEST = 600  # seconds
@@ -198,12 +197,12 @@ class Rehearsal:
 
     def _repr_html_(self) -> str:
         if self.running:
-            return f"<p>{escape(repr(self))}</p>"
+            return f"<p>{in_html(repr(self))}</p>"
         body = "".join(
-            f'<tr><td style="text-align: left">{escape(what)}</td><td>{escape(number)}</td></tr>'
+            f'<tr><td style="text-align: left">{in_html(what)}</td><td>{in_html(number)}</td></tr>'
             for what, number in self.rows()
         )
-        notes = "".join(f"<p>{escape(each)}</p>" for each in self.trouble)
+        notes = "".join(f"<p>{in_html(each)}</p>" for each in self.trouble)
         return f"<table>{body}</table>{notes}"
 
 

@@ -11,13 +11,12 @@ import socket
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from html import escape
 from typing import NamedTuple
 
 from ..watch.events import Address, Connection
 from ..watch.observation import Observation
 from ..watch.sockets import ready
-from ..watch.text import counted, visible
+from ..watch.text import counted, in_html, visible
 from . import kernel
 from .kernel import MANY
 from .lane import Lane
@@ -176,10 +175,11 @@ class Backlog:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        boxes = [f'<span style="{_BOX}"><b>{escape(name)}</b><br>{escape(said)}</span>' for name, said in self.lines()]
-        queue = f'<span style="{_DOOR}">accept ◀</span>{"".join(boxes) or " (empty)"}' if self.listens else ""
-        notes = "".join(f"<div>{escape(note)}</div>" for note in self.notes())
-        return f'<div style="font-weight: bold; margin: 4px 0">{escape(self.title)}</div><div>{queue}</div>{notes}'
+        rows = [(in_html(name), in_html(said)) for name, said in self.lines()]
+        boxes = "".join(f'<span style="{_BOX}"><b>{name}</b><br>{said}</span>' for name, said in rows)
+        queue = f'<span style="{_DOOR}">accept ◀</span>{boxes or " (empty)"}' if self.listens else ""
+        notes = "".join(f"<div>{in_html(note)}</div>" for note in self.notes())
+        return f'<div style="font-weight: bold; margin: 4px 0">{in_html(self.title)}</div><div>{queue}</div>{notes}'
 
 
 _SPACED = "display: inline-block; margin: 2px 4px;"

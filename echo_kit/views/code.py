@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
 
-from ..watch.text import counted
+from ..watch.text import counted, in_html
 from .states import BACKLOG
 
 STANDS, PAUSED, INSIDE, NOBODY, DIED = "stands", "paused", "inside", "nobody", "died"
@@ -134,7 +134,7 @@ class CodeView:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        parts = [f'<div style="font-weight: bold; margin: 4px 0">{escape(self.title)}</div>']
+        parts = [f'<div style="font-weight: bold; margin: 4px 0">{in_html(self.title)}</div>']
         for function in self.functions:
             rows = [f'<div style="opacity: 0.7"># {escape(function.name)}</div>'] if "." in function.name else []
             for line in function.shown():
@@ -158,7 +158,7 @@ _CHIP = "font-family: sans-serif; font-weight: bold; padding: 1px 6px; border-ra
 def _chip(mark: Mark) -> str:
     colour, border = BADGES[mark.kind]
     style = f"border: {border} {colour}" if border else f"background: {colour}; color: #FFFFFF"
-    return f'<span style="{_CHIP}{style}">{escape(str(mark))}</span>'
+    return f'<span style="{_CHIP}{style}">{in_html(str(mark))}</span>'
 
 
 def crowd(marks: tuple[Mark, ...]) -> list[Mark]:

@@ -21,7 +21,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .events import PREVIEW, Address, Again, Bind, Connection, introduced
+from .events import PREVIEW, Address, Again, Bind, Connection, introduced, preview
 from .handed import release
 from .observation import Observed, ServerStopped, Task, current_task, here, note_functions, noting, observed, task_for
 from .output import Routed, route_streams
@@ -95,7 +95,8 @@ def recv(self: socket.socket, size: int, /, *flags: Any) -> Any:
             connection.messages += 1
         elif not size or again(seen, task, "recv"):  # recv(0) is no end of file
             return data
-        log.append(("recv", began, log.clock(), connection, task.label, count, data[:PREVIEW], ""))
+        first = data[:PREVIEW] if count > PREVIEW else b"%b" % data  # a copy: see preview
+        log.append(("recv", began, log.clock(), connection, task.label, count, first, ""))
         log.count()
         if type(sys.stdout) is not Routed:
             route_streams()
@@ -143,10 +144,10 @@ def _sender(plain: Callable[..., int | None]) -> Callable[..., int | None]:
             view: Any = data if type(data) is bytes else memoryview(data).cast("B")
             size = len(view) if result is None else result
             connection.sent += size
-            if size < PREVIEW:
+            if size <= PREVIEW:
                 if not size and again(seen, task, "send"):
                     return result
-                first = view[:size]
+                first = b"%b" % view[:size]  # a copy: see preview
             else:
                 first = view[:PREVIEW]
             if view is not data:
@@ -379,6 +380,6 @@ def record(
             connection.messages += 1
         ended = observation.log.clock()
         began = ended if began is None else began
-        observation.log.add(kind, began, connection, task.label, len(data), data[:PREVIEW], name, ended=ended)
+        observation.log.add(kind, began, connection, task.label, len(data), preview(data), name, ended=ended)
         if type(sys.stdout) is not Routed:
             route_streams()  # something like redirect_stdout has replaced it, or put back what was there before

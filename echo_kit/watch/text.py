@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
+from html import escape
 from typing import TypeVar
 
 Item = TypeVar("Item")
+FORMULA = re.compile(r"\$|\\(?=[$(\[\\]|begin|ref|eqref)")
 
 
 def visible(text: str) -> str:
@@ -13,6 +16,13 @@ def visible(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def in_html(text: str) -> str:
+    """`text` for a page: escaped, and with an element around each character at which JupyterLab would begin a formula
+    (MathJax 3 finds none across elements; in `pre` it looks for none).
+    """
+    return FORMULA.sub(r"<span>\g<0></span>", escape(text))
 
 
 def cut(text: str, most: int) -> str:

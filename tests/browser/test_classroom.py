@@ -4,6 +4,8 @@ import contextlib
 
 import nbformat
 
+from echo_kit.watch.text import visible
+
 from ..lab import OnPage
 from ..phones import Voter
 from .test_markup import LOOK, PAYLOADS, nothing_ran
@@ -97,23 +99,41 @@ def test_a_rehearsal_by_its_button(notebook):
 
 
 def test_names_questions_and_functions_are_text(notebook):
-    book, panel = opened(notebook)
-    names = PAYLOADS[:20]
-    book.execute(f"asked = echo_kit.predict({PAYLOADS[1]!r}, dict(zip({names}, range(20))))\nroom.ask(asked)")
+    book, panel = opened(notebook, "echo_kit.ServerPanel(server)", "room.results")
+    odd = list(dict.fromkeys(visible(" ".join(each.split())) for each in PAYLOADS))  # as a question is shown
+    options = f"dict(zip({odd}, range({len(odd)})))"
+    book.execute(f"asked = echo_kit.predict({PAYLOADS[1]!r}, {options})\nroom.ask(asked)")
     book.execute(f"serve = lambda: 1\nserve.__name__ = {PAYLOADS[3]!r}\nroom._other = serve")
+    book.run_cell(1)  # the stage has a board
     url = book.execute("print(room._room.rehearsal_url)").strip()
     with contextlib.ExitStack() as stack:
-        phones = [stack.enter_context(Voter(url, name)) for name in names]
+        phones = [stack.enter_context(Voter(url, name)) for name in PAYLOADS]
+        for number, phone in enumerate(phones[: len(odd)]):
+            phone.ballot(question=PAYLOADS[1])
+            phone.vote(number)
         panel.root.locator("summary").click()
         says(panel, f"{len(phones)} joined")
         for phone in phones:
             says(panel, phone.name)
-        says(panel, names[-1])
+        panel.click("Show the votes")
+        says(panel, "first vote: 1 (2 %)")
         says(panel, f"Change to {PAYLOADS[3]}")
+        rows = panel.root.locator(".echo-room-option").evaluate_all("(all) => all.map((each) => each.firstChild.data)")
+        assert rows == odd
         seen = panel.root.evaluate(LOOK)
         assert set(seen["tags"]) <= ALLOWED
         assert not {each for each in seen["attributes"] if each.startswith("on") or each == "href"}
         assert seen["wide"] <= 0
+        stage = book.stage()
+        stage.until("(root, words) => root.textContent.includes(words)", PAYLOADS[1])
+        board = stage.root.locator(".echo-stage-board").evaluate(LOOK)
+        assert set(board["tags"]) <= {"DIV", "SPAN", "STRONG", "OL", "UL", "LI", "I", "H4", "P"}
+        assert not {each for each in board["attributes"] if each.startswith("on") or each in ("href", "src")}
+        for option in odd:
+            assert option in board["text"]
+        book.run_cell(2)
+        cells = book.output(2).locator("td").evaluate_all("(all) => all.map((each) => each.textContent)")
+        assert [each for each in cells if each in odd] == [PAYLOADS[1], *odd]  # the question, and the options
     nothing_ran(book)
 
 

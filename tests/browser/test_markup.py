@@ -47,6 +47,12 @@ PAYLOADS = [
     "__proto__ constructor toString",
     "  two  spaces,  at both ends  ",
     "-0 NaN null undefined [object Object] True",
+    "</textarea></title><img src=x onerror=window.__pwned=25>",
+    "</style><script>window.__pwned = 26</script>",
+    "\" autofocus onfocus=window.__pwned=27 x=\"' onmouseover=window.__pwned=28 x='",
+    "<a href='data:text/html,<script>opener.__pwned = 29</script>'>",
+    "$x$ \\(y\\) \\[z\\] \\\\ $$w$$",
+    "\\begin{a}b\\end{a} \\$5",
 ]
 ALLOWED = {"SECTION", "HEADER", "STRONG", "SPAN", "DIV", "FORM", "TEXTAREA", "BUTTON"}
 LOOK = """(root) => ({

@@ -8,8 +8,10 @@ import pytest
 
 import echo_kit
 from echo_kit.live.room import Limits, Room
+from echo_kit.watch.text import visible
 
-from ..lab import LIMIT, chromium
+from ..lab import LIMIT, axe, chromium
+from .test_markup import LOOK, PAYLOADS
 
 SIZE = {"width": 390, "height": 844}
 TAKEN = "You are served by the server thread."
@@ -213,6 +215,76 @@ def test_what_is_typed_without_a_connection_is_sent_once(screen):
             assert alice.lines() == [f"<b>{number}</b>;" for number in reversed(range(12))]
             assert b"".join(got).decode() == "".join(f"<b>{number}</b>;" for number in range(12))
             assert alice.page.locator("#said b, img").count() == 0
+        finally:
+            room.close()
+
+
+IN_A_PHONE = {"H1", "H2", "FORM", "LABEL", "DIV", "INPUT", "BUTTON", "P", "SECTION", "UL", "LI", "SMALL", "NOSCRIPT"}
+
+
+class Odd(Ballot):
+    def shown(self, seat):
+        return super().shown(seat) | {"question": PAYLOADS[1], "options": PAYLOADS}
+
+
+def test_names_messages_and_votes_are_text(screen):
+    with echo_kit.start(serve_many) as server:
+        room = Room(server, limits=Limits(rate=1000))
+        try:
+            alice = screen(room.url)
+            alice.joins(PAYLOADS[0])
+            alice.page.get_by_role("heading", name=PAYLOADS[0]).wait_for()
+            for payload in PAYLOADS:
+                alice.types(payload)
+            alice.page.locator("#said li", has=alice.page.locator("small")).nth(len(PAYLOADS) - 1).wait_for()
+            alice.page.locator("#said small").get_by_text("no echo yet").first.wait_for(state="detached")
+            said = "(all) => all.map((each) => [each.firstChild.data, each.lastChild.textContent])"
+            for payload, (sent, echo) in zip(
+                reversed(PAYLOADS), alice.page.locator("#said li").evaluate_all(said), strict=True
+            ):
+                assert sent == payload
+                assert echo.startswith(f"echo: {visible(payload)} (")
+            room.ask(Odd())
+            alice.page.get_by_role("heading", name=f"{PAYLOADS[1]} (first vote)").wait_for()
+            options = alice.page.locator("#options button").evaluate_all("(all) => all.map((each) => each.textContent)")
+            assert options == PAYLOADS
+            alice.fits()
+            seen = alice.page.locator("main").evaluate(LOOK)
+            assert set(seen["tags"]) <= IN_A_PHONE
+            assert not {each for each in seen["attributes"] if each.startswith("on") or each in ("href", "src")}
+            assert alice.page.evaluate("[window.__pwned ?? null, document.baseURI === location.href]") == [None, True]
+            base = room.url.split("?")[0]
+            asked = [each.replace("ws://", "http://") for each in alice.asked]
+            assert [each for each in asked if not each.startswith((base, "data:"))] == []
+        finally:
+            room.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(scheme, screen):
+    with echo_kit.start(serve_many) as server:
+        room = Room(server)
+        try:
+            alice = screen(room.url, color_scheme=scheme)
+            axe(alice.page)
+            alice.joins("alice")
+            alice.is_told("You are served by thread 1.")
+            alice.types("hello")
+            alice.sees("hello", r"echo: hello \([\d.]+ m?s\)")
+            alice.types("shout")
+            alice.sees("shout", r"came back different: SHOUT \([\d.]+ m?s\)")
+            ballot = Ballot()
+            room.ask(ballot)
+            alice.page.get_by_role("button", name="he waits").tap()
+            alice.page.get_by_role("button", name="he waits your vote", pressed=True).wait_for()
+            axe(alice.page)
+            ballot.open, ballot.counts, ballot.truth = False, [1, 0], 0
+            room.ask(ballot)
+            alice.page.get_by_role("button", name="this is what happened", disabled=True).wait_for()
+            axe(alice.page)
+            room.close()
+            alice.page.get_by_role("heading", name="The room is closed.").wait_for()
+            axe(alice.page)
         finally:
             room.close()
 

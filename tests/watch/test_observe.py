@@ -15,7 +15,7 @@ import pytest
 
 from echo_kit import Client, ServerClosed, serve_single, serve_threaded, server as runner, start
 from echo_kit.watch import observation, output
-from echo_kit.watch.events import LINE_LENGTH, LOG_LINES, EventLog
+from echo_kit.watch.events import LINE_LENGTH, LOG_LINES, PREVIEW, EventLog
 
 LONG = 20
 WARNED = "your cell:5: UserWarning: mind the gap"
@@ -351,6 +351,32 @@ def test_every_way_to_call_recv_and_send():
         assert server.error is None
         (connection,) = server.observation.accepted.values()
         assert (connection.received, connection.sent, connection.messages) == (55, 52, 3)
+
+
+def test_a_record_keeps_nothing_of_the_room_that_recv_made():
+    """Not even the very bytes that it returned: the room around them could not be used again as long as they are kept.
+    (2,100 bytes were lost with each record at recv(65536).)
+    """
+    seen = []
+
+    def talk(conn):
+        for receive in (conn.recv, lambda size: conn.recv(size, 0)):
+            for _ in sizes:
+                seen.append(receive(65536))
+                conn.sendall(seen[-1])
+                conn.send(seen[-1])
+
+    sizes = (PREVIEW - 10, PREVIEW, PREVIEW + 1)
+    with start(talking(talk)) as server, Client(server) as client:
+        for size in sizes * 2:
+            client.send("x" * size)
+            assert client.receive(size=2 * size, timeout=LONG) == "xx" * size
+        server.settle()
+        log = list(server.observation.log)
+        assert server.error is None
+    kept = [event.data for event in log if event.kind in ("recv", "send")]
+    assert [len(each) for each in kept] == ([PREVIEW - 10] * 3 + [PREVIEW] * 6) * 2
+    assert not {id(each) for each in kept} & {id(each) for each in seen}
 
 
 def test_an_error_of_a_call_is_recorded_and_raised():

@@ -62,7 +62,8 @@ function render({ model, el }) {
   button("echo-room-button", phones, "Show out by name", other, () => find.value && ask("out by name", { name: find.value }));
   const table = make("table", "", phones);
   const heads = make("tr", "", make("thead", "", table));
-  for (const text of ["phone", "where it is", "trouble", ""]) make("th", "", heads, text).scope = "col";
+  for (const text of ["phone", "where it is", "trouble"]) make("th", "", heads, text).scope = "col";
+  make("td", "", heads); // above the buttons, which say themselves what they do
   const body = make("tbody", "", table);
   const rest = make("div", "echo-room-rest", phones);
   const rows = new Map(); // by the phone's id: a row that stays where it is can be clicked
