@@ -1,4 +1,4 @@
-"""In a notebook: Ctrl+C once, twice and three times in a cell that serves, or beside one; and a kernel that is killed."""
+"""In a notebook: Ctrl+C once, twice and three times in a cell that serves, or not; and a kernel that is killed."""
 
 import contextlib
 import os
@@ -20,6 +20,13 @@ from .targets import CLASSIC, PATIENCE
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="where a thread waits is read from /proc")
 
 times = pytest.mark.parametrize("times", [1, 2, 3])
+THREADS = """
+import threading
+for each in threading.enumerate():
+    if "client" in each.name:  # Python names a thread for its function
+        each.join(1)
+        print(each.name, each.is_alive())
+"""
 
 
 class Kernel:
@@ -46,7 +53,7 @@ class Kernel:
 
     def begin(self, code):
         """Run a cell, which may last."""
-        self.client.execute(f"import echo_kit, runpy; {code}")
+        self.client.execute(f"import echo_kit; {code}")
 
     def expect(self, text):
         """Wait until a cell has printed this."""
@@ -67,7 +74,7 @@ class Kernel:
     def _waits(self):
         """Whether its main thread sleeps, and not as an idle kernel does."""
         state = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
-        return state == "S" and "poll" not in Path(f"/proc/{self.pid}/wchan").read_text()
+        return state == "S" and "epoll" not in Path(f"/proc/{self.pid}/wchan").read_text()
 
     def reply(self, limit=LIMIT):
         """How the cell has ended: "ok", or the name of its error; None, if it does not end."""
@@ -97,6 +104,15 @@ def connect(port):
     return socket.create_connection(("127.0.0.1", port), timeout=LIMIT)
 
 
+def as_soon_as_it_listens(port):
+    deadline = time.monotonic() + LIMIT
+    while True:
+        try:
+            return connect(port)
+        except ConnectionRefusedError:
+            assert time.monotonic() < deadline
+
+
 def ended(sock):
     """Nothing came but the end, or, of one with bytes unread or never accepted, a reset."""
     try:
@@ -117,10 +133,7 @@ def test_ctrl_c_in_a_cell_ends_a_finished_server(kernel, serve, times):
         kernel.interrupt(times)
         assert kernel.reply() in ("ok", "KeyboardInterrupt")
         assert [ended(each) for each in (alice, bob)] == [True, True]
-        assert (
-            kernel.run("import threading; print([each for each in threading.enumerate() if 'client' in each.name])")
-            == "[]\n"
-        )
+        assert "True" not in kernel.run(THREADS)
         with echo_kit.start(getattr(echo_kit, serve), port=port), connect(port) as carol:
             assert ask(carol, b"next") == b"next"
 
@@ -140,9 +153,10 @@ def test_ctrl_c_in_a_cell_is_not_for_the_servers_in_the_background(kernel, times
         assert [ended(each) for each in (alice, bob)] == [True, True]
 
 
-def test_the_threads_of_the_classic_server_echo_on_after_it(kernel):
+def test_the_threads_of_the_classic_server_outlive_it(kernel):
     port = echo_kit.free_port()
-    kernel.begin(f"runpy.run_path({str(CLASSIC)!r})['server_thread']('127.0.0.1', {port})")
+    kernel.run(f"import sys; sys.path.append({str(CLASSIC.parent)!r}); import classic")
+    kernel.begin(f"classic.server_thread('127.0.0.1', {port})")
     kernel.expect("Listening on ")
     with connect(port) as alice:
         assert ask(alice, b"hello") == b"hello"
@@ -150,7 +164,7 @@ def test_the_threads_of_the_classic_server_echo_on_after_it(kernel):
         assert kernel.reply(PATIENCE) is None  # it waits for alice's thread
         kernel.interrupt(1)
         assert kernel.reply() == "KeyboardInterrupt"
-        assert ask(alice, b"still there?") == b"still there?"
+        assert "(handle_client) True" in kernel.run(THREADS)
 
 
 # -- a kernel that is killed -------------------------------------------------------------------------------------------
@@ -173,14 +187,14 @@ def test_when_the_kernel_is_killed_its_servers_end_and_their_ports_are_free():
 def test_a_classic_server_that_the_kernel_has_started_outlives_it():
     port = echo_kit.free_port()
     command = [sys.executable, str(CLASSIC), "server_thread", "127.0.0.1", str(port)]
-    start = f"import subprocess; server = subprocess.Popen({command}, stdout=subprocess.PIPE, text=True)"
+    start = f"server = subprocess.Popen({command}, stdout=subprocess.DEVNULL)"
     with Kernel() as kernel:
-        kernel.run(f"{start}; server.stdout.readline(), server.stdout.readline()")
-        pid = int(kernel.run("print(server.pid)"))
+        pid = int(kernel.run(f"import subprocess; {start}; print(server.pid)"))
         try:
-            with connect(port) as alice:
+            with as_soon_as_it_listens(port) as alice:
                 assert ask(alice, b"hello") == b"hello"
                 kernel.is_killed()
-                assert ask(connect(port), b"x")
+                with connect(port) as bob:
+                    assert [ask(each, b"x") for each in (alice, bob)] == [b"x"] * 2
         finally:
             os.kill(pid, signal.SIGKILL)
