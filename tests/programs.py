@@ -132,7 +132,7 @@ class Program:
             return False
         return True
 
-    def interrupt(self):
+    def interrupt(self, prompt=PROMPT):
         """Press Ctrl+C; it has to end in good order, and promptly: not when the next client comes."""
         self._wait_until_it_waits()
         began = time.monotonic()
@@ -141,7 +141,7 @@ class Program:
         took = time.monotonic() - began
         errors = self.end()[1]
         assert (code, errors) == (0, ""), f"Ctrl+C: exit code {code}, {errors!r}"
-        assert took < PROMPT, f"Ctrl+C took {took:.2f} s: {self._printed[-2000:]}"
+        assert took < prompt, f"Ctrl+C took {took:.2f} s: {self._printed[-2000:]}"
 
 
 def serving(command="", host="127.0.0.1", port=0, **options):

@@ -47,7 +47,9 @@ def started(name, host, port):
             assert str(view())
         server.stop(timeout=4)
         assert (server.running, server.threads) == (False, [])
-        print(server.log)
+        print(server.log)  # with the tracebacks of its threads
+        if server.error is not None:
+            print("Traceback of the server itself:", server.error)
 
 
 def command(name, host, port):

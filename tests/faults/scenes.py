@@ -87,7 +87,7 @@ class Guest:
     def noted(self):
         try:
             yield
-        except (OSError, AttributeError, AssertionError):  # AttributeError: it never was connected
+        except (OSError, AssertionError, AttributeError, TypeError):  # the latter two: it never was connected
             self.scene.saw.add(GUEST)
 
     def send(self, data):

@@ -24,4 +24,4 @@ def in_a_process(way, name, idle=60):
 
 def died(program):
     """Whether one of its threads has ended with a traceback."""
-    return re.search(r"^(Exception in thread|Traceback) ", program.out + program.complaints, re.M) is not None
+    return re.search(r"^ *(Exception in thread|Traceback) ", program.out + program.complaints, re.M) is not None

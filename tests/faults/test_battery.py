@@ -48,15 +48,11 @@ CLASSIC = {
 WRITTEN = {
     "single": True,
     "threaded": False,
-    "thread_module": False,
     "pool": True,
-    "tcp_server": True,
     "threading_tcp_server": False,
     "select_loop": False,
-    "epoll_loop": False,
     "selectors_loop": False,
     "asyncio_streams": False,
-    "os_read_and_write": False,
     "forks": False,
 }
 
@@ -74,7 +70,7 @@ def test_a_finished_server_serves_on(server, fault):
         scene = Scene(program, one_at_a_time, LIMIT, hangs_up=True)
         with scene.open:
             assert play(FAULTS[fault], scene) == set()
-        program.interrupt()
+        program.interrupt(prompt=LIMIT)
         assert not died(program), program.out
 
 
@@ -108,7 +104,6 @@ def test_the_classic_server_does_not(kind, fault):
 def test_a_started_server_does_what_it_does_without_us(name, fault):
     alone = become_of("plain", name, fault, PATIENCE)
     started = become_of("started", name, fault, PATIENCE if alone else LIMIT)
-    print(alone)
     assert started == alone
 
 
@@ -118,5 +113,5 @@ def become_of(way, name, fault, patience):
         with scene.open:
             saw = play(FAULTS[fault], scene)
         if way == "started":
-            program.interrupt()  # the process that started it lives on, whatever has become of the server
+            program.interrupt(prompt=LIMIT)  # the process that started it lives on, whatever has become of the server
     return saw | {DIED} if died(program) else saw
