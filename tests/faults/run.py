@@ -45,11 +45,11 @@ def started(name, host, port):
     except KeyboardInterrupt:
         for view in (server.where, server.backlog, server.timeline):
             assert str(view())
-        server.stop(timeout=4)
-        assert (server.running, server.threads) == (False, [])
-        print(server.log)  # with the tracebacks of its threads
+        print(server.log)  # with the tracebacks of its threads, but for those that die of the stop
         if server.error is not None:
             print("Traceback of the server itself:", server.error)
+        server.stop(timeout=4)
+        assert (server.running, server.threads) == (False, [])
 
 
 def command(name, host, port):
