@@ -259,8 +259,11 @@ def play(fault, scene):
     try:
         scene.before()
         with contextlib.closing(fault(scene)) as script:  # whatever limit it has set is lifted, however this ends
-            scene.during(full=next(script))
-            next(script, None)
+            full = next(script)
+            try:
+                scene.during(full)
+            finally:
+                next(script, None)  # what the guest sees is noted in any case
         scene.after()
     except Unserved as error:
         scene.saw.add(error.args[0])

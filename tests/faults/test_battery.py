@@ -3,6 +3,7 @@
 `faults.py` has the faults, `scenes.py` the clients, `classic.py` the classic servers.
 """
 
+import contextlib
 import sys
 
 import pytest
@@ -88,12 +89,12 @@ def test_without_a_descriptor_the_single_server_ends_and_says_why():
 def test_the_classic_server_does_not(kind, fault):
     expected = CLASSIC[fault][kind == "server_thread"]
     patience = PATIENCE if expected & {NO_ANSWER, GOES_ON, GUEST} else LIMIT
-    with classic(kind) as program:
+    with contextlib.ExitStack() as clients, classic(kind) as program:
         scene = Scene(program, kind == "server", patience)
-        with scene.open:
-            saw = play(FAULTS[fault], scene)
-            if not program.ends_by_ctrl_c(patience):
-                saw.add(GOES_ON)
+        clients.push(scene.open)  # they leave last, so that nothing dies of that
+        saw = play(FAULTS[fault], scene)
+        if not program.ends_by_ctrl_c(patience):
+            saw.add(GOES_ON)
     if died(program):
         saw.add(DIED)
     assert saw == expected, program.complaints
@@ -108,10 +109,10 @@ def test_a_started_server_does_what_it_does_without_us(name, fault):
 
 
 def become_of(way, name, fault, patience):
-    with in_a_process(way, name) as program:
+    with contextlib.ExitStack() as clients, in_a_process(way, name) as program:
         scene = Scene(program, WRITTEN[name], patience)
-        with scene.open:
-            saw = play(FAULTS[fault], scene)
+        clients.push(scene.open)  # they leave last, so that nothing dies of that
+        saw = play(FAULTS[fault], scene)
         if way == "started":
             program.interrupt(prompt=LIMIT)  # the process that started it lives on, whatever has become of the server
     return saw | {DIED} if died(program) else saw
