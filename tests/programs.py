@@ -33,7 +33,7 @@ class Program:
     def __init__(self, *arguments, python=("-m", "echo_kit"), env=None):
         clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "error", *python, *map(str, arguments)],
+            [sys.executable, "-W", "error", *map(str, [*python, *arguments])],
             cwd=ROOT,
             env=clean | {"PYTHONIOENCODING": "utf-8"} | (env or {}),
             stdin=subprocess.PIPE,
@@ -75,13 +75,22 @@ class Program:
         self._process.stderr.close()
 
     @property
+    def pid(self):
+        return self._process.pid
+
+    @property
     def out(self):
         """All that it has printed so far."""
         return self._printed.decode(errors="replace")
 
-    def expect(self, text):
+    @property
+    def complaints(self):
+        """All that it has written to standard error so far."""
+        return self._complaints.decode(errors="replace")
+
+    def expect(self, text, limit=LIMIT):
         """Wait until it prints `text`; return what it printed since the last call, including `text`."""
-        deadline = time.monotonic() + LIMIT
+        deadline = time.monotonic() + limit
         with self._came:
             while (at := self._printed.find(text.encode(), self._seen)) < 0:
                 story = f"{text!r} in {self._printed[-2000:]}, {self._complaints[-2000:]}"
@@ -114,7 +123,16 @@ class Program:
             else:
                 state = subprocess.check_output(["ps", "-o", "state=", "-p", str(pid)], text=True)
 
-    def interrupt(self):
+    def ends_by_ctrl_c(self, limit):
+        """Press Ctrl+C: whether it ends within so many seconds, in whatever order."""
+        self._process.send_signal(signal.SIGINT)
+        try:
+            self._process.wait(limit)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def interrupt(self, prompt=PROMPT):
         """Press Ctrl+C; it has to end in good order, and promptly: not when the next client comes."""
         self._wait_until_it_waits()
         began = time.monotonic()
@@ -123,7 +141,7 @@ class Program:
         took = time.monotonic() - began
         errors = self.end()[1]
         assert (code, errors) == (0, ""), f"Ctrl+C: exit code {code}, {errors!r}"
-        assert took < PROMPT, f"Ctrl+C took {took:.2f} s: {self._printed[-2000:]}"
+        assert took < prompt, f"Ctrl+C took {took:.2f} s: {self._printed[-2000:]}"
 
 
 def serving(command="", host="127.0.0.1", port=0, **options):
@@ -138,8 +156,8 @@ def serving(command="", host="127.0.0.1", port=0, **options):
     return program
 
 
-def connect(program, host="127.0.0.1"):
-    return socket.create_connection((host, program.port), timeout=LIMIT)
+def connect(program, host="127.0.0.1", timeout=LIMIT):
+    return socket.create_connection((host, program.port), timeout=timeout)
 
 
 def read(sock, size):

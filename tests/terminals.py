@@ -125,6 +125,19 @@ class Terminal:
                 return
             assert time.monotonic() < deadline, f"in state {state!r}, in {where}: {self.text[-2000:]}"
 
+    @property
+    def pid(self):
+        return self._process.pid
+
+    def has_ended(self, limit):
+        """Whether the program ends within so many seconds."""
+        try:
+            self._process.wait(limit)
+        except subprocess.TimeoutExpired:
+            return False
+        self._reader.join(LIMIT)
+        return True
+
     def ended(self):
         """Wait until the program has ended by itself: its exit code and all that is to be read."""
         code = self._process.wait(LIMIT)
