@@ -13,6 +13,7 @@ import echo_kit
 from echo_kit import free_port
 from echo_kit.live import worker
 from echo_kit.live.clients import ClientPanel
+from echo_kit.live.panel import LATER
 
 from ..scripted import scripted
 
@@ -412,6 +413,25 @@ def test_at_the_end_a_row_is_closed_before_its_panels_and_one_of_them_tells_the_
     (still,) = [message["still"] for message in told if "still" in message]
     assert still[0]["text/plain"] == "ClientPanels alice, bob"
     assert [panel.comm for panel in (row, *row.panels)] == [None] * 3
+
+
+def test_one_panel_says_that_they_answer_late_while_the_page_is_heard_by_the_thread_of_the_cells(single, open_panel):
+    def notes():
+        return [each._note for each in panels if each.comm is not None]
+
+    panels = [open_panel(single, name=name) for name in ("alice", "bob")]
+    do(panels[0], "hello")  # it may come before the page talks beside the cells
+    assert notes() == ["", ""]
+    for panel in panels:
+        do(panel, "again")
+    assert notes() == [LATER, ""]
+    panels[0].close()
+    do(panels[1], "again")
+    assert notes() == [LATER]
+    beside = threading.Thread(target=do, args=(panels[1], "again"))
+    beside.start()
+    beside.join()
+    assert notes() == [""]
 
 
 # -- what stays in the notebook ----------------------------------------------------------------------------------------
