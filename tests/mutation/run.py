@@ -125,7 +125,7 @@ def main():
     options.add_argument("--size", type=int, default=80)
     options.add_argument("--seed", type=int, default=17)
     options.add_argument("--keep", type=Path, default=Path(tempfile.gettempdir(), "echo-kit-mutation"))
-    options.add_argument("--backwards", action="store_true", help="the last first: for a second run beside the first")
+    options.add_argument("--first", type=int, default=0, help="begin at this one, for a second run beside the first")
     options.add_argument("--again", action="store_true", help="those that survived, with whole test files")
     given = options.parse_args()
     keep, room = given.keep.resolve(), given.room
@@ -151,7 +151,7 @@ def main():
             rows = map(json.loads, results.read_text().splitlines() if results.exists() else ())
             return {row["number"]: row for row in rows}
 
-        for number, mutant in reversed(drawn) if given.backwards else drawn:
+        for number, mutant in drawn[given.first :] + drawn[: given.first]:
             before = known().get(number)
             if before and not (given.again and before["alive"] and not before["again"]):
                 continue
