@@ -492,6 +492,13 @@ def reads_all_that_is_typed():
         print("got", file.readline().strip())
 
 
+def takes_the_next_lines():
+    with socket.create_connection(here()) as s, s.makefile("rw") as file:
+        for line in (next(sys.stdin), *sys.stdin.readlines(), next(sys.stdin, "none is left")):
+            print(line.strip(), file=file, flush=True)
+            print("got", file.readline().strip())
+
+
 def test_a_client_with_a_file_and_lines_from_the_standard_input():
     with echo_kit.start(by_lines) as server:
         with echo_kit.run(reads_lines_of_a_file, *server.address, typed=["ab", "abc"]) as program:
@@ -501,6 +508,10 @@ def test_a_client_with_a_file_and_lines_from_the_standard_input():
         with echo_kit.run(reads_all_that_is_typed, *server.address, typed=["ab"]) as program:
             assert stands(program) == [("text = sys.stdin.read()", "main thread: waits in sys.stdin for a line")]
             assert program.type(None).screen.splitlines()[-1] == "got 3"
+        with echo_kit.run(takes_the_next_lines, *server.address, typed=["ab", "abc", None, None]) as program:
+            assert program.screen.splitlines()[-3:] == ["got 3", "got 4", "got 13"]  # with the end of its line
+            assert program.ended
+            assert program.error is None
 
 
 def tries_again():

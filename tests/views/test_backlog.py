@@ -1047,6 +1047,16 @@ def test_those_that_were_accepted_are_left_out(state, monkeypatch):
     assert [(each.state, each.inode) for each in found] == [(state, 0), (kernel.LISTEN, 8)]
 
 
+def test_the_seconds_are_those_of_the_right_attribute():
+    """Each begins with its length and its kind. Older kernels know less of a connection: the attribute is shorter."""
+    times = [struct.pack("=HH44xI", 52, kind, 1000 * kind) for kind in (3, 2, 9)]  # 2 is the struct tcp_info
+    entries = {b"".join(times): 2.0, times[0] + times[2]: 0.0, struct.pack("=HH44x", 48, 2): 0.0}
+    waits = bytearray(entry())[:72]
+    waits[52:56] = struct.pack("=I", 59_500)
+    for attributes, seconds in entries.items():
+        assert sock_diag.parsed(waits + attributes)[-2:] == (seconds, 59.5)
+
+
 def test_whatever_comes_is_a_socket_or_an_error():
     dice = random.Random(1)
     whole = entry(unread=5, info=struct.pack("=44xI16x", 1500))

@@ -246,6 +246,18 @@ def test_an_interrupt_lasts_until_the_thread_has_left_its_accept(monkeypatch):
         assert not server.running
 
 
+def test_whom_a_nudge_woke_leaves_the_others_their_ctrl_c():
+    with contextlib.closing(Alarm()) as alarm:
+        with alarm.waiting("a socket"):
+            alarm.nudge("a socket")
+            alarm.interrupt("a thread")
+        here, there = socket.socketpair()
+        with here, there:
+            assert alarm.wait(here, LONG, "a thread", lambda: False)
+            there.send(b"!")
+            assert not alarm.wait(here, LONG, "a thread", lambda: False)
+
+
 def test_a_thread_is_not_interrupted_again_at_once():
     """Its clean-up takes a while."""
     ended = []
