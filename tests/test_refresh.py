@@ -67,7 +67,7 @@ def git(folder, *words):
 
 def run(path, *words):
     done = [sys.executable, NOTEBOOKS / "refresh.py", *words, path]
-    subprocess.run(done, check=True, capture_output=True, timeout=4 * LIMIT)
+    subprocess.run(done, check=True, capture_output=True, timeout=10 * LIMIT)
     return path.read_bytes()
 
 
@@ -171,6 +171,17 @@ def test_a_small_picture_has_the_frequent_colours_exactly_and_all_others_nearly(
         there = (before == exact).all(axis=2)
         assert there.any()
         assert (after[there] == exact).all(), colour
+
+
+def test_two_light_greys_that_both_fill_something_stay_apart(refresh):
+    greys = [(255, 255, 255), (228, 228, 228), (217, 217, 217)]  # paper, a bar, a line of the grid
+    picture = Image.new("RGB", (90, 10))
+    for number, grey in enumerate(greys):
+        picture.paste(grey, (30 * number, 0, 30 * number + 30, 10))
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    with Image.open(io.BytesIO(refresh.small(file.getvalue()))) as after:
+        assert [after.convert("RGB").getpixel((30 * number, 5)) for number in range(3)] == greys
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
