@@ -41,7 +41,7 @@ try:
 except ImportError:  # it is marked all the same, without a progress bar
     pass
 else:
-    bar, tqdm.monitor_interval = tqdm, 0  # no thread of its own
+    bar = type("Bar", (tqdm,), {"monitor_interval": 0, "_lock": threading.RLock()})  # as in load/progress.py
 
 FUNCTIONS = {  # what the exercises call the function that is the answer
     "1.1": "serve_from_memory",

@@ -92,7 +92,7 @@ class Panel(InOutputs, anywidget.AnyWidget):
 
     _view = traitlets.Unicode().tag(sync=True)  # the id of the widget in whose outputs the page finds it
     _now = traitlets.Dict().tag(sync=True)  # saved in the place of what the output has besides the view, if not empty
-    _note = traitlets.Unicode().tag(sync=True)  # `LATER` below one of the panels, where that is seen to be true
+    _late = traitlets.Unicode().tag(sync=True)  # `LATER` below one of the panels, where that is seen to be true
 
     def __init__(self, key: object, **traits: Any) -> None:
         super().__init__(**traits)
@@ -112,10 +112,10 @@ class Panel(InOutputs, anywidget.AnyWidget):
         if isinstance(content, dict):
             do, late = content.get("do"), threading.current_thread() is threading.main_thread()  # which runs the cells
             self.seen = self.seen or do == "hello"
-            if self._note and not late:
-                self._note = ""
-            elif do == "again" and late and not any(getattr(each, "_note", "") for each in list(_open.values())):
-                self._note = LATER
+            if self._late and not late:
+                self._late = ""
+            elif do == "again" and late and not any(getattr(each, "_late", "") for each in list(_open.values())):
+                self._late = LATER
             self._do(content)
 
 

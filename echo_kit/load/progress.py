@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from typing import Any
 
 bar: Any = None
@@ -11,7 +12,8 @@ try:
 except ImportError:  # it runs all the same, without a progress bar
     pass
 else:
-    bar, tqdm.monitor_interval = tqdm, 0  # no thread of its own
+    # It has no thread of its own, and no lock of `multiprocessing`: from Python 3.14 on, that starts a process.
+    bar = type("Bar", (tqdm,), {"monitor_interval": 0, "_lock": threading.RLock()})
 
 DELAY = 0.5  # seconds: a swarm that takes less has no bar
 

@@ -417,7 +417,7 @@ def test_at_the_end_a_row_is_closed_before_its_panels_and_one_of_them_tells_the_
 
 def test_one_panel_says_that_they_answer_late_while_the_page_is_heard_by_the_thread_of_the_cells(single, open_panel):
     def notes():
-        return [each._note for each in panels if each.comm is not None]
+        return [each._late for each in panels if each.comm is not None]
 
     panels = [open_panel(single, name=name) for name in ("alice", "bob")]
     do(panels[0], "hello")  # it may come before the page talks beside the cells

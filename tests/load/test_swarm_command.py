@@ -113,3 +113,14 @@ def test_a_terminal_has_a_bar_while_it_takes_long(address):
     assert "4 clients" in text
     assert "4 connected" in text
     assert "120 messages: every byte came back." in text
+
+
+@pytest.mark.parametrize("module", ["load.progress", "course.mark"])
+def test_a_progress_bar_starts_no_process(module):
+    """As tqdm's own lock would, from Python 3.14 on: that of `multiprocessing`, with its resource tracker."""
+    program = f"import io, sys; from echo_kit.{module} import bar; "
+    program += (
+        "bar(total=1, disable=False, file=io.StringIO()).close(); print('multiprocessing.synchronize' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert (done.stdout, done.stderr) == ("False\n", "")

@@ -119,15 +119,15 @@ function withNote(render) {
     note.style.margin = "4px 0";
     note.setAttribute("role", "status");
     const draw = () => {
-      note.hidden = !model.get("_note");
-      say(note, model.get("_note"));
+      note.hidden = !model.get("_late");
+      say(note, model.get("_late"));
     };
     const asking = setTimeout(() => model.send({ do: "again" }), LOOKING);
-    model.on("change:_note", draw);
+    model.on("change:_late", draw);
     draw();
     return () => {
       clearTimeout(asking);
-      model.off("change:_note", draw);
+      model.off("change:_late", draw);
       end();
     };
   };
