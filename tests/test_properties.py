@@ -8,6 +8,7 @@ next, `Model.look` what the views must say then.
 import fcntl
 import gc
 import os
+import random
 import selectors
 import socket
 import struct
@@ -155,6 +156,7 @@ class Peer:
                 got += data
         assert bytes(got) == owed
         self.read += len(got)
+        assert not self.ours or self.ours.connection.received == self.read
 
     def sees_the_end(self):
         """The server hangs up in good order, and has sent nothing more."""
@@ -256,7 +258,7 @@ class Model:
             self.server.restart()
         else:
             self.server.stop()
-            self.looks_stopped()
+            self.looks_stopped(calm)
         for peer in self.peers:
             if peer.stays:
                 if not peer.over:
@@ -337,13 +339,14 @@ class Model:
             theirs = {f"client {kind}": [call for call in calls if call["call"] == f"client {kind}"] for kind in moved}
             moved |= theirs
             assert row["bytes sent"] == lane.client.sent == sent
-            assert row["bytes back"] == lane.client.received == peer.read
+            back = row["bytes back"]  # a Client takes in what has come also while it sends
+            assert peer.read <= back == lane.client.received <= sent
             assert row["messages"] == peer.sends
             assert sum(call["bytes"] > 0 for call in theirs["client send"]) == peer.sends
             ends = [sum(call["call"] == f"client {kind}" for call in calls) for kind in ("shutdown", "close")]
             assert ends == [peer.finished, peer.closed]
         totals = {kind: sum(call["bytes"] for call in each) for kind, each in moved.items()}
-        expected = {"recv": sent, "send": sent, "client send": sent, "client recv": peer.read}
+        expected = {"recv": sent, "send": sent, "client send": sent, "client recv": back if peer.ours else 0}
         for kind, each in moved.items():
             at = 0
             for call in each:
@@ -389,7 +392,7 @@ class Model:
         assert [mark.kind for mark in others] == nobody + [DIED] * bool(died)
         assert {mark.thread for mark in others if mark.kind == DIED} <= died
 
-    def looks_stopped(self):
+    def looks_stopped(self, calm):
         server = self.server
         self.stopped = True
         assert (server.threads, server.running, len(server.backlog()), server.backlog().listens) == (
@@ -401,7 +404,8 @@ class Model:
         assert "stopped" in server.where().title
         lanes = {lane.address: lane for lane in server.timeline().lanes}
         for peer in self.accepted:
-            assert lanes[peer.address].ending().partition(" at line ")[0] in self.endings(peer)
+            unseen = set() if calm else {"cut off: the server was stopped"}  # the stop was faster than the news
+            assert lanes[peer.address].ending().partition(" at line ")[0] in self.endings(peer) | unseen
         self.stopped = False
 
     def nothing_is_left(self):
@@ -417,7 +421,9 @@ class Model:
 
 # -- what may come next ----------------------------------------------------------------------------------------------
 
-PIECES = st.lists(st.builds(bytes.__mul__, st.binary(max_size=40), st.sampled_from([1, 1, 60])), min_size=1, max_size=4)
+WIDE = st.integers(0, 2**32 - 1)
+NOISE = st.builds(lambda seed, size: random.Random(seed).randbytes(size), WIDE, st.sampled_from([1, 40, 1024, 3000]))
+PIECES = st.lists(NOISE | st.binary(max_size=40), min_size=1, max_size=4)
 WHO = st.integers(0, MOST - 1)
 WHOSE = st.sampled_from(["", "", "alice ", "bob "])  # "": not ours, a plain socket
 SPAN = 6  # steps at least from a start to the stop: a run of one step or two shows nothing
@@ -429,7 +435,7 @@ class Sequences(RuleBasedStateMachine):
         self.model = Model(*kind, **named)
         self.steps = 0  # since the server was started
 
-    @initialize(whose=st.lists(WHOSE, min_size=1, max_size=4))
+    @initialize(whose=st.lists(WHOSE, min_size=2, max_size=5))
     def some_have_come(self, whose):
         for each in whose:
             self.model.connects(each)
@@ -512,6 +518,8 @@ class Sequences(RuleBasedStateMachine):
         model, failed = self.model, sys.exc_info()[0]
         try:
             if not model.stopped and not failed:
+                model.ends("calm", "restart")
+                model.connects("carol ").send([b"once more"])
                 model.ends("calm", "")
             if not failed:
                 model.nothing_is_left()
@@ -548,7 +556,7 @@ def hunt(server, **how):
 @pytest.mark.parametrize("server", SERVERS)
 def test_any_sequence(server):
     """Always the same ones, so that who changes something else is not told of what he did not do."""
-    hunt(server, max_examples=12, stateful_step_count=15, derandomize=True)
+    hunt(server, max_examples=8, stateful_step_count=20, derandomize=True)
 
 
 @pytest.mark.soak
