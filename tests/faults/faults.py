@@ -124,6 +124,7 @@ def one_client_takes_every_descriptor(scene):
     with scene.limited(resource.RLIMIT_NOFILE, 64):
         hog = scene.guests(80)
         hog[0].echo(b"hello")
+        scene.takes(60)
         yield FULL
         for guest in hog:
             guest.leaves()

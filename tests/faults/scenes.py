@@ -126,8 +126,8 @@ class Guest:
 
     def hears_something(self):
         """An answer, or the end, or a reset: anything but silence."""
-        with self.noted():
-            assert select.select([self.sock], [], [], self.scene.patience)[0]
+        with self.noted(), contextlib.suppress(ConnectionError):
+            self.sock.recv(65536)
 
     def waits(self, seconds):
         """For something to come, which may not come."""
@@ -195,6 +195,12 @@ class Scene:
         finally:
             with contextlib.suppress(ProcessLookupError):  # it has died of it
                 resource.prlimit(self.program.pid, limit, before)
+
+    def takes(self, descriptors):
+        """Wait until the server's process has so many; two seconds at most: it may serve one at a time, or end."""
+        deadline, folder = time.monotonic() + 2, f"/proc/{self.program.pid}/fd"
+        while len(os.listdir(folder)) < descriptors and time.monotonic() < deadline:
+            pass
 
     def crowd(self, size):
         """So many at once. Only those that found room in the backlog: who did not tries again after a second."""
