@@ -33,7 +33,8 @@ from covered import ROOMS, TESTS, Covered, parts
 HERE = Path(__file__).parent
 PROJECT = ("echo_kit", "tests", "notebooks", "img", "pyproject.toml", "README.md", "CONTRIBUTING.md")
 LOADED_ONCE = ("matplotlib.backends.backend_agg", "IPython.display", "nbformat", "anywidget", "multiprocessing")
-PYTEST = ["--disable-plugin-autoload", "-q"]
+PYTEST = ["--disable-plugin-autoload", "-q", "-m", ""]  # the long ones too, if they are chosen
+HANGS = ["-o", "faulthandler_timeout=120", "-o", "faulthandler_exit_on_timeout=true"]  # seconds for one test
 
 
 class Failed:
@@ -84,7 +85,7 @@ def survives(tests, bound, log):
             for source, target in ((os.open(os.devnull, os.O_RDONLY), 0), (output, 1), (output, 2)):
                 os.dup2(source, target)
             sys.path.insert(0, str(Path.cwd()))
-            code = pytest.main([*PYTEST, "-x", "--tb=short", "-p", "no:cacheprovider", *tests], [Failed(log)])
+            code = pytest.main([*PYTEST, *HANGS, "-x", "--tb=short", "-p", "no:cacheprovider", *tests], [Failed(log)])
         finally:
             os._exit(code)
     process = os.pidfd_open(pid)
@@ -96,6 +97,12 @@ def survives(tests, bound, log):
             os.killpg(pid, signal.SIGKILL)  # with what it has started
         _, status = os.waitpid(pid, 0)
     return bool(ended) and status == 0
+
+
+def is_python(code):
+    with suppress(SyntaxError):
+        return bool(compile(code, "", "exec"))
+    return False
 
 
 def killed_by(log):
@@ -156,13 +163,13 @@ def main():
             if before and not (given.again and before["alive"] and not before["again"]):
                 continue
             tests, began = covered.tests(mutant, given.again), time.monotonic()
-            bound = 900 if given.again else 60 + 4 * sum(covered.seconds[each] for each in tests)
+            bound = 900 + 10 * sum(covered.seconds.get(each, 0) for each in tests)  # for a machine that has more to do
             log, killer = keep / f"{room}-{number}.log", None
             while True:
                 with use_mutation(Path(mutant.path), get_operator(mutant.operator)(), mutant.occurrence) as codes:
                     lines = [set(code.splitlines()) for code in codes]
                     old, new = ("\n".join(a - b).strip() for a, b in (lines, lines[::-1]))
-                    alive = not tests or survives(tests, bound, log)
+                    alive = is_python(codes[1]) and (not tests or survives(tests, bound, log))
                 killer = killed_by(log)
                 if alive or not killer or killer in sound or survives([killer], bound, log.with_suffix(".plain")):
                     sound.add(killer)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb, to_rgba
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from echo_kit import Client, serve_single, serve_threaded, side_by_side, start
@@ -28,12 +29,14 @@ from echo_kit.views.draw_timeline import (
     LINES,
     MARKS,
     PIXELS,
+    _quotes,
+    _View,
     timeline_figure,
 )
 from echo_kit.views.lane import Span
 from echo_kit.views.shown import Timeline, png
 from echo_kit.views.states import ACCEPTED, BACKLOG, CONNECTING, IN_ACCEPT, IN_RECV, IN_SEND, PAUSED, STATES, WORKS
-from echo_kit.watch.events import Connection, EventLog
+from echo_kit.watch.events import Connection, EventLog, SocketEvent
 from echo_kit.watch.observation import Observation
 
 LIMIT = 20  # seconds that anything may take before a test fails
@@ -222,6 +225,19 @@ def test_stripes_can_be_seen(state, dark):
     colours, counts = np.unique(inside, axis=0, return_counts=True)
     seen = counts[[contrast(colour / 255, state.colour) > 2 for colour in colours]].sum()
     assert 0.02 < seen / counts.sum() < 0.6
+
+
+def test_what_was_sent_stands_beside_its_mark_as_far_as_it_fits():
+    """Two letters a unit: room for all to the left of the first, for none at the second, for three, and for all."""
+    sent = {0.0: b"hello world", 1.6: b"no room", 2.0: b"abcdefgh", 5.0: b"hi"}
+    messages = [SocketEvent("client send", at, at, Connection(()), "", len(data), data) for at, data in sent.items()]
+    axis = Figure().subplots()
+    _quotes(axis, messages, 1, _View(0.0, 1.0, 10.0, 2.0, LIGHT, 1))
+    assert [(each.get_text(), each.xy, each.xyann) for each in axis.texts] == [
+        ("hello world", (0.0, 1 - ABOVE), (-9, 0)),
+        ("ab…", (2.0, 1 - ABOVE), (9, 0)),
+        ("hi", (5.0, 1 - ABOVE), (9, 0)),
+    ]
 
 
 def test_marks_say_when_what_was_sent_and_answered():
