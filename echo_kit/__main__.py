@@ -162,6 +162,7 @@ def _address(parser: argparse.ArgumentParser, command: str, given: list[str]) ->
 def _serve(serve: Callable[[str, int], None], host: str, port: int) -> int:
     ended = threading.Event()
     tell, threading.excepthook = threading.excepthook, _thread_died
+    _one_ctrl_c_is_enough()
     try:
         if sys.platform == "win32":
             _serve_in_a_thread(serve, host, port)
@@ -185,6 +186,18 @@ def _thread_died(died: threading.ExceptHookArgs) -> None:
     elif _last_words.acquire():  # and keep it: all threads come here, one says it
         _end_without_output(died.exc_value)
         os._exit(0)
+
+
+def _one_ctrl_c_is_enough() -> None:
+    """Ignore those that follow: the end is bounded, and one more would cut it short, with a traceback."""
+
+    def first(*_: object) -> NoReturn:
+        signal.signal(signal.SIGINT, lambda *_: None)
+        raise KeyboardInterrupt
+
+    unchanged = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if unchanged and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, first)
 
 
 def _lose_no_ctrl_c(ended: threading.Event) -> None:
@@ -255,6 +268,7 @@ def _talk(host: str, port: int, name: str | None) -> int:
     with client, contextlib.ExitStack() as stack:
         stack.callback(ended.set)
         _lose_no_ctrl_c(ended)
+        _one_ctrl_c_is_enough()
         print(f"Connected to {host}:{port}, use Ctrl+C to exit")
         print(*(f"> {visible(line)}\n" for line in first), sep="", end="")
         try:

@@ -6,7 +6,7 @@ import pytest
 
 from ..programs import LIMIT, Program
 from ..terminals import PROGRAMS
-from .scenes import GUEST, NO_ANSWER, Scene, play
+from .scenes import CUT_OFF, GUEST, NO_ANSWER, Scene, play
 from .targets import CLASSIC, PATIENCE, classic, in_a_process
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the battery's servers are ended by signals")
@@ -68,10 +68,10 @@ def test_our_clients_show_each_reply(client, server, script):
     [
         (an_empty_line, "server", {GUEST, NO_ANSWER}),
         (an_empty_line, "server_thread", {GUEST}),
-        (five_thousand_characters_in_a_line, "server", {GUEST}),
+        (five_thousand_characters_in_a_line, "server", {GUEST, CUT_OFF}),  # it leaves with bytes unread: a reset
         (five_thousand_characters_in_a_line, "server_thread", {GUEST}),
     ],
 )
 def test_the_classic_client_does_not(script, server, expected):
     with classic(server) as program:
-        assert become_of(script, (*CLASSIC, "client"), Scene(program, server == "server", PATIENCE)) == expected
+        assert become_of(script, (CLASSIC, "client"), Scene(program, server == "server", PATIENCE)) == expected
