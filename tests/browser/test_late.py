@@ -18,7 +18,6 @@ server = echo_kit.start(echo_kit.serve_threaded)
 alice, bob = echo_kit.ClientPanel(server, name="alice"), echo_kit.ClientPanel(server, name="bob")
 stage, asked = echo_kit.ServerPanel(server), echo_kit.predict("What?", {"this": 1, "that": 2})
 panels = [alice, bob, stage, asked, echo_kit.Classroom(server, echo_kit.serve_threaded)]
-display(*panels)
 words, heard = display("nobody has asked", display_id=True), []
 def hear(widget, content, buffers):
     if content["do"] == "again":
@@ -26,7 +25,8 @@ def hear(widget, content, buffers):
         if len(heard) == len(panels):
             words.update(f"all have asked: {set(heard)}")
 for each in panels:
-    each.on_msg(hear)"""
+    each.on_msg(hear)
+display(*panels)"""
 NOTES = "() => [...document.querySelectorAll('.echo-late')].map((each) => each.textContent).filter(Boolean)"
 
 
