@@ -20,7 +20,8 @@ import coverage
 import pytest
 
 ROOMS = ("watch", "views", "course")
-TESTS = [f"tests/{name}" for name in (*ROOMS, "test_server.py", "test_client.py", "test_program.py")]
+ALSO = ("live", "load", "test_server.py", "test_client.py", "test_program.py")
+TESTS = [f"tests/{name}" for name in (*ROOMS, *ALSO)]
 ENOUGH, FILES = 60.0, 4  # seconds that a mutant's tests took for the map; test files for one that survived
 RUN = ["coverage", "run", "--source=echo_kit", "-m", "pytest", "--disable-plugin-autoload", "-q", "-p", "covered"]
 HANGS = ["-o", "faulthandler_timeout=60", "-o", "faulthandler_exit_on_timeout=true"]
