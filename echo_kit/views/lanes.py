@@ -216,7 +216,7 @@ class Lanes:
             whose.last_used = ended
             if thread not in whose.threads and (not error or error in (*BROKEN_OFF, STOPPED)):
                 whose.threads.append(thread)  # one whose socket another thread has closed serves nobody
-            if error in BROKEN_OFF and whose.closed is None:
+            if error in BROKEN_OFF and whose.closed is None and not connection.shown_out:
                 whose.reset = True
             if kind == "recv" and not size and not error and whose.seen_off is None and whose.closed is None:
                 whose.seen_off = ended  # after a shutdown of ours it would be no word of the client's

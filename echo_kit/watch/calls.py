@@ -133,7 +133,7 @@ def _sender(plain: Callable[..., int | None]) -> Callable[..., int | None]:
         except OSError as error:
             task.entered = None
             _release(seen)
-            record(seen, task, "send", began, error=type(error))
+            record(seen, task, "send", began, error=ServerStopped if seen.connection.cut_off else type(error))
             raise
         finally:
             task.entered = None

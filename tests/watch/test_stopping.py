@@ -479,6 +479,27 @@ def test_a_descriptor_that_python_does_not_know_is_named():
     del error
 
 
+def sends_for_ever(host, port):
+    with socket.create_server((host, port)) as listener, listener.accept()[0] as conn, contextlib.suppress(OSError):
+        while True:
+            conn.sendall(b"more " * 200)
+
+
+@pytest.mark.parametrize("how", ["stopped", "shown out"])
+def test_a_send_that_we_have_ended_is_no_reset_of_the_client(how):
+    with start(sends_for_ever) as server, socket.create_connection(server.address, timeout=LONG) as alice:
+        assert alice.recv(1)
+        if how == "shown out":
+            (end,) = server.observation.accepted.values()
+            assert stopping.show_out(server.observation, end)
+            for task in server.observation.alive():
+                task.thread.join(LONG)
+        else:
+            server.stop()
+        (lane,) = server.timeline().lanes
+        assert lane.ending() == ("shown out" if how == "shown out" else "cut off: the server was stopped")
+
+
 # -- again and again ---------------------------------------------------------------------------------------------------
 
 
