@@ -6,7 +6,7 @@ import secrets
 import socket
 import time
 
-import websocket  # comes with JupyterLab's server
+import websocket
 
 LIMIT = 20
 
