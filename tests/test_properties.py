@@ -561,7 +561,8 @@ def hunt(server, **how):
 @pytest.mark.parametrize("server", SERVERS)
 def test_any_sequence(server):
     """Always the same ones, so that who changes something else is not told of what he did not do."""
-    hunt(server, max_examples=6, stateful_step_count=20, derandomize=True)
+    few = 3 if server == "selectors" else 6  # of a thread in select, each view waits a while to be sure that it rests
+    hunt(server, max_examples=few, stateful_step_count=20, derandomize=True)
 
 
 @pytest.mark.soak

@@ -34,7 +34,7 @@ from .states import ACCEPTED, IN_ACCEPT, IN_RECV, IN_SEND, PAUSED, WORKS, State
 COMING = ("connect", "accept", "shutdown", "close", "client close")  # the calls that say who came, and who went
 NAME = 24  # characters of a client's name that are shown
 BROKEN_OFF = ("ConnectionResetError", "BrokenPipeError", "ConnectionAbortedError")
-STOPPED = "ServerStopped"  # the "error" of a recv that a stop has ended: no end of file
+STOPPED = "ServerStopped"  # the "error" of a call that a stop has ended: no end of file, no reset
 TAKES = 0.02  # seconds within which a client that reads takes something
 LONG_SEND = 0.1  # seconds: a shorter send may have waited for a processor, or for Python's lock
 
