@@ -524,7 +524,10 @@ class Sequences(RuleBasedStateMachine):
         try:
             if not model.stopped and not failed:
                 model.ends("calm", "restart")
-                model.connects("carol ").send([b"once more"])
+                carol, _, dave = (model.connects(whose) for whose in ("carol ", "", ""))
+                carol.send([b"once more"])
+                dave.reset()  # who waits, or is served: as the server is
+                model.notices(dave)
                 model.ends("calm", "")
             if not failed:
                 model.nothing_is_left()
