@@ -54,7 +54,6 @@ WRITTEN = {
     "select_loop": False,
     "selectors_loop": False,
     "asyncio_streams": False,
-    "forks": False,
 }
 
 each_fault = pytest.mark.parametrize("fault", FAULTS)
