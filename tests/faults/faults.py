@@ -122,8 +122,9 @@ def one_client_takes_every_descriptor(scene):
     import resource
 
     with scene.limited(resource.RLIMIT_NOFILE, 64):
-        hog = scene.guests(80)
+        hog = scene.guests(1)
         hog[0].echo(b"hello")
+        hog += scene.crowd(79)
         scene.takes(60)
         yield FULL
         for guest in hog:
@@ -140,7 +141,8 @@ def no_descriptor_left(scene):
         for guest in (first, second):
             guest.send(b"hello")
             guest.says_no_more()
-        first.waits(0.5)
+        first.may_be_hung_up_on(0.5)
+        scene.rests()
         yield FULL
     second.hears(b"hello")
     second.hears_the_end()

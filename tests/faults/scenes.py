@@ -11,6 +11,7 @@ import selectors
 import signal
 import socket
 import time
+from pathlib import Path
 
 from ..programs import connect, reset
 
@@ -129,19 +130,24 @@ class Guest:
         with self.noted(), contextlib.suppress(ConnectionError):
             self.sock.recv(65536)
 
-    def waits(self, seconds):
-        """For something to come, which may not come."""
+    def may_be_hung_up_on(self, seconds):
+        """Wait for the end, which may not come."""
+        watch = select.poll()
         with self.noted():
-            select.select([self.sock], [], [], seconds)
+            watch.register(self.sock, select.POLLRDHUP)
+            watch.poll(1000 * seconds)
 
     def floods(self):
-        """Send and read nothing, until nobody has taken a byte for half a second; the others talk meanwhile."""
+        """Send and read nothing, until nobody has taken a byte for half a second, or 16 MB have been taken.
+
+        The others talk meanwhile.
+        """
         with self.noted():
             self.sock.setblocking(False)
-            quiet = 0
-            while quiet < 5:
+            quiet, taken = 0, 0
+            while quiet < 5 and taken < 2**24:
                 if select.select([], [self.sock], [], 0.1)[1]:
-                    self.sock.send(b"x" * 100_000)
+                    taken += self.sock.send(b"x" * 100_000)
                     quiet = 0
                 else:
                     quiet += 1
@@ -195,6 +201,12 @@ class Scene:
         finally:
             with contextlib.suppress(ProcessLookupError):  # it has died of it
                 resource.prlimit(self.program.pid, limit, before)
+
+    def rests(self):
+        """Wait until the server's main thread sleeps or has ended; half a second at most: another one may serve."""
+        deadline, file = time.monotonic() + 0.5, Path(f"/proc/{self.program.pid}/stat")
+        while file.read_text().rpartition(")")[2].split()[0] not in "SZ" and time.monotonic() < deadline:
+            pass
 
     def takes(self, descriptors):
         """Wait until the server's process has so many; two seconds at most: it may serve one at a time, or end."""

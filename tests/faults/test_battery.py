@@ -54,7 +54,6 @@ WRITTEN = {
     "select_loop": False,
     "selectors_loop": False,
     "asyncio_streams": False,
-    "forks": False,
 }
 
 each_fault = pytest.mark.parametrize("fault", FAULTS)
@@ -113,6 +112,7 @@ def become_of(way, name, fault, patience):
         scene = Scene(program, WRITTEN[name], patience)
         clients.push(scene.open)  # they leave last, so that nothing dies of that
         saw = play(FAULTS[fault], scene)
-        if way == "started":
-            program.interrupt(prompt=LIMIT)  # the process that started it lives on, whatever has become of the server
+        if way == "started":  # its process lives on, whatever has become of the server, and can stop it
+            assert program.ends_by_ctrl_c(LIMIT)
+            assert program.end()[0] == 0, program.complaints
     return saw | {DIED} if died(program) else saw
