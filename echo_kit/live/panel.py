@@ -114,9 +114,10 @@ class Panel(InOutputs, anywidget.AnyWidget):
             self.seen = self.seen or do == "hello"
             if self._late and not late:
                 self._late = ""
-            elif do == "again" and late and not any(getattr(each, "_late", "") for each in list(_open.values())):
+            elif do == "late?" and late and not any(getattr(each, "_late", "") for each in list(_open.values())):
                 self._late = LATER
-            self._do(content)
+            if do != "late?":  # which is no panel's own
+                self._do(content)
 
 
 def _close_all() -> None:

@@ -424,12 +424,12 @@ def test_one_panel_says_that_they_answer_late_while_the_page_is_heard_by_the_thr
     do(panels[0], "hello")  # it may come before the page talks beside the cells
     assert notes() == ["", ""]
     for panel in panels:
-        do(panel, "again")
+        do(panel, "late?")
     assert notes() == [LATER, ""]
     panels[0].close()
-    do(panels[1], "again")
+    do(panels[1], "late?")
     assert notes() == [LATER]
-    beside = threading.Thread(target=do, args=(panels[1], "again"))
+    beside = threading.Thread(target=do, args=(panels[1], "late?"))
     beside.start()
     beside.join()
     assert notes() == [""]

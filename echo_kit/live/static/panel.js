@@ -122,7 +122,7 @@ function withNote(render) {
       note.hidden = !model.get("_late");
       say(note, model.get("_late"));
     };
-    const asking = setTimeout(() => model.send({ do: "again" }), LOOKING);
+    const asking = setTimeout(() => model.send({ do: "late?" }), LOOKING);
     model.on("change:_late", draw);
     draw();
     return () => {
