@@ -1,4 +1,4 @@
-"""In a notebook: Ctrl+C once, twice and three times in a cell that serves, or not; and a kernel that is killed."""
+"""In a notebook: Ctrl+C, three times in a row, in a cell that serves and in one that does not; and a kernel killed."""
 
 import contextlib
 import os
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from jupyter_client.manager import start_new_kernel
+from jupyter_core.utils import ensure_event_loop
 
 import echo_kit
 
@@ -19,7 +20,6 @@ from .targets import CLASSIC, PATIENCE
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="where a thread waits is read from /proc")
 
-times = pytest.mark.parametrize("times", [1, 2, 3])
 THREADS = """
 import threading
 for each in threading.enumerate():
@@ -53,23 +53,24 @@ class Kernel:
 
     def begin(self, code):
         """Run a cell, which may last."""
-        self.client.execute(f"import echo_kit; {code}")
+        self.cell = self.client.execute(f"import echo_kit\n{code}")
 
     def expect(self, text):
         """Wait until a cell has printed this."""
         printed = ""
         while text not in printed:
             message = self.client.get_iopub_msg(timeout=LIMIT)
+            if message["parent_header"].get("msg_id") != self.cell:
+                continue  # the last words of another cell
             assert message["msg_type"] != "error", message["content"]
             printed += message["content"].get("text", "")
 
-    def interrupt(self, times):
+    def interrupt(self):
         """As the button does, once the cell waits in a call of the kernel's: Ctrl+C just before it may be lost."""
         deadline = time.monotonic() + LIMIT
         while not self._waits():
             assert time.monotonic() < deadline, "the cell does not wait"
-        for _ in range(times):
-            self.manager.interrupt_kernel()
+        self.manager.interrupt_kernel()
 
     def _waits(self):
         """Whether its main thread sleeps, and not as an idle kernel does."""
@@ -94,7 +95,13 @@ class Kernel:
         return "".join(printed)
 
 
-@pytest.fixture(scope="module")  # and so before the check that a test leaves no socket
+@pytest.fixture(scope="module", autouse=True)  # and so before the check that a test leaves no socket
+def loop():
+    """The one that jupyter_client makes for the thread that uses it, and keeps."""
+    ensure_event_loop()
+
+
+@pytest.fixture
 def kernel():
     with Kernel() as kernel:
         yield kernel
@@ -121,50 +128,50 @@ def ended(sock):
         return True
 
 
-@times
 @pytest.mark.parametrize("serve", ["serve_single", "serve_threaded"])
-def test_ctrl_c_in_a_cell_ends_a_finished_server(kernel, serve, times):
-    """And with it its threads and connections, although the kernel lives on; and its port is free."""
+def test_ctrl_c_in_a_cell_ends_a_finished_server_each_time(kernel, serve):
+    """And with it its threads and connections, although the kernel lives on; and the port is free for the next one.
+
+    (A Ctrl+C that comes when the cell has just ended hits ipykernel, which may lose the cell's reply then.)
+    """
     port = echo_kit.free_port()
-    kernel.begin(f"echo_kit.{serve}('127.0.0.1', {port})")
-    kernel.expect(f"Listening on 127.0.0.1:{port}\n")
-    with connect(port) as alice, connect(port) as bob:
-        assert ask(alice, b"hello") == b"hello"
-        kernel.interrupt(times)
-        assert kernel.reply() in ("ok", "KeyboardInterrupt")
-        assert [ended(each) for each in (alice, bob)] == [True, True]
-        assert "True" not in kernel.run(THREADS)
-        with echo_kit.start(getattr(echo_kit, serve), port=port), connect(port) as carol:
-            assert ask(carol, b"next") == b"next"
+    kernel.begin(f"for _ in range(3): echo_kit.{serve}('127.0.0.1', {port})")
+    for _ in range(3):
+        kernel.expect(f"Listening on 127.0.0.1:{port}\n")
+        with connect(port) as alice, connect(port) as bob:
+            assert ask(alice, b"hello") == b"hello"
+            kernel.interrupt()
+            assert [ended(each) for each in (alice, bob)] == [True, True]
+    assert kernel.reply() == "ok"
+    assert "True" not in kernel.run(THREADS)
 
 
-@times
-def test_ctrl_c_in_a_cell_is_not_for_the_servers_in_the_background(kernel, times):
+def test_ctrl_c_in_a_cell_is_not_for_the_servers_in_the_background(kernel):
     port = int(kernel.run("server = echo_kit.start(echo_kit.serve_threaded); print(server.address[1])"))
     with connect(port) as alice, connect(port) as bob:
-        assert [ask(each, b"before") for each in (alice, bob)] == [b"before"] * 2
-        kernel.begin("quiet = echo_kit.Client(server); print('waits'); quiet.receive(timeout=60)")
-        kernel.expect("waits")
-        assert [ask(each, b"during") for each in (alice, bob)] == [b"during"] * 2
-        kernel.interrupt(times)
-        assert kernel.reply() == "KeyboardInterrupt"
-        assert [ask(each, b"after") for each in (alice, bob)] == [b"after"] * 2
+        kernel.run("quiet = echo_kit.Client(server)")
+        for _ in range(3):
+            kernel.begin("print('waits'); quiet.receive(timeout=60)")
+            kernel.expect("waits")
+            assert [ask(each, b"during") for each in (alice, bob)] == [b"during"] * 2
+            kernel.interrupt()
+            assert kernel.reply() == "KeyboardInterrupt"
+            assert [ask(each, b"after") for each in (alice, bob)] == [b"after"] * 2
         assert kernel.run("quiet.close(); server.stop(); print(server.threads, server.error)") == "[] None\n"
         assert [ended(each) for each in (alice, bob)] == [True, True]
 
 
-def test_the_threads_of_the_classic_server_outlive_it(kernel):
+def test_one_ctrl_c_does_not_end_the_classic_server_in_a_cell(kernel):
     port = echo_kit.free_port()
     kernel.run(f"import sys; sys.path.append({str(CLASSIC.parent)!r}); import classic")
     kernel.begin(f"classic.server_thread('127.0.0.1', {port})")
     kernel.expect("Listening on ")
     with connect(port) as alice:
         assert ask(alice, b"hello") == b"hello"
-        kernel.interrupt(1)
+        kernel.interrupt()
         assert kernel.reply(PATIENCE) is None  # it waits for alice's thread
-        kernel.interrupt(1)
+        kernel.interrupt()
         assert kernel.reply() == "KeyboardInterrupt"
-        assert "(handle_client) True" in kernel.run(THREADS)
 
 
 # -- a kernel that is killed -------------------------------------------------------------------------------------------
