@@ -142,7 +142,7 @@ def no_descriptor_left(scene):
             guest.send(b"hello")
             guest.says_no_more()
         first.may_be_hung_up_on(0.5)
-        scene.rests()
+        scene.may_end()
         yield FULL
     second.hears(b"hello")
     second.hears_the_end()

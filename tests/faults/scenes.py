@@ -202,10 +202,10 @@ class Scene:
             with contextlib.suppress(ProcessLookupError):  # it has died of it
                 resource.prlimit(self.program.pid, limit, before)
 
-    def rests(self):
-        """Wait until the server's main thread sleeps or has ended; half a second at most: another one may serve."""
+    def may_end(self):
+        """Wait for the server's process to end; half a second at most, for it should not."""
         deadline, file = time.monotonic() + 0.5, Path(f"/proc/{self.program.pid}/stat")
-        while file.read_text().rpartition(")")[2].split()[0] not in "SZ" and time.monotonic() < deadline:
+        while file.read_text().rpartition(")")[2].split()[0] != "Z" and time.monotonic() < deadline:
             pass
 
     def takes(self, descriptors):

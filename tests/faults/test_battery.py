@@ -92,14 +92,16 @@ def test_the_classic_server_does_not(kind, fault):
         scene = Scene(program, kind == "server", patience)
         clients.push(scene.open)  # they leave last, so that nothing dies of that
         saw = play(FAULTS[fault], scene)
-        if not program.ends_by_ctrl_c(patience):
+        if kind == "server" and CUT_OFF in saw:
+            program.end()  # by itself: Ctrl+C might come before its traceback
+        elif not program.ends_by_ctrl_c(patience):
             saw.add(GOES_ON)
     if died(program):
         saw.add(DIED)
     assert saw == expected, program.complaints
 
 
-@each_fault
+@pytest.mark.parametrize("fault", [each for each in FAULTS if each != WITHOUT_ONE])  # when they ask for it is chance
 @pytest.mark.parametrize("name", WRITTEN)
 def test_a_started_server_does_what_it_does_without_us(name, fault):
     alone = become_of("plain", name, fault, PATIENCE)
