@@ -121,6 +121,7 @@ def answers_in_view(book, saved):
     """What of each question's answer is to be seen where only the question was asked: 1440 x 900, and nothing run."""
     book.page.set_viewport_size({"width": 1440, "height": 900})
     book.until(ALL_DRAWN)
+    code = "\n".join(each.source for each in saved.cells if each.cell_type == "code")  # tells nothing by itself
     found = []
     for asks, experiment, _ in questions(saved):
         view = book.until(IN_VIEW, saved.cells.index(asks))
@@ -128,7 +129,6 @@ def answers_in_view(book, saved):
         assert asks.outputs[0].data["text/plain"].splitlines()[0].removeprefix("Predict: ") in view["seen"]
         result = "\n".join(each.get("text") or each.data["text/plain"] for each in experiment.outputs)
         tells = ["What happened: ", "Explain.", *(line.strip() for line in result.splitlines())]
-        code = asks.source + experiment.source
         tells = [each for each in tells if each == "Explain." or (each[LETTERS - 1 :] and each not in code)]
         found += [f"{asks.source.splitlines()[0]}: {each}" for each in tells if each in view["seen"]]
     return found
