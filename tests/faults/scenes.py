@@ -184,6 +184,9 @@ class Scene:
     def held(self):
         """The server's process does not run meanwhile: whoever comes waits in the backlog."""
         os.kill(self.program.pid, signal.SIGSTOP)
+        deadline = time.monotonic() + self.patience
+        while states := {state(file) for file in Path(f"/proc/{self.program.pid}/task").glob("*/stat")} - {"T"}:
+            assert time.monotonic() < deadline, f"threads in the states {states} do not stop"
         try:
             yield
         finally:
@@ -205,7 +208,7 @@ class Scene:
     def may_end(self):
         """Wait for the server's process to end; half a second at most, for it should not."""
         deadline, file = time.monotonic() + 0.5, Path(f"/proc/{self.program.pid}/stat")
-        while file.read_text().rpartition(")")[2].split()[0] != "Z" and time.monotonic() < deadline:
+        while state(file) != "Z" and time.monotonic() < deadline:
             pass
 
     def takes(self, descriptors):
@@ -270,6 +273,11 @@ class Scene:
         erin.talk()
         for talker in [erin] if self.one_at_a_time else [*self.talkers, erin]:
             talker.leave()
+
+
+def state(file):
+    """The letter of a thread's state: S sleeps, T is held, Z has ended."""
+    return file.read_text().rpartition(")")[2].split()[0]
 
 
 def play(fault, scene):
