@@ -426,7 +426,8 @@ def test_letters_and_widths(notebook):
 FITS = """(root) => {
     const view = root.closest(".jp-LinkedOutputView");
     const inner = root.querySelector(".echo-stage-inner");
-    const here = root.querySelector(".echo-stage-here").getBoundingClientRect();
+    const here = root.querySelector(".echo-stage-here")?.getBoundingClientRect();
+    if (!here) return false;  // its first look is not drawn yet
     const code = root.querySelector(".echo-stage-code").getBoundingClientRect();
     return view.scrollHeight <= view.clientHeight + 1 && view.scrollWidth <= view.clientWidth + 1
         && inner.scrollHeight <= inner.clientHeight + 1 && root.clientHeight > view.clientHeight - 40
