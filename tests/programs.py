@@ -125,6 +125,7 @@ class Program:
 
     def ends_by_ctrl_c(self, limit):
         """Press Ctrl+C: whether it ends within so many seconds, in whatever order."""
+        self._wait_until_it_waits()
         self._process.send_signal(signal.SIGINT)
         try:
             self._process.wait(limit)

@@ -125,7 +125,8 @@ def one_client_takes_every_descriptor(scene):
         hog = scene.guests(1)
         hog[0].echo(b"hello")
         hog += scene.crowd(79)
-        scene.takes(60)
+        scene.takes(64)
+        scene.may_end()
         yield FULL
         for guest in hog:
             guest.leaves()

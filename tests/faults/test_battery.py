@@ -118,5 +118,5 @@ def become_of(way, name, fault, patience):
             assert program.ends_by_ctrl_c(LIMIT)
             assert program.end()[0] == 0, program.complaints
     if CUT_OFF in saw:
-        saw.discard(GUEST)  # how far a server has come with its guest when it ends is chance
+        return {CUT_OFF}  # it ends: how far it has come with its guest by then, and with its last words, is chance
     return saw | {DIED} if died(program) else saw

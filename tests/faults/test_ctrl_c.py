@@ -75,8 +75,10 @@ def ended(sock):
 def test_the_classic_threaded_server_needs_three(times, ends):
     """It waits for each client's thread, then Python does, and the third one ends it with a traceback."""
     with in_a_terminal(CLASSIC, "server_thread") as terminal, clients_of(terminal):
-        for _ in range(times):
-            press(terminal, 1)
+        for call, says in [("accept", "^C"), ("futex", "Stopped"), ("futex", "^C")][:times]:
+            terminal.wait_in(call)  # or two of them could become one
+            terminal.type(CTRL_C)
+            terminal.expect(says)
         assert terminal.has_ended(LIMIT if ends else PATIENCE) == ends
         assert ("Traceback" in terminal.text) == ends
 
