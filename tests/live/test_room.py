@@ -89,6 +89,8 @@ def test_bob_waits_and_all_views_know_who_he_is(single, enter):
     bob = enter(room.url, "bob")
     bob.until(state="waiting")
     bob.say(1, "hi")
+    bob.send(do="here")
+    bob.until(here=True)  # the room has read what bob said
     assert [(each.name, each.unread) for each in single.backlog().waiting] == [("bob", 2)]
     assert "alice" in str(single.where())
     assert re.search(r'alice +connected · accepted · .*"hello" echoed', str(single.timeline()))
