@@ -35,6 +35,7 @@ from echo_kit.views.code import DIED, INSIDE, NOBODY, STANDS
 from echo_kit.watch import observation, patches
 
 from .conftest import open_sockets
+from .watch.plain_servers import threaded
 
 LONG = 20  # seconds that anything may take before the test fails
 MOST = 6  # clients at one time
@@ -45,20 +46,6 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the witness of 
 
 
 # -- the servers -----------------------------------------------------------------------------------------------------
-
-
-def classic(host, port):
-    """As students write it: a thread for each client, which dies of a reset."""
-
-    def handle(conn):
-        with conn:
-            while data := conn.recv(1024):
-                conn.sendall(data)
-
-    with socket.create_server((host, port)) as listener:
-        while True:
-            conn, _ = listener.accept()
-            threading.Thread(target=handle, args=(conn,)).start()
 
 
 def selecting(host, port):
@@ -540,7 +527,7 @@ class Sequences(RuleBasedStateMachine):
 SERVERS = {
     "the finished single": (serve_single, {"single": True}),
     "the finished threaded": (serve_threaded, {}),
-    "a student's threads": (classic, {"dies": True}),
+    "a student's threads": (threaded, {"dies": True}),
     "selectors": (selecting, {"selects": True}),
 }
 

@@ -27,7 +27,7 @@ from ..watch.text import cut, in_html, visible
 from . import board, rehearsal
 from .crowd import Phone
 from .hands import Commands, PanelWithHands
-from .panel import STATIC, Bundle, InOutputs, script
+from .panel import Bundle, InOutputs, script, style
 from .prediction import Prediction
 from .rehearsal import Rehearsal
 from .room import Room
@@ -75,7 +75,7 @@ class Classroom(PanelWithHands):
     """
 
     _esm = script("classroom")
-    _css = (STATIC / "classroom.css").read_text("utf-8")  # of a path, anywidget would keep each panel
+    _css = style("classroom")
     name = traitlets.Unicode().tag(sync=True)
     commands = COMMANDS
     rank = 1  # so that the stage's last picture still shows the phones

@@ -16,7 +16,7 @@ from ..client import address_of
 from ..server import Server
 from ..watch.events import Address
 from ..watch.text import cut, in_html, visible
-from .panel import STATIC, Bundle, InOutputs, Panel, script
+from .panel import Bundle, InOutputs, Panel, script, style
 from .worker import Entry, Worker
 
 NAME_LETTERS = 40  # of a client's name
@@ -35,7 +35,7 @@ class ClientPanel(Panel):
     """
 
     _esm = script("client_panel")
-    _css = (STATIC / "client_panel.css").read_text("utf-8")  # of a path, anywidget would keep each panel
+    _css = style("client_panel")
     name = traitlets.Unicode().tag(sync=True)
     where = traitlets.Unicode().tag(sync=True)
     state = traitlets.Unicode("not connected").tag(sync=True)

@@ -31,6 +31,11 @@ def script(*names: str) -> str:
     return "".join((STATIC / f"{each}.js").read_text("utf-8") for each in ("borrowed", "panel", *names))
 
 
+def style(name: str) -> str:
+    """Its text, and no path: of a class that has a path, anywidget would keep each panel, closed or not."""
+    return (STATIC / f"{name}.css").read_text("utf-8")
+
+
 _open: dict[object, InOutputs] = {}  # by key, so that a cell that is run again replaces what it shows
 
 

@@ -20,7 +20,7 @@ from IPython.display import display
 
 from ..views.shown import Shown
 from ..watch.text import cut, visible
-from .panel import STATIC, Bundle, Panel, script
+from .panel import Bundle, Panel, script, style
 
 VALUE_LETTERS = 201  # of a value that no option stands for, with the ellipsis
 NOTHING = -1  # the choice before anything was chosen
@@ -61,7 +61,7 @@ class Prediction(Panel):
     """What `predict` returns. `compare` shows what was predicted and what happened."""
 
     _esm = script("prediction")
-    _css = (STATIC / "prediction.css").read_text("utf-8")  # of a path, anywidget would keep each panel
+    _css = style("prediction")
     question = traitlets.Unicode().tag(sync=True)
     options = traitlets.List(traitlets.Unicode()).tag(sync=True)  # their texts
     choice = traitlets.Int(NOTHING).tag(sync=True)  # index of the chosen option

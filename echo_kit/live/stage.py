@@ -20,7 +20,7 @@ from ..watch.text import cut, visible
 from .board import pinned
 from .feed import Live
 from .hands import Commands, PanelWithHands
-from .panel import STATIC, Bundle, script
+from .panel import Bundle, script, style
 
 TICK = 0.1  # seconds from one look to the next
 UNSEEN = 0.5  # the same, while nobody looks or the picture is frozen
@@ -59,7 +59,7 @@ class ServerPanel(PanelWithHands):
     """
 
     _esm = script(*SCRIPTS)
-    _css = (STATIC / "server_panel.css").read_text("utf-8")  # of a path, anywidget would keep each panel
+    _css = style("server_panel")
     name = traitlets.Unicode().tag(sync=True)
     states = traitlets.List(traitlets.Dict(), TABLE).tag(sync=True)
     commands = COMMANDS
