@@ -461,7 +461,7 @@ def test_a_flood_of_messages_is_read_slowly_and_named(threaded, enter, monkeypat
     mallory.until(state="served")
     with spoiling(lambda: mallory.say(1, "flood")):
         alice.echo(1)
-    assert mallory.is_let_go() == "Too many messages, too fast: this phone was disconnected."
+        assert mallory.is_let_go() == "Too many messages, too fast: this phone was disconnected."
     assert max(each.sent for each in room.phones()) <= web.LATE + 6
     assert [each.trouble for each in room.phones()] == ["", "too fast: 20 messages a second are taken"]
     alice.echo(2)
