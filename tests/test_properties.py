@@ -266,6 +266,7 @@ class Model:
 
     def look(self):
         """The three views, and all of them at once, at one moment."""
+        self.server.settle(LONG)  # a view waits a second at most, which a server on a busy machine may need to accept
         timeline = self.server.timeline()
         for peer in self.waiting:
             peer.known = peer.known or not peer.broke

@@ -20,7 +20,7 @@ stage, asked = echo_kit.ServerPanel(server), echo_kit.predict("What?", {"this": 
 panels = [alice, bob, stage, asked, echo_kit.Classroom(server, echo_kit.serve_threaded)]
 words, heard = display("nobody has asked", display_id=True), []
 def hear(widget, content, buffers):
-    if content["do"] == "again":
+    if content["do"] == "late?":
         heard.append(threading.current_thread() is threading.main_thread())
         if len(heard) == len(panels):
             words.update(f"all have asked: {set(heard)}")
