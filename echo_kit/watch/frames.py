@@ -32,7 +32,12 @@ def name_cells(text: str) -> str:
 
 def is_student_code(frame: FrameType) -> bool:
     """Whether the frame runs neither this package, nor the standard library, nor an installed package."""
-    return _is_student_file(frame.f_code.co_filename)
+    filename, around = frame.f_code.co_filename, frame.f_globals
+    if filename == "<string>":  # the methods of dataclasses and named tuples, too: they belong to their class's module
+        if str(around.get("__name__")).startswith("namedtuple_"):  # which these do not name
+            return False
+        filename = str(around.get("__file__") or filename)
+    return _is_student_file(filename)
 
 
 def _is_student_file(filename: str) -> bool:
