@@ -225,10 +225,10 @@ class Worker:
             process.stdin.flush()
             line = process.stdout.readline()
         late.cancel()
+        late.join()  # it ends now, and not some time after its answer is marked
         with contextlib.suppress(ValueError, AttributeError):  # no line, or one that an answer has put there
-            result: dict[str, Any] = json.loads(line)
-            if result.get("nonce") == nonce:
-                return result
+            if (result := json.loads(line)).get("nonce") == nonce:
+                return dict(result)
         self.end(for_good=False)
         return {"wrong": "the answer ended, or stopped, the process that runs the answers"}
 

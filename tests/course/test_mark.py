@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from functools import cache
 from pathlib import Path
@@ -334,6 +335,28 @@ def test_where_there_is_no_fork_each_answer_has_a_new_interpreter(tmp_path):
     assert (token, json.loads(result)["passed"]) == (b"t", True)
     assert spawned("import os\nos._exit(3)") == (b"", "the answer ended its process (exit code 3)")
     assert spawned("while 1: pass", limit=1)[0] == "it had not ended after 1 s"
+
+
+def test_nothing_of_an_answer_goes_on_once_it_is_marked(one, monkeypatch):
+    made, never = [], threading.Event()
+
+    class Slow(threading.Timer):
+        """As on a busy machine: it hears late that it is not needed any more."""
+
+        def run(self):
+            made.append(self)
+            super().run()
+            never.wait(0.2)
+
+    class Watching(mark.Worker):
+        def ask(self, task):
+            result = super().ask(task)
+            assert [each.is_alive() for each in made] == [False]
+            return result
+
+    monkeypatch.setattr(threading, "Timer", Slow)
+    monkeypatch.setattr(mark, "Worker", Watching)
+    assert one(SHOUT).passed
 
 
 # -- a student's own files ---------------------------------------------------------------------------------------------
