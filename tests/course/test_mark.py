@@ -384,6 +384,13 @@ def command(*arguments, **options):
         return code, program.out, errors
 
 
+def test_the_most_common_mistake_comes_first_and_then_the_exercises_in_order():
+    made = [("1.3", "a goodbye"), ("1.2", "an echo"), ("1.2", "more"), ("1.2", "more")]
+    rows = [mark.Row(name, each[0], False, 0, 0.0, "", each[1]) for name, each in zip("abcd", made, strict=True)]
+    told = mark.mistakes(rows).splitlines()[1:]
+    assert [line.rpartition(": ")[2] for line in told] == ["more", "an echo", "a goodbye"]
+
+
 def test_the_table_the_file_and_the_summary(folder, tmp_path):
     root = folder(
         {
