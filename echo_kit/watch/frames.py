@@ -37,10 +37,11 @@ def is_student_code(frame: FrameType) -> bool:
         if str(around.get("__name__")).startswith("namedtuple_"):  # which these do not name
             return False
         filename = str(around.get("__file__") or filename)
-    return _is_student_file(filename)
+    return is_student_file(filename)
 
 
-def _is_student_file(filename: str) -> bool:
+def is_student_file(filename: str) -> bool:
+    """The same by the name of its file. "<string>" is the name of all code that was made from a string."""
     return filename == _SERVERS or not filename.startswith(_OTHERS)
 
 
@@ -148,7 +149,7 @@ def student_traceback(error: BaseException) -> list[str]:
         seen.add(id(link))
         link.stack = traceback.StackSummary.from_list(
             traceback.FrameSummary(name_cells(each.filename), each.lineno, each.name, line=each.line)
-            for each in itertools.dropwhile(lambda each: not _is_student_file(each.filename), link.stack)
+            for each in itertools.dropwhile(lambda each: not is_student_file(each.filename), link.stack)
             if each.filename == _SERVERS or not each.filename.startswith(_HERE)
         )
         link = link.__cause__ or link.__context__
