@@ -462,6 +462,13 @@ def test_without_a_kernel_the_page_still_says_what_a_panel_is(name):
         if "ServerPanel(" in cell.source:  # the moment at which it ran, in words
             (output,) = cell.outputs
             assert any(output.data["text/plain"] in each for each in words)
+    # The "lab" template, which is nbconvert's first choice, leaves out the words of all pictures.
+    page, _ = HTMLExporter(template_name="classic").from_notebook_node(book)
+    words = [image["alt"] for image in BeautifulSoup(page, "html.parser").select("img[alt]")]
+    pictures = [
+        output.data for cell in code_cells(name) for output in cell.outputs if "image/png" in output.get("data", {})
+    ]
+    assert all(data["text/plain"] in words for data in pictures)
 
 
 @pytest.fixture(scope="module")  # and so before the check that a test leaves no socket: the notebook client keeps two

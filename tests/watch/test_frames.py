@@ -9,6 +9,7 @@ import pytest
 
 import echo_kit
 from echo_kit.watch.frames import is_student_code
+from echo_kit.watch.stopping import may_be_interrupted
 
 FRAME = "def frame():\n    return sys._getframe()"
 
@@ -36,6 +37,7 @@ def test_what_makes_a_named_tuple_is_nobodys_line(monkeypatch):
     (frame,) = seen
     assert (frame.f_code.co_filename, frame.f_code.co_name) == ("<string>", "<lambda>")
     assert not is_student_code(frame)
+    assert may_be_interrupted(frame)  # a thread that prints without end is seldom seen anywhere else
 
 
 def test_a_server_made_from_a_string_is_shown():
