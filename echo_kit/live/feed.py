@@ -82,7 +82,7 @@ class Live:
 
     def look(self) -> dict[str, Any]:
         """What has changed since the last look; "now" is always in it."""
-        lines = list(self.observation.printout.lines.copy())  # first: whom they are about is read then
+        lines = self.observation.printout.kept()  # first: whom they are about is read then
         calls = pending_calls(self.observation)  # and what their threads did before them
         self.read()
         now = self.observation.log.clock()

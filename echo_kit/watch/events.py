@@ -10,6 +10,7 @@ import contextlib
 import ipaddress
 import itertools
 import socket
+import sys
 import threading
 import time
 import weakref
@@ -36,6 +37,7 @@ KINDS = (
 )
 
 Address = tuple[Any, ...]  # (host, port), or (host, port, flow, scope) for IPv6
+FREE_THREADED = not getattr(sys, "_is_gil_enabled", lambda: True)()  # a build of Python 3.13 or newer without the lock
 
 
 class SocketEvent(NamedTuple):
@@ -146,6 +148,10 @@ class Printed:
                 while len(self.lines) > LOG_LINES or self._length > LOG_LENGTH:
                     self._length -= len(self.lines.popleft().text)
 
+    def kept(self) -> list[Line]:
+        with self._lock:  # without the interpreter lock, a copy of what grows meanwhile raises
+            return [*self.lines]
+
     def write(self, text: str, begun: Line | None, thread: str, connection: Connection | None) -> Line | None:
         """Add what a thread has printed, which goes on with the line that it had begun; the line that it begins now."""
         *whole, rest = ((begun.text if begun else "") + text).split("\n")
@@ -172,7 +178,7 @@ class EventLog:
     """The newest `capacity` events, cheap to add to from any thread: a bounded deque of plain tuples.
 
     The patched calls that must be fast call `append` and `count`, everybody else `add`: no lock and no system call, for
-    in CPython each of the two is one atomic step under the interpreter lock.
+    in CPython each of the two is one atomic step under the interpreter lock. Where there is none, we take our own.
     """
 
     def __init__(self, capacity: int = CAPACITY, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -185,6 +191,10 @@ class EventLog:
         self._peeking = threading.Lock()
         self.append: Callable[[Record], None] = self._records.append
         self.count: Callable[[], int] = self._counter.__next__  # after each `append`
+        self._copy = self._records.copy  # one C call under the interpreter lock: walked while it grows, a deque raises
+        if FREE_THREADED:
+            lock = threading.RLock()  # what is cleaned up meanwhile adds to the log, too
+            self.append, self.count, self._copy = (alone(lock, call) for call in (self.append, self.count, self._copy))
 
     def add(
         self, kind: str, began: float, connection: Connection, *rest: Any, ended: float | None = None, **named: Any
@@ -216,7 +226,7 @@ class EventLog:
 
     def records(self) -> deque[Record]:
         """What the log holds now, in the order in which it was added."""
-        return self._records.copy()  # one C call under the interpreter lock: walked while it grows, a deque raises
+        return self._copy()
 
     def newest(self, most: int) -> list[SocketEvent]:
         """The last ones that were added, the newest first: cheap, and some may be missing where many are added."""
@@ -262,6 +272,16 @@ class Reader:
         self.missed = skipped or (last is not None and len(new) == len(kept))
         self._last = kept[-1] if kept else last
         return in_order([*ends.values(), *reversed(new)])
+
+
+def alone(lock: threading.RLock, call: Callable[..., Any]) -> Callable[..., Any]:
+    """`call`, by one thread at a time."""
+
+    def locked(*arguments: Any) -> Any:
+        with lock:
+            return call(*arguments)
+
+    return locked
 
 
 def in_order(records: Iterable[Record]) -> list[SocketEvent]:

@@ -333,7 +333,7 @@ class Observation:
     def printed(self) -> list[Line]:
         """All that was printed, as far as it is kept; last what has no end of line yet."""
         of_children = self.children.read() if self.children else []
-        return [*self.printout.lines.copy(), *(task.partial for task in self.tasks if task.partial), *of_children]
+        return [*self.printout.kept(), *(task.partial for task in self.tasks if task.partial), *of_children]
 
     def report(self, task: Task, error: BaseException) -> None:
         """A thread died of `error`: remember the first one, and log its traceback without our own frames."""

@@ -112,7 +112,8 @@ def killed_by(log):
 
 
 def report(rows, room):
-    """The survivors, the score, and its 95 % interval (Wilson)."""
+    """The survivors, the score, and its 95 % interval (Wilson). What is no Python is no mutant."""
+    rows = [row for row in rows if row["python"]]
     same = {(each["path"], each["new"]) for each in tomllib.loads((HERE / "equivalent.toml").read_text())["mutant"]}
     survived = [row for row in rows if row["alive"]]
     left = [row for row in survived if (row["path"], row["new"]) not in same]
@@ -169,17 +170,24 @@ def main():
                 with use_mutation(Path(mutant.path), get_operator(mutant.operator)(), mutant.occurrence) as codes:
                     lines = [set(code.splitlines()) for code in codes]
                     old, new = ("\n".join(a - b).strip() for a, b in (lines, lines[::-1]))
-                    alive = is_python(codes[1]) and (not tests or survives(tests, bound, log))
+                    python = is_python(codes[1])
+                    alive = python and (not tests or survives(tests, bound, log))
                 killer = killed_by(log)
-                if alive or not killer or killer in sound or survives([killer], bound, log.with_suffix(".plain")):
-                    sound.add(killer)
+                if alive or not python or killer in sound:
+                    break
+                if survives([killer] if killer else tests, bound, log.with_suffix(".plain")):
+                    sound.update({killer} - {None})
+                    break
+                if not killer:  # a crash or a hang of the tests themselves
+                    alive = True
                     break
                 tests = [each for each in tests if each != killer] if killer in tests else []  # it fails by itself
             row = {"number": number, **mutant._asdict(), "old": old, "new": new, "alive": alive, "again": given.again}
-            row |= {"tests": len(tests), "killer": killer, "seconds": round(time.monotonic() - began, 1)}
+            took, end = round(time.monotonic() - began, 1), "SURVIVED" if alive else "killed" if python else "no Python"
+            row |= {"python": python, "tests": len(tests), "killer": killer, "seconds": took}
             with results.open("a") as file:
                 file.write(json.dumps(row) + "\n")
-            print(number, "SURVIVED" if alive else "killed", row["seconds"], "s  ", new, flush=True)
+            print(number, end, took, "s  ", new, flush=True)
         report(known().values(), room)
 
 
