@@ -33,7 +33,8 @@ from covered import ROOMS, TESTS, Covered, parts
 HERE = Path(__file__).parent
 PROJECT = ("echo_kit", "tests", "notebooks", "img", "pyproject.toml", "README.md", "CONTRIBUTING.md")
 LOADED_ONCE = ("matplotlib.backends.backend_agg", "IPython.display", "nbformat", "anywidget", "multiprocessing")
-PYTEST = ["--disable-plugin-autoload", "-q", "-m", ""]  # the long ones too, if they are chosen
+PYTEST = ["--disable-plugin-autoload", "-q"]
+CHOSEN = ["-m", ""]  # the long ones too, if they are chosen by name
 HANGS = ["-o", "faulthandler_timeout=120", "-o", "faulthandler_exit_on_timeout=true"]  # seconds for one test
 
 
@@ -85,7 +86,9 @@ def survives(tests, bound, log):
             for source, target in ((os.open(os.devnull, os.O_RDONLY), 0), (output, 1), (output, 2)):
                 os.dup2(source, target)
             sys.path.insert(0, str(Path.cwd()))
-            code = pytest.main([*PYTEST, *HANGS, "-x", "--tb=short", "-p", "no:cacheprovider", *tests], [Failed(log)])
+            chosen = CHOSEN if any("::" in each for each in tests) else []
+            options = [*PYTEST, *chosen, *HANGS, "-x", "--tb=short", "-p", "no:cacheprovider"]
+            code = pytest.main([*options, *tests], [Failed(log)])
         finally:
             os._exit(code)
     process = os.pidfd_open(pid)
@@ -146,7 +149,7 @@ def main():
             copy(HERE.parents[1] / name, Path(folder, name))
         os.chdir(folder)
         os.environ["PYTHONPATH"] = folder
-        for command in (["compileall", "-q", "echo_kit"], ["pytest", *PYTEST, "-q", "--collect-only", *TESTS]):
+        for command in (["compileall", "-q", "echo_kit"], ["pytest", *PYTEST, *CHOSEN, "-q", "--collect-only", *TESTS]):
             subprocess.run([sys.executable, "-m", *command], check=True, stdout=subprocess.DEVNULL)  # not by each fork
         os.environ["PYTHONDONTWRITEBYTECODE"], sys.dont_write_bytecode = "1", True
         for name in LOADED_ONCE:
