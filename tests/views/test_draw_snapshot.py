@@ -3,6 +3,7 @@
 import base64
 import itertools
 import socket
+import struct
 import threading
 import warnings
 from contextlib import ExitStack
@@ -62,6 +63,8 @@ def assert_whole(figure):
     """Nothing stands over the figure's edge, or on anything else, and nothing is too small."""
     figure.draw_without_rendering()
     for axis in code_axes(figure):
+        assert figure.bbox.x0 < axis.bbox.x0, "it stands in its column, an edge away from the side"
+        assert axis.bbox.x1 <= figure.bbox.x1 + 1
         every = [(text, text.get_window_extent()) for text in axis.texts if text.get_text().strip()]
         for text, box in every:
             assert text.get_fontsize() >= SMALLEST, text
@@ -241,7 +244,11 @@ def test_what_a_notebook_gets():
     for shown in (snapshot, side_by_side(snapshot, snapshot)):
         data, metadata = shown._repr_mimebundle_(include=None, exclude=None)
         assert data["text/plain"] == metadata["image/png"]["alt"] == str(shown)
-        assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
+        png_bytes = base64.b64decode(data["image/png"])
+        assert png_bytes.startswith(b"\x89PNG")
+        drawn = struct.unpack(">II", png_bytes[16:24])
+        shown_at = metadata["image/png"]["width"], metadata["image/png"]["height"]
+        assert all(abs(pixels - 2 * page) <= 1 for pixels, page in zip(drawn, shown_at, strict=True)), "sharp when zoomed"
 
 
 def test_the_headline_does_not_deny_a_thread_that_is_in_accept():

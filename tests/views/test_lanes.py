@@ -432,6 +432,7 @@ def told(run, sizes, reads, closed_at=""):
         ([4], [2, 2], "", [1, 1]),
         ([1, 2, 3, 4], [10], ' · one recv returned "x", "xx", "xxx" and "xxxx"', [4]),
         ([1, 2, 3, 4, 5], [15], ' · one recv returned "x", "xx", … 2 more … and "xxxxx"', [5]),
+        ([1] * 6, [2, 2, 2], ' · one recv returned "x" and "x"' * 3, [2, 2, 2]),
         ([3, 3], [2, 3, 1], ' · one recv returned "xxx" and "xxx"', [1, 2, 1]),
     ],
 )

@@ -642,6 +642,18 @@ def test_threads_are_told_in_the_order_of_their_numbers():
     assert labels == ["server thread", *(f"thread {number}" for number in range(1, 12))]
 
 
+def test_threads_with_names_of_their_own_come_last():
+    def serve(host, port):
+        with socket.create_server((host, port)) as s:
+            for name in ("a worker", None):
+                threading.Thread(target=s.accept, name=name).start()
+            s.accept()
+
+    with start(serve) as server:
+        server.settle()
+        assert list(server.timeline().thread_spans) == ["server thread", "thread 1", "a worker"]
+
+
 def test_what_the_workers_of_a_pool_do():
     def handle(conn):
         with conn:

@@ -33,6 +33,7 @@ def fails():
 
 def answers(conn):
     print("a child answers")
+    sys.stdout.writelines(["in ", "capitals\n"])
     conn.sendall(conn.recv(100).upper())
 
 
@@ -126,7 +127,7 @@ def test_a_child_that_dies_leaves_its_parents_server_alone(capfd):
 def test_children_serve_and_the_next_client_is_served_too(serve):
     with start(serve) as server:
         assert [ask(server) for _ in range(3)] == [b"HELLO"] * 3
-        logged(server, "client 3 (child process 3)\n    a child answers")
+        logged(server, "client 3 (child process 3)\n    a child answers\n    in capitals")
         assert server.running
     assert observation.running == []
 
