@@ -248,7 +248,7 @@ def test_what_a_notebook_gets():
         assert png_bytes.startswith(b"\x89PNG")
         drawn = struct.unpack(">II", png_bytes[16:24])
         shown_at = metadata["image/png"]["width"], metadata["image/png"]["height"]
-        assert all(abs(pixels - 2 * page) <= 1 for pixels, page in zip(drawn, shown_at, strict=True)), "sharp when zoomed"
+        assert all(abs(pixels - 2 * page) <= 1 for pixels, page in zip(drawn, shown_at, strict=True)), "sharp"
 
 
 def test_the_headline_does_not_deny_a_thread_that_is_in_accept():

@@ -93,6 +93,11 @@ def test_only_a_send_that_waited_for_room_is_said_to_wait(began, ended, size, ke
     assert bar(only(lanes), ended)[-1] == (state, began, ended)
 
 
+def test_a_stretch_that_another_thread_has_cut_short_by_a_close_ends_there():
+    run = served().add("recv", 2, 3, 1).add("recv", 4, 6, 1, thread="thread 1").add("close", 5, 6.5, thread="thread 2")
+    assert bar(only(run.fold()))[2:] == [(IN_RECV, 2, 3), (ACCEPTED, 3, 4), (IN_RECV, 4, 5)]
+
+
 def test_a_send_of_few_bytes_waits_for_room_behind_others_that_the_client_has_not_read():
     run = served().add("send", 2, 2.01, 4000).add("send", 3, 4, 100)
     assert bar(only(run.fold()), 4)[-1] == (IN_SEND, 3, 4)

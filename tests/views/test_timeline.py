@@ -654,6 +654,21 @@ def test_threads_with_names_of_their_own_come_last():
         assert list(server.timeline().thread_spans) == ["server thread", "thread 1", "a worker"]
 
 
+def test_a_thread_that_has_made_no_socket_call_is_there():
+    over = threading.Event()
+
+    def serve(host, port):
+        with socket.create_server((host, port)) as s:
+            threading.Thread(target=over.wait, args=(LONG,)).start()
+            s.accept()
+
+    with start(serve) as server:
+        server.settle()
+        lines = threads_of(server).splitlines()
+        over.set()
+    assert lines[1:] == ["  server thread  waits in accept", "  thread 1       is in no call that is recorded"]
+
+
 def test_what_the_workers_of_a_pool_do():
     def handle(conn):
         with conn:

@@ -1,10 +1,12 @@
 """What stop closes and ends, and what it says of the rest. An exception is thrown only where it does no harm."""
 
+import _thread
 import contextlib
 import gc
 import os
 import queue
 import re
+import selectors
 import socket
 import socketserver
 import ssl
@@ -498,6 +500,65 @@ def test_a_send_that_we_have_ended_is_no_reset_of_the_client(how):
             server.stop()
         (lane,) = server.timeline().lanes
         assert lane.ending() == ("shown out" if how == "shown out" else "cut off: the server was stopped")
+
+
+def floods_without_so_reuseaddr(host, port):
+    with socket.socket() as listener:
+        listener.bind((host, port))
+        listener.listen()
+        with listener.accept()[0] as conn:
+            while True:
+                conn.sendall(bytes(1_000_000))
+
+
+def test_a_thread_that_waits_for_room_is_woken_where_connections_end_by_a_reset():
+    with start(floods_without_so_reuseaddr) as server, socket.create_connection(server.address, timeout=LONG) as alice:
+        assert alice.recv(1)
+        assert server.settle(LONG), "it waits in sendall: alice reads no more"
+        assert "waits in sendall" in str(server.where())
+        server.stop()
+        assert not server.running
+
+
+def test_a_descriptor_that_the_server_forgets_ends_for_its_client():
+    numbers = []
+
+    def serve(host, port):
+        with socket.create_server((host, port)) as listener:
+            numbers.append(listener.accept()[0].detach())
+            os.read(numbers[0], 1)
+
+    with start(serve) as server, socket.create_connection(server.address, timeout=LONG) as alice:
+        server.settle()
+        server.stop()
+        assert alice.recv(1) == b"", "it is not closed, but shut down"
+    os.close(numbers[0])
+
+
+def selects(host, port):
+    with socket.create_server((host, port)) as listener, selectors.DefaultSelector() as selector:
+        selector.register(listener, selectors.EVENT_READ)
+        while True:
+            selector.select()
+            listener.accept()[0].close()
+
+
+def raw_threads(host, port):
+    with socket.create_server((host, port)) as listener:
+        while True:
+            _thread.start_new_thread(listener.accept()[0].recv, (1,))
+
+
+@pytest.mark.parametrize("serve", [selects, raw_threads])
+def test_a_stop_waits_for_nothing_but_the_threads(serve):
+    took = []
+    for _ in range(5):
+        with start(serve) as server, socket.create_connection(server.address, timeout=LONG):
+            server.settle()
+            began = time.monotonic()
+            server.stop()
+            took.append(time.monotonic() - began)
+    assert min(took) < stopping.GRACE / 2, took
 
 
 # -- again and again ---------------------------------------------------------------------------------------------------
