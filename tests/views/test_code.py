@@ -703,6 +703,21 @@ def test_a_thread_that_waits_for_a_place_serves_nobody_yet(take, words):
         assert timeline.story(timeline.lanes[1]) == "connected · accepted"
 
 
+def test_a_thread_that_has_read_serves_whom_it_has_read_from():
+    taken = threading.Lock()
+
+    def serve(host, port):
+        with socket.create_server((host, port)) as listener, listener.accept()[0] as conn:
+            conn.recv(100)
+            taken.acquire()
+            taken.release()
+
+    with start(serve) as server, clients(server, "alice") as (alice,), taken:
+        alice.send("hello")
+        server.settle()
+        assert where(server)["taken.acquire()"] == ["◀ server thread: waits in taken.acquire(), serving alice"]
+
+
 def test_an_accept_that_fails_again_and_again():
     with start(refuses_to_accept) as server:
         with Client(server, name="alice"):

@@ -543,13 +543,18 @@ def selects(host, port):
             listener.accept()[0].close()
 
 
-def raw_threads(host, port):
+def a_raw_thread_that_ends_last(host, port):
+    def handle(conn):
+        with conn:
+            conn.recv(1)
+            sum(range(500_000))  # some milliseconds
+
     with socket.create_server((host, port)) as listener:
         while True:
-            _thread.start_new_thread(listener.accept()[0].recv, (1,))
+            _thread.start_new_thread(handle, listener.accept()[:1])
 
 
-@pytest.mark.parametrize("serve", [selects, raw_threads])
+@pytest.mark.parametrize("serve", [selects, a_raw_thread_that_ends_last])
 def test_a_stop_waits_for_nothing_but_the_threads(serve):
     took = []
     for _ in range(5):
