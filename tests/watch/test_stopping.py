@@ -2,6 +2,7 @@
 
 import _thread
 import contextlib
+import functools
 import gc
 import os
 import queue
@@ -535,35 +536,42 @@ def test_a_descriptor_that_the_server_forgets_ends_for_its_client():
     os.close(numbers[0])
 
 
-def selects(host, port):
+def selects(host, port, served):
     with socket.create_server((host, port)) as listener, selectors.DefaultSelector() as selector:
         selector.register(listener, selectors.EVENT_READ)
         while True:
             selector.select()
-            listener.accept()[0].close()
+            with listener.accept()[0] as conn:
+                conn.recv(1)
+            served.set()
 
 
-def a_raw_thread_that_ends_last(host, port):
+def a_raw_thread_that_ends_last(host, port, served):
     def handle(conn):
         with conn:
             conn.recv(1)
-            sum(range(500_000))  # some milliseconds
+            served.set()  # now it is known
+            conn.recv(1)
+            threading.Event().wait(0.1)  # the other one has ended by then
 
     with socket.create_server((host, port)) as listener:
         while True:
             _thread.start_new_thread(handle, listener.accept()[:1])
 
 
-@pytest.mark.parametrize("serve", [selects, a_raw_thread_that_ends_last])
-def test_a_stop_waits_for_nothing_but_the_threads(serve):
+@pytest.mark.parametrize(("serve", "most"), [(selects, 0.8 * stopping.GRACE), (a_raw_thread_that_ends_last, 0.8)])
+def test_a_stop_waits_for_nothing_but_the_threads(serve, most):
     took = []
     for _ in range(5):
-        with start(serve) as server, socket.create_connection(server.address, timeout=LONG):
+        served = threading.Event()
+        with start(functools.partial(serve, served=served)) as server, Client(server) as alice:
+            alice.send("x")
+            assert served.wait(LONG)
             server.settle()
             began = time.monotonic()
             server.stop()
             took.append(time.monotonic() - began)
-    assert min(took) < stopping.GRACE / 2, took
+    assert min(took) < most, took
 
 
 # -- again and again ---------------------------------------------------------------------------------------------------
