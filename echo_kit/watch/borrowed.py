@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import functools
 import selectors
+import sys
 import threading
 from collections.abc import Callable, Mapping, MutableMapping
 from contextvars import ContextVar
@@ -18,6 +19,9 @@ from types import CodeType, FrameType
 from typing import Any
 
 _active: MutableMapping[int, threading.Thread] | None = getattr(threading, "_active", None)
+
+# Whether this Python, of a special build of 3.13 or newer, runs without the interpreter lock. Without it: no.
+free_threaded: bool = not getattr(sys, "_is_gil_enabled", lambda: True)()
 
 # The workers of all thread pools. Without it, a pool that is older than the server serves unseen.
 pool_workers: Mapping[Any, Any] = getattr(pool, "_threads_queues", {})

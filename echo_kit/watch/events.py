@@ -10,7 +10,6 @@ import contextlib
 import ipaddress
 import itertools
 import socket
-import sys
 import threading
 import time
 import weakref
@@ -21,6 +20,7 @@ from operator import itemgetter
 from types import CodeType
 from typing import Any, NamedTuple
 
+from .borrowed import free_threaded
 from .text import cut, visible
 
 INTRODUCED, NAME = b"I am ", 20  # how a client that is not ours gives its name, and letters of it that are kept
@@ -37,7 +37,6 @@ KINDS = (
 )
 
 Address = tuple[Any, ...]  # (host, port), or (host, port, flow, scope) for IPv6
-FREE_THREADED = not getattr(sys, "_is_gil_enabled", lambda: True)()  # a build of Python 3.13 or newer without the lock
 
 
 class SocketEvent(NamedTuple):
@@ -192,7 +191,7 @@ class EventLog:
         self.append: Callable[[Record], None] = self._records.append
         self.count: Callable[[], int] = self._counter.__next__  # after each `append`
         self._copy = self._records.copy  # one C call under the interpreter lock: walked while it grows, a deque raises
-        if FREE_THREADED:
+        if free_threaded:
             lock = threading.RLock()  # what is cleaned up meanwhile adds to the log, too
             self.append, self.count, self._copy = (alone(lock, call) for call in (self.append, self.count, self._copy))
 

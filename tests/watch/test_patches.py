@@ -4,9 +4,11 @@ import concurrent.futures.thread
 import contextlib
 import ctypes
 import inspect
+import os
 import selectors
 import socket
 import sys
+import sysconfig
 import threading
 
 import pytest
@@ -105,6 +107,11 @@ def test_replaced_functions_keep_their_names_and_documentation(paused):
 
 def test_the_threads_that_threading_knows():
     assert threading._active[threading.get_ident()] is threading.current_thread() is borrowed.calling_thread()
+
+
+def test_whether_there_is_an_interpreter_lock():
+    may_be_without = sysconfig.get_config_var("Py_GIL_DISABLED") and os.environ.get("PYTHON_GIL") != "1"
+    assert borrowed.free_threaded is bool(may_be_without)
 
 
 def test_the_workers_of_pools():
