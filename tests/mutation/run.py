@@ -175,11 +175,12 @@ def main():
                     old, new = ("\n".join(a - b).strip() for a, b in (lines, lines[::-1]))
                     python = is_python(codes[1])
                     alive = python and (not tests or survives(tests, bound, log))
-                killer = killed_by(log)
+                killer = killed_by(log) if python else None  # what an earlier run has left says nothing
                 if alive or not python or killer in sound:
                     break
                 if survives([killer] if killer else tests, bound, log.with_suffix(".plain")):
-                    sound.update({killer} - {None})
+                    if killer:
+                        sound.add(killer)
                     break
                 if not killer:  # a crash or a hang of the tests themselves
                     alive = True
